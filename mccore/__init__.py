@@ -1,0 +1,1 @@
+"""mccore: a small language model pipeline with MegaContext."""

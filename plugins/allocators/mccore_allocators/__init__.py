@@ -1,0 +1,1 @@
+"""Built-in focus allocators for mccore."""

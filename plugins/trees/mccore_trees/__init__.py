@@ -1,0 +1,1 @@
+"""Built-in tree storage backends for mccore."""
