@@ -1,0 +1,48 @@
+"""Every place mccore keeps things: runs and caches, under one base directory or the platform's own.
+
+`MCCORE_BASE_DIR` (or nanochat's `NANOCHAT_BASE_DIR`) puts both below one directory; without it runs go to the platform's
+data directory and caches to its cache directory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def base_dir(environ: Mapping[str, str] | None = None) -> Path | None:
+    """The directory a user chose for everything, or None when the platform's directories apply."""
+    environ = os.environ if environ is None else environ
+    for variable in ("MCCORE_BASE_DIR", "NANOCHAT_BASE_DIR"):
+        value = environ.get(variable, "").strip()
+        if value:
+            return Path(value).expanduser().resolve()
+    return None
+
+
+def runs_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Where runs live, one directory each."""
+    base = base_dir(environ)
+    return (base or _platform_dir("data", environ)) / "runs"
+
+
+def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Where things live that can be made again: encoded corpora, measurements of this machine."""
+    base = base_dir(environ)
+    return base / "cache" if base else _platform_dir("cache", environ)
+
+
+def _platform_dir(kind: str, environ: Mapping[str, str] | None) -> Path:
+    environ = os.environ if environ is None else environ
+    home = Path(environ.get("HOME") or Path.home())
+    if sys.platform == "darwin":
+        folder = {"data": "Library/Application Support", "cache": "Library/Caches"}[kind]
+        return home / folder / "mccore"
+    if sys.platform == "win32":
+        local = Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        return local / "mccore" / kind
+    variable, fallback = {"data": ("XDG_DATA_HOME", ".local/share"), "cache": ("XDG_CACHE_HOME", ".cache")}[kind]
+    root = environ.get(variable, "").strip()
+    return (Path(root) if Path(root).is_absolute() and root else home / fallback) / "mccore"
