@@ -1,0 +1,197 @@
+"""What plugins implement. Four kinds, one small contract each; nothing else of mccore is in their reach.
+
+A plugin is one module: an options model, a class and a hook that returns an `Extension` (a `Recipe` for recipes). Its
+entry-point name is what a user types. `mccore plugins new KIND NAME` writes one that works, with its tests.
+
+Arrays are NumPy arrays. `B` is rows (sessions or sequences), `W` the entries of a Working Context, `K` the block size,
+`n` the tokens of a history. A node `(level, index)` covers tokens `[index * K**level, (index + 1) * K**level)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from mccore.config import RunConfig
+from mccore.events import Event
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+API_VERSION = 1
+
+
+class Options(BaseModel):
+    """Base of a plugin's options: frozen, every field with a default and a description, unknown names refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Extension(Generic[T_co]):
+    """What a hook returns: how to build the thing, and the options that building takes.
+
+    `build(options, context)` gets an instance of `options` and the context of its kind: `TreeSpec` for tree backends,
+    `AllocatorSpec` for allocators, `TelemetrySpec` for telemetry providers.
+    """
+
+    build: Callable[[Any, Any], T_co]
+    options: type[Options] = Options
+    summary: str = ""
+
+
+# --- trees ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LevelSpec:
+    """The rows of one level: `shape` of a row (empty for token ids) and its NumPy dtype name."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class TreeSpec:
+    """What a tree backend stores: one `LevelSpec` per level, level 0 first, and a directory of its own (None: memory only)."""
+
+    levels: tuple[LevelSpec, ...]
+    directory: Path | None = None
+
+
+@runtime_checkable
+class TreeBackend(Protocol):
+    """Append-only array storage, one growing array per level. It knows nothing of blocks, gists or coverage.
+
+    Rows never change once appended. Not shared between threads.
+    """
+
+    def length(self, level: int) -> int:
+        """Rows of a level, appended ones included before `flush`."""
+        ...
+
+    def append(self, level: int, rows: NDArray[Any]) -> None:
+        """Add rows `[m, *shape]` of the level's dtype. Raises ValueError on another shape or dtype, and then adds nothing."""
+        ...
+
+    def read(self, level: int, start: int, stop: int) -> NDArray[Any]:
+        """Rows `[start, stop)` as `[stop - start, *shape]`, read-only or a copy. Raises IndexError outside the level."""
+        ...
+
+    def flush(self) -> None:
+        """Make everything appended survive a crash of the process, where the backend has a directory."""
+        ...
+
+    def close(self) -> None:
+        """Flush and let go of files; harmless when called twice."""
+        ...
+
+
+# --- allocators -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AllocatorSpec:
+    """What stays the same over an allocator's life: block size, coarsest level, and a seed for those that sample."""
+
+    block_size: int
+    max_lod: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FocusView:
+    """What an allocator sees: B Working Contexts side by side, padded to the longest with `level == -1`.
+
+    Entries are in the order of time and tile the history `[0, n)` of their row. `score` in (-1, 1): positive needs detail,
+    negative can shrink. `age` counts the refocuses an entry has kept its level.
+    """
+
+    level: NDArray[np.int8]  # [B, W]
+    index: NDArray[np.int64]  # [B, W]
+    score: NDArray[np.float32]  # [B, W]
+    age: NDArray[np.int32]  # [B, W]
+    tokens: NDArray[np.int64]  # [B], n of each row
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a refocus: `entries` a row may have afterwards (W)."""
+
+    entries: int
+
+
+@dataclass(frozen=True)
+class Edits:
+    """A set of edits for B rows, applied per row as one transaction or refused whole.
+
+    `expand` lists nodes `(row, level, index)` to replace by their K children; `collapse` lists **parents**
+    `(row, level, index)` whose K children, all present, become the parent.
+    """
+
+    expand: NDArray[np.int64]  # [E, 3]
+    collapse: NDArray[np.int64]  # [C, 3]
+
+
+@runtime_checkable
+class Allocator(Protocol):
+    """A pure decision: scores in, edits out. Everything it may know is in the view; core checks legality afterwards.
+
+    The recent tail that must stay tokens is the allocator's own `recent_tokens` option and is published as an attribute.
+    """
+
+    recent_tokens: int
+
+    def plan(self, view: FocusView, budget: Budget) -> Edits:
+        """Edits that leave every row within the budget, tiling its history, and its last `recent_tokens` tokens at LOD0."""
+        ...
+
+
+# --- telemetry --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TelemetrySpec:
+    """Who is speaking: the run, its directory, this process's rank, and the resolved configuration."""
+
+    run: str
+    directory: Path
+    rank: int
+    config: RunConfig
+
+
+@runtime_checkable
+class TelemetryProvider(Protocol):
+    """Sends events somewhere. Called from one background thread only; it may be slow, block or raise without harm to a run."""
+
+    def record(self, event: Event) -> None:
+        """Take one event. Raise when it can't be delivered: the emitter counts and reports the loss."""
+        ...
+
+    def flush(self) -> None:
+        """Send what is buffered."""
+        ...
+
+    def close(self) -> None:
+        """Send what is buffered and let go of connections; called once."""
+        ...
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named, complete configuration. `profiles` holds overrides (dotted path -> value) for kinds of machines, by `--gpu`."""
+
+    config: RunConfig
+    summary: str = ""
+    profiles: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)

@@ -1,0 +1,322 @@
+"""Events: what a run writes as it happens, and the one table of metrics that every reader of it shares.
+
+A run's flight recorder is `events/rank<N>.jsonl`: one JSON object a line, appended from the first second, readable while it
+is written and after a crash. `EventWriter` writes it, `EventTail` follows it; the console, the report, the monitor and
+telemetry providers read nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mccore.errors import RunError
+from mccore.metrics import METRICS, Metric, metric
+
+__all__ = [
+    "EVENT_TYPES", "EVENT_VERSION", "METRICS", "Event", "EventTail", "EventType", "EventWriter", "Metric", "check_event",
+    "last_metrics", "metric", "read_events",
+]  # fmt: skip
+
+EVENT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EventType:
+    """What an event of one type means and which `data` fields it carries (name -> meaning)."""
+
+    name: str
+    description: str
+    data: Mapping[str, str] = field(default_factory=dict)
+    metrics: bool = False
+
+
+EVENT_TYPES: dict[str, EventType] = {
+    kind.name: kind
+    for kind in (
+        EventType(
+            "run.start",
+            "the launcher begins or resumes a run",
+            {
+                "pid": "process id of the launcher",
+                "resumed": "whether the run existed before",
+                "version": "mccore's version",
+                "stages": "stages still to do",
+            },
+        ),
+        EventType(
+            "run.end",
+            "the launcher is done",
+            {
+                "outcome": "finished, stopped, interrupted or failed",
+                "message": "one line of why",
+                "seconds": "wall time of this attempt",
+            },
+        ),
+        EventType(
+            "stage.start",
+            "a stage begins",
+            {
+                "world_size": "ranks",
+                "resumed_step": "step of the checkpoint it goes on from, or null",
+                "plan": "derived numbers of the stage",
+            },
+        ),
+        EventType(
+            "stage.end",
+            "a stage is over",
+            {
+                "outcome": "finished, stopped or failed",
+                "message": "one line of why, empty when finished",
+                "traceback": "of a failure",
+                "seconds": "wall time",
+                "results": "what the stage found",
+            },
+        ),
+        EventType(
+            "stage.progress",
+            "a stage without training steps moved on",
+            {"done": "units done", "total": "units in all, or null", "unit": "what is counted"},
+        ),
+        EventType("step", "one optimizer step", {"steps": "steps of the stage in all"}, metrics=True),
+        EventType("eval", "an evaluation", {"name": "which evaluation", "details": "its parts"}, metrics=True),
+        EventType(
+            "checkpoint",
+            "a checkpoint is complete on disk",
+            {"path": "directory below the run", "bytes": "size", "seconds": "time to write"},
+        ),
+        EventType("sample", "text continued by the model", {"prompt": "given", "text": "continued"}),
+        EventType(
+            "telemetry",
+            "the state of a telemetry provider",
+            {"provider": "name", "state": "failing or recovered", "lost": "events not delivered", "message": "why"},
+        ),
+        EventType(
+            "alert",
+            "a metric left its band",
+            {"metric": "name", "value": "seen", "band": "expected", "since": "seconds", "advice": "what to look at"},
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. `time` is seconds since the epoch; `tokens` counts the stage's training tokens."""
+
+    type: str
+    time: float
+    rank: int = 0
+    stage: str | None = None
+    step: int | None = None
+    tokens: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    v: int = EVENT_VERSION
+
+    def to_json(self) -> str:
+        """One line of JSON without a newline. Values that aren't finite become null: JSON has no NaN."""
+        record = {
+            "v": self.v,
+            "type": self.type,
+            "time": round(self.time, 6),
+            "rank": self.rank,
+            "stage": self.stage,
+            "step": self.step,
+            "tokens": self.tokens,
+            "metrics": {name: value if math.isfinite(value) else None for name, value in self.metrics.items()},
+            "data": dict(self.data),
+        }
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Event:
+        """Read one line. Raises ValueError when it isn't an event; unknown fields of a newer version are left out."""
+        record = json.loads(line)
+        if not isinstance(record, dict) or not isinstance(record.get("type"), str):
+            raise ValueError("not an event: no type")
+        known = {name: record[name] for name in _FIELDS if name in record}
+        known["metrics"] = {k: math.nan if v is None else float(v) for k, v in (record.get("metrics") or {}).items()}
+        known["data"] = record.get("data") or {}
+        return cls(**{"time": 0.0, **known})
+
+
+_FIELDS = tuple(Event.__dataclass_fields__)
+
+
+def check_event(event: Event) -> None:
+    """Raise ValueError unless the event's type, metrics and data fields are those of the tables above."""
+    kind = EVENT_TYPES.get(event.type)
+    if kind is None:
+        raise ValueError(f"unknown event type {event.type!r}")
+    for name in event.metrics:
+        try:
+            metric(name)
+        except KeyError:
+            raise ValueError(f"{event.type}: {name!r} is not in METRICS") from None
+    if event.metrics and not kind.metrics:
+        raise ValueError(f"{event.type}: this type carries no metrics")
+    if unknown := set(event.data) - set(kind.data):
+        raise ValueError(f"{event.type}: unknown data {sorted(unknown)}")
+
+
+_RESERVE_BYTES = 64 * 1024
+
+
+class EventWriter:
+    """Appends events to one JSONL file, a whole line per system call, so that a crash loses at most the line being written.
+
+    A reserve of 64 KiB is kept beside the file: when the disk is full it is given up, so that the run can still record
+    why it ends. Raises RunError when even that doesn't help.
+    """
+
+    def __init__(self, path: Path, *, rank: int = 0) -> None:
+        self.path = path
+        self.rank = rank
+        self._reserve = path.with_name(f".{path.name}.reserve")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._keep_reserve()
+            self._end_torn_line()
+        except OSError as error:
+            raise RunError(f"can't write events to {path}: {error.strerror}", hint=_disk_hint(error)) from error
+
+    def write(self, event: Event, *, durable: bool = False) -> None:
+        """Append one event; `durable` waits until it is on disk. Raises ValueError for an event outside the schema."""
+        check_event(event)
+        line = (event.to_json() + "\n").encode()
+        try:
+            self._append(line)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._give_up_reserve():
+                raise RunError(
+                    f"can't write events to {self.path}: {error.strerror}", hint=_disk_hint(error)
+                ) from error
+            self._append(line)
+        if durable:
+            os.fsync(self._fd)
+
+    def emit(
+        self,
+        type: str,
+        *,
+        stage: str | None = None,
+        step: int | None = None,
+        tokens: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        durable: bool = False,
+        **data: Any,
+    ) -> Event:
+        """Write an event that happens now and return it."""
+        event = Event(type, time.time(), self.rank, stage, step, tokens, metrics or {}, data)
+        self.write(event, durable=durable)
+        return event
+
+    def close(self) -> None:
+        """Close the file. The reserve goes with the last writer."""
+        os.close(self._fd)
+        self._reserve.unlink(missing_ok=True)
+
+    def __enter__(self) -> EventWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _append(self, line: bytes) -> None:
+        written = os.write(self._fd, line)
+        if written < len(line):  # the disk filled up in the middle of the line: finish it or end it as torn
+            try:
+                os.write(self._fd, line[written:])
+            except OSError:
+                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+                raise
+
+    def _keep_reserve(self) -> None:
+        with open(self._reserve, "wb") as reserve:
+            reserve.write(b"\0" * _RESERVE_BYTES)
+
+    def _give_up_reserve(self) -> bool:
+        existed = self._reserve.exists()
+        self._reserve.unlink(missing_ok=True)
+        return existed
+
+    def _end_torn_line(self) -> None:
+        size = os.fstat(self._fd).st_size
+        if size and os.pread(self._fd, 1, size - 1) != b"\n":
+            os.write(self._fd, b"\n")
+
+
+def _disk_hint(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, then go on with `mccore run --resume`"
+    return "check the permissions of the run directory"
+
+
+class EventTail:
+    """Follows the event files of a run: each `poll` returns what was added since the last, oldest first.
+
+    Lines that aren't events (a line torn by a crash, a foreign file) are counted in `skipped` and passed over; a line that
+    is still being written is left for the next poll.
+    """
+
+    def __init__(self, directory: Path, *, chunk_bytes: int = 1 << 22) -> None:
+        self.directory = directory
+        self.skipped = 0
+        self._chunk_bytes = chunk_bytes
+        self._offsets: dict[str, int] = {}
+
+    def poll(self) -> list[Event]:
+        """New events of all files, by time. At most one chunk per file, so that a long history comes in pieces."""
+        events: list[Event] = []
+        for path in sorted(self.directory.glob("*.jsonl")):
+            events.extend(self._read(path))
+        return sorted(events, key=lambda event: event.time)
+
+    def drain(self) -> Iterator[Event]:
+        """All events there are now, piece by piece."""
+        while batch := self.poll():
+            yield from batch
+
+    def _read(self, path: Path) -> Iterator[Event]:
+        offset = self._offsets.get(path.name, 0)
+        try:
+            with open(path, "rb") as file:
+                if os.fstat(file.fileno()).st_size < offset:  # replaced by a shorter file: start over
+                    offset = 0
+                file.seek(offset)
+                chunk = file.read(self._chunk_bytes)
+                if chunk and b"\n" not in chunk:  # one line longer than a chunk
+                    chunk += file.readline()
+        except FileNotFoundError:
+            return
+        end = chunk.rfind(b"\n") + 1
+        self._offsets[path.name] = offset + end
+        for line in chunk[:end].splitlines():
+            if not line.strip():
+                continue
+            try:
+                yield Event.from_json(line)
+            except (ValueError, TypeError):
+                self.skipped += 1
+
+
+def read_events(directory: Path) -> list[Event]:
+    """Every event of a run's `events` directory, oldest first."""
+    return sorted(EventTail(directory).drain(), key=lambda event: event.time)
+
+
+def last_metrics(events: Iterable[Event]) -> dict[str, float]:
+    """The newest value of every metric by its name in METRICS."""
+    values: dict[str, float] = {}
+    for event in events:
+        values.update(event.metrics)
+    return values

@@ -1,0 +1,73 @@
+"""The one table of metrics: name, unit, kind and definition, shared by every sink and every screen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured quantity. `unit` in UCUM; `scope` groups metrics in dashboards (`train/loss`, `mc/swap_rate`); outside `band`
+    it deserves a look."""
+
+    name: str
+    unit: str
+    kind: Literal["gauge", "counter", "histogram"]
+    scope: Literal["train", "val", "mc", "system"]
+    definition: str
+    band: tuple[float, float] | None = None
+
+
+# fmt: off
+_ROWS = (
+    Metric("loss", "nat", "gauge", "train", "training objective of one optimizer step, mean over its trained tokens"),
+    Metric("token_loss", "nat", "gauge", "train", "next-token loss at token (LOD0) entries, mean over trained tokens"),
+    Metric("grad_norm", "1", "gauge", "train", "L2 norm of all gradients before clipping"),
+    Metric("lr_multiplier", "1", "gauge", "train", "factor of the schedule on every learning rate"),
+    Metric("tokens_total", "{token}", "counter", "train", "training tokens of the stage so far, over all ranks"),
+    Metric("flops_total", "{flop}", "counter", "train", "model FLOPs of the stage so far, over all ranks"),
+    Metric("tokens_per_second", "{token}/s", "gauge", "train", "training tokens per second of step time, over all ranks"),
+    Metric("step_duration", "s", "histogram", "train", "wall time of one optimizer step"),
+    Metric("data_wait", "s", "histogram", "train", "part of a step spent waiting for the next batch"),
+    Metric("mfu", "1", "gauge", "train", "model FLOPs needed / peak FLOPs of the devices", (0.4, 1.0)),
+    Metric("epoch", "1", "gauge", "train", "passes over the training data so far"),
+    Metric("memory_used", "By", "gauge", "system", "peak memory of the process, or of its GPU where there is one"),
+    Metric("val_loss", "nat", "gauge", "val", "next-token loss on validation rows, mean over counted tokens"),
+    Metric("val_bpb", "bit/By", "gauge", "val", "validation nats / (ln 2 * bytes of the predicted tokens); specials excluded"),
+    Metric("bytes_per_token", "By/{token}", "gauge", "val", "bytes of validation text per token"),
+    Metric("choice_accuracy", "1", "gauge", "val", "share of held-out multiple-choice questions answered rightly"),
+    Metric("choice_accuracy_stderr", "1", "gauge", "val", "standard error of choice_accuracy"),
+    Metric("generated_accuracy", "1", "gauge", "val", "share of held-out free-text questions answered rightly"),
+    Metric("generated_accuracy_stderr", "1", "gauge", "val", "standard error of generated_accuracy"),
+    Metric("core", "1", "gauge", "val", "mean centred accuracy of the 22 CORE tasks"),
+    Metric("chatcore", "1", "gauge", "val", "mean centred accuracy of the chat tasks"),
+    Metric("delta_nll", "nat/{token}", "gauge", "mc", "mean over horizon tokens of NLL with the Working Context minus NLL with full LOD0 context", (-math.inf, 0.1)),
+    Metric("swap_rate", "1", "gauge", "mc", "per refocus: blocks whose LOD changed / editable blocks in the Working Context", (0.05, 0.2)),
+    Metric("residency", "1", "gauge", "mc", "Working Context entries in use / budget W", (0.9, 1.0)),
+    Metric("dwell", "{refocus}", "gauge", "mc", "refocuses a block has kept its LOD (mean; dwell/p95 the 95th percentile)", (3.0, math.inf)),
+    Metric("thrash", "1", "gauge", "mc", "edits undone within 3 refocuses / edits", (0.0, 0.05)),
+    Metric("raw_share", "1", "gauge", "mc", "history tokens at LOD0 in the Working Context / history tokens"),
+    Metric("controller_duration", "s", "histogram", "mc", "wall time of one refocus: score, plan, check and apply", (0.0, 0.2)),
+    Metric("reprefill_entries", "{entry}", "gauge", "mc", "Working Context entries recomputed because of edits"),
+    Metric("host_syncs", "{sync}", "gauge", "train", "device-to-host synchronisations of one step"),
+    Metric("lod_loss", "nat", "gauge", "mc", "next-token loss at entries of one level (lod_loss/1, lod_loss/2, ...)"),
+    Metric("gist_loss", "nat", "gauge", "mc", "next-token loss at gist entries of every level"),
+    Metric("lens_loss", "nat", "gauge", "mc", "LensNet's loss", (0.0, 0.1)),
+    Metric("distill_loss", "nat", "gauge", "mc", "KL from the full-context distribution to the Working Context's"),
+    Metric("recon_loss", "nat", "gauge", "mc", "loss of reconstructing a block from its gist"),
+    Metric("variants_total", "{variant}", "counter", "mc", "training Working Contexts drawn: variants per sequence times rows"),
+    Metric("adv_delta", "nat", "gauge", "mc", "delta NLL of training variants (mean; adv_delta/p95 the 95th percentile)"),
+    Metric("preference_corr", "1", "gauge", "mc", "correlation of LensNet's utility for a variant with its delta NLL", (-1.0, -0.5)),
+    Metric("preference_agreement", "1", "gauge", "mc", "share of held-out preference pairs ordered rightly", (0.5, 1.0)),
+    Metric("heartbeat", "s", "gauge", "system", "age of the newest event of a running run", (0.0, 900.0)),
+)
+# fmt: on
+
+METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
+
+
+def metric(name: str) -> Metric:
+    """The definition of a metric; `family/label` names (as `lod_loss/2`) share their family's. Raises KeyError."""
+    return METRICS[name] if name in METRICS else METRICS[name.partition("/")[0]]
