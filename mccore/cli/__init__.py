@@ -1,0 +1,101 @@
+"""The command line. Commands are imported when they are called, so `mccore --help` needs neither torch nor plugin code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from mccore.errors import Interrupted, MccoreError
+
+# command -> (module:function, one line for the overview). The overview is here so that it needs no import.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("mccore.cli.run:run", "Train a model by a recipe, from raw text to a chat."),
+    "runs": ("mccore.cli.runs:runs", "List, show, stop and compare runs."),
+    "chat": ("mccore.cli.chat:chat", "Talk to a trained model."),
+    "report": ("mccore.cli.report:report", "Write the report of a run again and show it."),
+    "plugins": ("mccore.cli.plugins:plugins", "List and check plugins, or start a new one."),
+    "setup": ("mccore.cli.setup:setup", "Look at this machine and write the settings file .mc_env."),
+    "doctor": ("mccore.cli.doctor:doctor", "Check that everything mccore needs is there."),
+    "completion": ("mccore.cli.completion:completion", "Print the completion script of a shell."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules of their own, imported by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            if close := get_close_matches(args[0], COMMANDS, n=1):
+                error.message += f" Did you mean {close[0]!r}?"
+            raise
+
+
+def print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Print the version and leave."""
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    click.echo(f"mccore {version('mccore')}")
+    ctx.exit()
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-") if token.startswith("-") else token,
+    },
+)
+@click.option(
+    "--version", is_flag=True, callback=print_version, expose_value=False, is_eager=True, help="Print the version."
+)
+def cli() -> None:
+    """Train a small language model from raw text to a chat, with an unbounded, tree-shaped context.
+
+    Start with `mccore run tiny`, then `mccore chat`.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point of the `mccore` command. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        result = cli.main(args=args, prog_name="mccore", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except MccoreError as error:
+        click.echo(error.render(), err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(Interrupted("interrupted").render(), err=True)
+        return Interrupted.exit_code
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
