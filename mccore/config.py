@@ -97,6 +97,9 @@ class ModelConfig(Section):
     n_head: Count = Field(0, description="query heads; 0 derives it")
     n_kv_head: Count = Field(0, description="key and value heads (GQA); 0 takes n_head")
     vocab_size: Count = Field(0, description="rows of the embedding; 0 takes the tokenizer's size rounded up to 64")
+    vocab_ids: Count = Field(
+        0, description="ids that exist: rows beyond are padding, never predicted; 0 takes the tokenizer's size"
+    )
     max_seq_len: Positive = Field(2048, description="tokens of a training sequence")
     mlp_ratio: Positive = Field(4, description="hidden width of the MLP / width")
     window_pattern: Annotated[str, Field(pattern="^[LS]+$")] = Field(
@@ -122,6 +125,7 @@ class ModelConfig(Section):
     )
     x0_init: tuple[float, float] = Field((0.20, 0.05), description="b at the first and last layer, linear between")
     smear: bool = Field(False, description="add a learned, gated share of the previous token's embedding")
+    smear_init: float = Field(0.0, description="share of the previous token's embedding at the start")
     smear_gate_channels: Positive = Field(24, description="channels of the embedding that feed the smear gate")
     backout: bool = Field(True, description="subtract a learned share of the middle layer's output at the end")
     backout_init: float = Field(0.2, description="share of the middle layer subtracted at the start")

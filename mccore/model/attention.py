@@ -1,0 +1,141 @@
+"""Rotary positions and causal attention: a fast path on PyTorch's fused kernels and a plain reference to test it against.
+
+Shapes: B rows, H query heads, G key/value heads (H a multiple of G), Q queries, K keys, C channels of a head. The queries
+are always the last Q of the K entries, so query i sits at index `K - Q + i`; causality and windows go by that index, never
+by position. A window of W lets a query see W entries, itself included; 0 means all.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Rotary(NamedTuple):
+    """Cosines and sines of a rotary encoding: each [B or 1, T, C / 2], fp32.
+
+    Whoever scales both by a factor below 1 damps an entry's share of every score, frequency by frequency.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotary(positions: Tensor, channels: int, base: float) -> Rotary:
+    """Cosines and sines for `positions` [T] or [B, T], integer or float, any magnitude.
+
+    Angles are formed in fp64: in fp32 a position around a million is off by a twentieth of a radian at the highest
+    frequency, which would blur the distance between neighbours.
+    """
+    if positions.dim() == 1:
+        positions = positions.unsqueeze(0)
+    exponents = torch.arange(0, channels, 2, dtype=torch.float64, device=positions.device) / channels
+    angles = positions.to(torch.float64).unsqueeze(-1) * base**-exponents  # [B, T, C/2]
+    angles = torch.remainder(angles, 2 * torch.pi).float()
+    return Rotary(angles.cos(), angles.sin())
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate the channel pairs (c, c + C/2) of `x` [B, T, heads, C] by each entry's angles."""
+    cos = rotary.cos.unsqueeze(2).to(x.dtype)  # [B, T, 1, C/2]
+    sin = rotary.sin.unsqueeze(2).to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class Attend(Protocol):
+    """Causal attention: q [B, H, Q, C], k and v [B, G, K, C], bias broadcastable to [B, H, Q, K] -> [B, H, Q, C]."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int = 0, bias: Tensor | None = None
+    ) -> Tensor: ...
+
+
+def visible(queries: int, keys: int, window: int, device: torch.device) -> Tensor:
+    """Which keys each query may see: bool [Q, K]."""
+    q = torch.arange(keys - queries, keys, device=device).unsqueeze(1)
+    k = torch.arange(keys, device=device)
+    mask = k <= q
+    return mask & (k > q - window) if window else mask
+
+
+def attend_reference(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int = 0, bias: Tensor | None = None
+) -> Tensor:
+    """Attention by its definition, in fp32, with the whole score matrix: for tests."""
+    group = q.size(1) // k.size(1)
+    k = k.repeat_interleave(group, dim=1)
+    v = v.repeat_interleave(group, dim=1)
+    scores = q.float() @ k.float().transpose(-1, -2) * scale
+    if bias is not None:
+        scores = scores + bias
+    scores = scores.masked_fill(~visible(q.size(2), k.size(2), window, q.device), float("-inf"))
+    return (scores.softmax(dim=-1) @ v.float()).to(q.dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int = 0, bias: Tensor | None = None) -> Tensor:
+    """Attention on PyTorch's fused kernels.
+
+    A full-sequence pass never builds a Q x K matrix: without a window it uses the kernels' own causal mode, with one it
+    cuts the sequence into blocks of a window. Only a given `bias`, or several new queries behind cached keys, cost a mask.
+    """
+    queries, keys = q.size(2), k.size(2)
+    if window >= keys:
+        window = 0
+    if bias is None and queries == keys:
+        return _attend_blocks(q, k, v, scale, window) if window else _sdpa(q, k, v, scale, causal=queries > 1)
+    if bias is None and queries == 1:
+        start = keys - window if window else 0
+        return _sdpa(q, k[:, :, start:], v[:, :, start:], scale)
+    if window and queries + window - 1 < keys:  # keys that no query can see
+        unseen = keys - (queries + window - 1)
+        k, v, keys = k[:, :, unseen:], v[:, :, unseen:], keys - unseen
+        if bias is not None and bias.size(-1) > 1:
+            bias = bias[..., unseen:]
+    mask = visible(queries, keys, window, q.device)
+    if bias is not None:
+        mask = bias.to(q.dtype).masked_fill(~mask, float("-inf"))
+    return _sdpa(q, k, v, scale, mask=mask)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None) -> Tensor:
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=q.size(1) != k.size(1)
+    )
+
+
+def _attend_blocks(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> Tensor:
+    """Windowed attention of a whole sequence in blocks of `window` entries: each block sees itself and the one before."""
+    batch, _, length, _ = q.shape
+    padding = -length % window
+    if padding:
+        q, k, v = (F.pad(x, (0, 0, 0, padding)) for x in (q, k, v))
+    first = _sdpa(q[:, :, :window], k[:, :, :window], v[:, :, :window], scale, causal=True)
+
+    def pairs(x: Tensor) -> Tensor:  # [B, G, T, C] -> [B * (blocks - 1), G, 2 * window, C]
+        return x.unfold(2, 2 * window, window).permute(0, 2, 1, 4, 3).flatten(0, 1)
+
+    later = (
+        q[:, :, window:].unflatten(2, (-1, window)).transpose(1, 2).flatten(0, 1)
+    )  # [B * (blocks - 1), H, window, C]
+    mask = visible(window, 2 * window, window, q.device)
+    rest = _sdpa(later, pairs(k), pairs(v), scale, mask=mask)
+    rest = rest.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)  # [B, H, (blocks - 1) * window, C]
+    return torch.cat((first, rest), dim=2)[:, :, :length]
+
+
+def with_key_bias(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, weights: Tensor, scale: float) -> tuple[Tensor, ...]:
+    """Carry an additive score bias of rank R in extra channels, so that any kernel applies it: score += weights . bias.
+
+    bias: [B, K, R], one vector per key; weights: [H, R], one per query head. Channels grow by R (rounded up to 8, which
+    is what GPU kernels want); cut the output back to v's own width.
+    """
+    extra = -(-bias.size(-1) // 8) * 8
+    q_extra = F.pad((weights / scale).to(q.dtype), (0, extra - bias.size(-1)))
+    q_extra = q_extra[None, :, None].expand(q.size(0), -1, q.size(2), -1)  # [B, H, Q, extra]
+    k_extra = F.pad(bias.to(k.dtype), (0, extra - bias.size(-1)))
+    k_extra = k_extra[:, None].expand(-1, k.size(1), -1, -1)  # [B, G, K, extra]
+    return torch.cat((q, q_extra), dim=-1), torch.cat((k, k_extra), dim=-1), F.pad(v, (0, extra))
