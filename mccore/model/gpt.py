@@ -9,6 +9,7 @@ Signatures, with B rows, T entries, D = n_embd, L = depth, H = n_head:
     model.loss(tokens, targets, ignore_index=-1, reduction="mean", weights=None, **inputs)
     model.hidden_loss(hidden, targets, ...)    the same from hidden states
     model.embed(tokens), model.embed_values(tokens), model.rotary(positions)
+    model.new_cache(rows, capacity, grow=False) -> KVCache
 
 `inputs` are keyword arguments of `hidden`: embeddings, value_embeddings, positions, rotary, key_bias, key_bias_weights,
 attn_bias, smear_mask, cache.
