@@ -7,6 +7,7 @@ telemetry providers read nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -22,7 +23,7 @@ from mccore.metrics import METRICS, Metric, metric
 
 __all__ = [
     "EVENT_TYPES", "EVENT_VERSION", "METRICS", "Event", "EventTail", "EventType", "EventWriter", "Metric", "check_event",
-    "last_metrics", "metric", "read_events",
+    "finite", "last_metrics", "metric", "read_events",
 ]  # fmt: skip
 
 EVENT_VERSION = 1
@@ -134,7 +135,11 @@ class Event:
             "metrics": {name: value if math.isfinite(value) else None for name, value in self.metrics.items()},
             "data": dict(self.data),
         }
-        return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        try:
+            return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            record["data"] = finite(record["data"])
+            return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Event:
@@ -143,12 +148,25 @@ class Event:
         if not isinstance(record, dict) or not isinstance(record.get("type"), str):
             raise ValueError("not an event: no type")
         known = {name: record[name] for name in _FIELDS if name in record}
-        known["metrics"] = {k: math.nan if v is None else float(v) for k, v in (record.get("metrics") or {}).items()}
-        known["data"] = record.get("data") or {}
-        return cls(**{"time": 0.0, **known})
+        known["time"] = float(record.get("time") or 0.0)
+        metrics, data = record.get("metrics") or {}, record.get("data") or {}
+        if not isinstance(metrics, dict) or not isinstance(data, dict):
+            raise ValueError("not an event: metrics and data are objects")
+        known["metrics"] = {k: math.nan if v is None else float(v) for k, v in metrics.items()}
+        known["data"] = data
+        return cls(**known)
 
 
 _FIELDS = tuple(Event.__dataclass_fields__)
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every number that JSON hasn't, in dicts and lists at any depth."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def check_event(event: Event) -> None:
@@ -192,7 +210,8 @@ class EventWriter:
     def write(self, event: Event, *, durable: bool = False) -> None:
         """Append one event; `durable` waits until it is on disk. Raises ValueError for an event outside the schema."""
         check_event(event)
-        line = (event.to_json() + "\n").encode()
+        # Lone surrogates (a file name that isn't UTF-8) become JSON escapes.
+        line = (event.to_json() + "\n").encode("utf-8", "backslashreplace")
         try:
             self._append(line)
         except OSError as error:
@@ -273,18 +292,27 @@ class EventTail:
         self.skipped = 0
         self._chunk_bytes = chunk_bytes
         self._offsets: dict[str, int] = {}
+        self._moved = False
+
+    def skip(self) -> None:
+        """Pass over everything there is now: only what comes after is returned."""
+        for path in self.directory.glob("*.jsonl"):
+            with contextlib.suppress(FileNotFoundError):
+                self._offsets[path.name] = path.stat().st_size
 
     def poll(self) -> list[Event]:
         """New events of all files, by time. At most one chunk per file, so that a long history comes in pieces."""
         events: list[Event] = []
+        self._moved = False
         for path in sorted(self.directory.glob("*.jsonl")):
             events.extend(self._read(path))
         return sorted(events, key=lambda event: event.time)
 
     def drain(self) -> Iterator[Event]:
         """All events there are now, piece by piece."""
-        while batch := self.poll():
-            yield from batch
+        self._moved = True
+        while self._moved:  # a chunk may hold nothing but lines that aren't events
+            yield from self.poll()
 
     def _read(self, path: Path) -> Iterator[Event]:
         offset = self._offsets.get(path.name, 0)
@@ -300,6 +328,7 @@ class EventTail:
             return
         end = chunk.rfind(b"\n") + 1
         self._offsets[path.name] = offset + end
+        self._moved = self._moved or end > 0
         for line in chunk[:end].splitlines():
             if not line.strip():
                 continue

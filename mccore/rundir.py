@@ -30,7 +30,7 @@ from typing import Any, Literal
 from mccore import paths
 from mccore.config import RunConfig, read_config
 from mccore.errors import RunError, UsageError
-from mccore.events import Event
+from mccore.events import Event, finite
 from mccore.files import disk_hint, sync_directory, write_atomic
 
 State = Literal["created", "running", "finished", "stopped", "interrupted", "failed", "crashed"]
@@ -165,7 +165,7 @@ class RunDir:
 
     def write_result(self, stage: str, result: dict[str, Any]) -> None:
         """Record what a stage found, which also marks it complete. Numbers that aren't finite become null."""
-        text = json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomic(self.result_path(stage), text)
 
     def read_result(self, stage: str) -> dict[str, Any] | None:
@@ -393,14 +393,3 @@ def _take(fd: int, kind: int) -> bool:
 def _read_holder(fd: int) -> tuple[int | None, str]:
     pid, _, host = os.pread(fd, 300, 0).decode(errors="replace").strip().partition(" ")
     return (int(pid) if pid.isdigit() else None), host
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for every number that JSON hasn't."""
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
