@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use pyo3::create_exception;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyString};
@@ -15,15 +16,25 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Ctrl-C is looked for this often while merges are learned.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
+create_exception!(
+    mccore_rustbpe,
+    CorpusError,
+    PyValueError,
+    "A text that can't be split or trained on, or a corpus too large."
+);
+
 impl From<SplitError> for PyErr {
     fn from(cause: SplitError) -> Self {
-        PyValueError::new_err(cause.to_string())
+        match cause {
+            SplitError::Pattern(_) => PyValueError::new_err(cause.to_string()),
+            SplitError::Text(_) => CorpusError::new_err(cause.to_string()),
+        }
     }
 }
 
 impl From<TooLarge> for PyErr {
     fn from(cause: TooLarge) -> Self {
-        PyValueError::new_err(cause.to_string())
+        CorpusError::new_err(cause.to_string())
     }
 }
 
@@ -31,10 +42,10 @@ impl From<TooLarge> for PyErr {
 fn utf8<'py>(text: &Bound<'py, PyAny>, name: impl FnOnce() -> String) -> PyResult<Bound<'py, PyBytes>> {
     let Ok(text) = text.cast::<PyString>() else {
         let kind = text.get_type().name()?;
-        return Err(PyTypeError::new_err(format!("{} must be a str, not {kind}", name())));
+        return Err(CorpusError::new_err(format!("{} must be a str, not {kind}", name())));
     };
     text.encode_utf8().map_err(|cause| {
-        let error = PyValueError::new_err(format!("{} isn't valid Unicode text: {}", name(), cause.value(text.py())));
+        let error = CorpusError::new_err(format!("{} isn't valid Unicode text: {}", name(), cause.value(text.py())));
         error.set_cause(text.py(), Some(cause));
         error
     })
@@ -116,7 +127,7 @@ fn split(text: &Bound<'_, PyAny>, pattern: &str) -> PyResult<Vec<String>> {
 #[pymodule]
 mod _rustbpe {
     #[pymodule_export]
-    use super::{split, train};
+    use super::{split, train, CorpusError};
 
     #[pymodule_export]
     const PATTERN: &str = crate::split::PATTERN;

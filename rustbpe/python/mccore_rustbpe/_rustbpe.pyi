@@ -3,9 +3,10 @@ from collections.abc import Iterable
 PATTERN: str
 """GPT-4's split pattern with digits in groups of at most two."""
 
-def train(
-    texts: Iterable[str], vocab_size: int, *, pattern: str = ..., threads: int | None = None
-) -> list[bytes]:
+class CorpusError(ValueError):
+    """A text that can't be split or trained on, or a corpus too large."""
+
+def train(texts: Iterable[str], vocab_size: int, *, pattern: str = ..., threads: int | None = None) -> list[bytes]:
     """Learn byte-level BPE tokens; the index in the result is the token's id (its merge rank).
 
     The first 256 tokens are the bytes 0 to 255 in order; each further one joins the pair of tokens that is most frequent
@@ -17,12 +18,14 @@ def train(
     `texts` is consumed in bounded batches; memory grows with the distinct pieces only. The GIL is released while counting
     and merging, and Ctrl-C ends the work.
 
-    Raises ValueError for a vocab_size below 256, a text with lone surrogates, or a pattern that is invalid or fails on a
-    text; TypeError for anything but str in `texts`.
+    Raises CorpusError for a text that isn't a str, has lone surrogates or makes the pattern fail, and for more than 2 GiB
+    of distinct pieces; ValueError for a vocab_size below 256, threads out of range or an invalid pattern; TypeError for
+    one str in place of an iterable. Errors of the iterator pass through.
     """
 
 def split(text: str, *, pattern: str = ...) -> list[str]:
     """Cut text into the pieces that merges never cross, as tiktoken does with the same pattern.
 
-    Raises ValueError for lone surrogates and for an invalid or failing pattern.
+    Raises CorpusError for anything but a str without lone surrogates and when the pattern fails on it, ValueError for an
+    invalid pattern.
     """

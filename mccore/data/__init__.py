@@ -1,0 +1,1 @@
+"""Text and conversations into token batches: corpora, tokenizer, loaders."""
