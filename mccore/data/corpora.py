@@ -1,0 +1,419 @@
+"""Named sources of text, each a stream of documents with stable ids and a fixed split into training and validation.
+
+A split never leaks: exact duplicates are dropped, and what is closely related is kept on one side (files of a package or
+folder). Which side a document is on depends on a hash alone, so adding files doesn't move the ones that were there.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import json
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mccore.errors import DataError
+
+Split = Literal["train", "val"]
+
+# Chosen among eight so that the stdlib's validation packages are varied and about 5 % of its bytes on Python 3.11 to 3.13.
+SPLIT_SALT = "mccore-split-6"
+GROUP_VAL_SHARE = 0.06  # of packages and folders: few and large
+RECORD_VAL_SHARE = 0.02  # of records in jsonl and parquet files: many and small
+# Smaller sources are read once in advance, to make sure that both splits get something.
+_SMALL_BYTES = 32 * 2**20
+# Duplicates are recognised among this many preceding documents; it bounds the memory of a pass to about 150 MB.
+_DUPLICATE_WINDOW = 2**20
+
+_REMOTE = ("climbmix", "fineweb_edu")
+_SUFFIXES = {
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"),
+    "text": (".txt", ".md", ".rst"),
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text. `id` is unique in its corpus and stays the same when other documents come or go."""
+
+    id: str
+    text: str
+
+
+class Corpus(ABC):
+    """A named source of documents."""
+
+    name: str
+
+    @abstractmethod
+    def documents(self, split: Split) -> Iterator[Document]:
+        """The documents of one split, in an order that is the same at every call."""
+
+    @abstractmethod
+    def manifest(self) -> dict[str, Any]:
+        """What identifies the content, JSON-able: a key for caches of anything made from it. May take a pass over the files."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for people."""
+
+
+def open_corpus(spec: str, *, cache_dir: Path | None = None) -> Corpus:
+    """The corpus that `spec` names; DataError with what to do when it can't be used.
+
+    `stdlib` or `stdlib:with-tests` (the interpreter's library, also with its test suites), `parquet:PATH`, `jsonl:PATH`,
+    `text:PATH`. PATH is a file, a folder (searched recursively) or a glob pattern; `#FIELD` after it names the column or
+    key of the text (default `text`). In `cache_dir` the content hashes of large files are remembered.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "stdlib":
+        if rest not in ("", "with-tests"):
+            raise DataError(f"unknown form of the stdlib corpus: {spec!r}", hint="use stdlib or stdlib:with-tests")
+        from mccore.data.stdlib_pages import StdlibCorpus
+
+        return StdlibCorpus(with_tests=bool(rest))
+    if kind in _REMOTE:
+        raise DataError(
+            f"the corpus {kind!r} is made of remote shards, which this version of mccore can't fetch",
+            hint="download the parquet files yourself and use parquet:PATH with their folder",
+        )
+    if kind not in _SUFFIXES:
+        raise DataError(
+            f"unknown corpus {spec!r}",
+            hint="use stdlib, parquet:PATH, jsonl:PATH or text:PATH (see `mccore run --help`)",
+        )
+    path, field = _split_field(rest) if kind != "text" else (rest, "")
+    if not path:
+        raise DataError(f"the corpus {spec!r} names no path", hint=f"write {kind}:PATH")
+    root, files = _find_files(kind, path)
+    corpora: dict[str, type[ParquetCorpus] | type[JsonlCorpus] | type[TextCorpus]]
+    corpora = {"parquet": ParquetCorpus, "jsonl": JsonlCorpus, "text": TextCorpus}
+    return corpora[kind](spec, root, files, field, cache_dir)
+
+
+def hash_share(key: str) -> float:
+    """A number in [0, 1) fixed by `key`: which part of a split something belongs to."""
+    digest = hashlib.blake2b(f"{SPLIT_SALT}:{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def val_threshold(shares: Iterable[float], val_share: float) -> float:
+    """`val_share`, moved just enough that at least one of `shares` lies below it and one doesn't."""
+    ordered = sorted(set(shares))
+    if len(ordered) < 2:
+        return val_share
+    return min(max(val_share, (ordered[0] + ordered[1]) / 2), ordered[-1])
+
+
+def check_split(split: str) -> None:
+    """DataError unless `split` is one that corpora have."""
+    if split not in get_args(Split):
+        raise DataError(f"unknown split {split!r} of a corpus", hint="use train or val")
+
+
+class FileCorpus(Corpus):
+    """Documents from files; subclasses say how a file is read."""
+
+    val_share = RECORD_VAL_SHARE
+
+    def __init__(self, name: str, root: Path, files: list[Path], field: str, cache_dir: Path | None) -> None:
+        self.name = name
+        self._root = root
+        self._files = files
+        self._field = field
+        self._cache_dir = cache_dir
+
+    @abstractmethod
+    def _read(self, path: Path, label: str) -> Iterator[Document]:
+        """The documents of one file; `label` is its name inside the corpus."""
+
+    def _split_key(self, document: Document, digest: bytes) -> str:
+        """What decides the side: by default the content, so that equal texts can never be on both."""
+        return digest.hex()
+
+    def _label(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+    def _keyed(self) -> Iterator[tuple[float, Document]]:
+        """(hash share, document) of everything that isn't empty or a duplicate, in the order of the files."""
+        seen: dict[bytes, None] = {}
+        found = False
+        for path in self._files:
+            for document in self._read(path, self._label(path)):
+                if not document.text.strip():
+                    continue
+                digest = text_digest(document.text)
+                if digest in seen:
+                    continue
+                seen[digest] = None
+                if len(seen) > _DUPLICATE_WINDOW:
+                    del seen[next(iter(seen))]
+                found = True
+                yield hash_share(self._split_key(document, digest)), document
+        if not found:
+            raise DataError(f"the corpus {self.name!r} is empty", hint="give files that hold some text")
+
+    @cached_property
+    def _size(self) -> int:
+        return sum(path.stat().st_size for path in self._files)
+
+    @cached_property
+    def _threshold(self) -> float:
+        if self._size > _SMALL_BYTES:
+            return self.val_share
+        shares = [share for share, _ in self._keyed()]
+        if len(set(shares)) < 2:
+            raise DataError(
+                f"the corpus {self.name!r} holds only one document, which can't be both trained on and held out",
+                hint="give more documents; a single long text can be cut in two as text:FILE",
+            )
+        return val_threshold(shares, self.val_share)
+
+    def documents(self, split: Split) -> Iterator[Document]:
+        check_split(split)
+        threshold = self._threshold
+        return (document for share, document in self._keyed() if (share < threshold) == (split == "val"))
+
+    def _count(self) -> int:
+        """Documents in the files, as they are on disk: with empty ones and duplicates."""
+        return sum(1 for path in self._files for _ in self._read(path, self._label(path)))
+
+    def manifest(self) -> dict[str, Any]:
+        stats = [path.stat() for path in self._files]
+        rows = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for p, s in zip(self._files, stats, strict=True)]
+        key = text_digest(json.dumps([self.name, self._field, rows])).hex()
+        cached = self._cache_dir / "corpora" / f"{key}.json" if self._cache_dir else None
+        if cached is not None and cached.is_file():
+            try:
+                return dict(json.loads(cached.read_text("utf-8")))
+            except ValueError:
+                pass  # a damaged cache entry is made again
+        digest = hashlib.sha256()
+        for path in self._files:
+            digest.update(f"{self._label(path)}\0".encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        manifest = {
+            "name": self.name,
+            "split": SPLIT_SALT,
+            "field": self._field,
+            "files": len(self._files),
+            "documents": self._count(),
+            "bytes": self._size,
+            "sha256": digest.hexdigest(),
+        }
+        if cached is not None:
+            _write_atomically(cached, json.dumps(manifest))
+        return manifest
+
+    def describe(self) -> str:
+        return f"{self.name}: {len(self._files)} files, {self._size / 1e6:.1f} MB"
+
+
+class ParquetCorpus(FileCorpus):
+    """One document per row of parquet files, streamed through `datasets`; the id is `file:row`."""
+
+    def __init__(self, name: str, root: Path, files: list[Path], field: str, cache_dir: Path | None) -> None:
+        super().__init__(name, root, files, field, cache_dir)
+        for path in files:
+            self._check_column(path)
+
+    def _check_column(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            schema = pq.read_schema(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{path} isn't a readable parquet file: {error}", hint="fetch or write it again") from error
+        if self._field not in schema.names:
+            raise DataError(
+                f"{path} has no column {self._field!r}; it has {', '.join(schema.names) or 'none'}",
+                hint="name the column of the text: parquet:PATH#COLUMN",
+            )
+        kind = schema.field(self._field).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise DataError(
+                f"the column {self._field!r} of {path} holds {kind}, not text", hint="name another: parquet:PATH#COLUMN"
+            )
+
+    def _read(self, path: Path, label: str) -> Iterator[Document]:
+        import pyarrow as pa
+        from datasets import load_dataset
+
+        # `datasets` takes a name for a glob pattern, so a file called "a[1].parquet" must be escaped.
+        names = [glob.escape(str(path))]
+        rows = load_dataset("parquet", data_files=names, split="train", streaming=True, columns=[self._field])
+        try:
+            for index, row in enumerate(rows):
+                text = row[self._field]
+                if text is None:
+                    raise DataError(f"row {index} of {path} has no {self._field!r}", hint="drop empty rows")
+                yield Document(f"{label}:{index}", text)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{path} is damaged: {error}", hint="fetch or write it again") from error
+
+    def _count(self) -> int:
+        import pyarrow.parquet as pq
+
+        return sum(pq.read_metadata(path).num_rows for path in self._files)
+
+
+class JsonlCorpus(FileCorpus):
+    """One document per line of JSON Lines files; the id is `file:line`.
+
+    Read line by line here rather than through `datasets`, whose JSON reader infers one schema for unrelated keys and can't
+    say which line is wrong.
+    """
+
+    def _read(self, path: Path, label: str) -> Iterator[Document]:
+        for number, value in read_json_lines(path):
+            where = f"{path}, line {number}"
+            if not isinstance(value, dict):
+                raise DataError(f"{where}: not a JSON object", hint='each line must be like {"text": "..."}')
+            if self._field not in value:
+                raise DataError(
+                    f"{where}: no key {self._field!r}; it has {', '.join(map(repr, value)) or 'none'}",
+                    hint="name the key of the text: jsonl:PATH#KEY",
+                )
+            text = value[self._field]
+            if not isinstance(text, str):
+                raise DataError(f"{where}: the value of {self._field!r} isn't a string", hint="quote it as JSON text")
+            yield Document(f"{label}:{number}", text)
+
+
+class TextCorpus(FileCorpus):
+    """One document per text file; the id is its path inside the corpus.
+
+    Split by the first folder or file name below PATH, so that a folder with the chapters of a book stays together. A corpus
+    of a single file is cut at a blank line near its end.
+    """
+
+    val_share = GROUP_VAL_SHARE
+
+    def _read(self, path: Path, label: str) -> Iterator[Document]:
+        data = path.read_bytes()
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data[: error.start].count(b"\n") + 1
+            raise DataError(
+                f"{path} isn't valid UTF-8 (line {line}, byte {error.start})", hint="convert it: iconv -t UTF-8"
+            ) from error
+        if len(self._files) > 1:
+            yield Document(label, text)
+            return
+        cut = _cut_position(text, 1 - self.val_share)
+        yield Document(f"{label}#head", text[:cut])
+        if cut < len(text):
+            yield Document(f"{label}#tail", text[cut:])
+
+    def _split_key(self, document: Document, digest: bytes) -> str:
+        return document.id.split("/", 1)[0] if self._has_several_tops else document.id
+
+    @cached_property
+    def _has_several_tops(self) -> bool:
+        return len({self._label(path).split("/", 1)[0] for path in self._files}) > 1
+
+    def documents(self, split: Split) -> Iterator[Document]:
+        if len(self._files) > 1:
+            return super().documents(split)
+        check_split(split)
+        return self._half(split)
+
+    def _half(self, split: Split) -> Iterator[Document]:
+        halves = [document for _, document in self._keyed()]
+        if len(halves) < 2:
+            raise DataError(
+                f"the corpus {self.name!r} is too short to hold a part of it out",
+                hint="give a longer text or more files",
+            )
+        yield halves[0 if split == "train" else 1]
+
+
+def _cut_position(text: str, share: float) -> int:
+    """Where to cut `text` near `share` of its length: after the next blank line, else line end, else right there."""
+    start = int(len(text) * share)
+    for separator in ("\n\n", "\n"):
+        found = text.find(separator, start)
+        if found >= 0 and text[found:].strip():
+            return found + len(separator)
+    return start
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, value) of a JSON Lines file, gzipped or not; blank lines are passed over.
+
+    DataError names the file and the line that isn't UTF-8 or JSON.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, line {number}: not valid UTF-8", hint="convert it: iconv -t UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno})",
+            hint="write one complete JSON value per line",
+        ) from error
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is damaged after line {number}: {error}", hint="fetch or write it again") from error
+
+
+def _split_field(path: str) -> tuple[str, str]:
+    """PATH#FIELD in two; a `#` that belongs to an existing file's name stays there."""
+    head, mark, field = path.rpartition("#")
+    if not mark or Path(path).expanduser().exists():
+        return path, "text"
+    return head, field or "text"
+
+
+def _find_files(kind: str, path: str) -> tuple[Path, list[Path]]:
+    """(folder that ids are relative to, files in the order of their names) for a file, a folder or a glob pattern."""
+    given = Path(path).expanduser()
+    if given.is_file():
+        return given.parent, [given]
+    if given.is_dir():
+        found = sorted(p for p in given.rglob("*") if p.is_file() and p.name.lower().endswith(_SUFFIXES[kind]))
+        if not found:
+            raise DataError(
+                f"no {' or '.join(_SUFFIXES[kind])} file in {given}", hint=f"name the files: {kind}:{given}/*.EXTENSION"
+            )
+        return given, found
+    if not glob.has_magic(str(given)):
+        raise DataError(f"{given} doesn't exist", hint="check the path of the corpus")
+    found = sorted(Path(p) for p in glob.glob(str(given), recursive=True) if Path(p).is_file())
+    if not found:
+        raise DataError(f"no file matches {given}", hint="check the pattern of the corpus")
+    return Path(*_until_magic(given.parts)), found
+
+
+def _until_magic(parts: tuple[str, ...]) -> Iterator[str]:
+    for part in parts:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def text_digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).replace(path)
