@@ -1,0 +1,201 @@
+"""Questions answered in free text, greedily, and how each task's answers are judged.
+
+A task is conversations whose last reply is known, and a scorer: a function from (conversation, what the model said) to
+named scores of 0 to 1, of which `correct` decides. Add one to SCORERS, or pass `scorers`, for a benchmark of your own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mccore.data.chat_format import render_for_completion
+from mccore.data.conversations import Conversation
+from mccore.eval.statistics import Accuracy, mean_and_stderr, share
+from mccore.serve.reply import Piece, prose, split_reply
+
+if TYPE_CHECKING:
+    from mccore.serve.engine import Engine
+
+Scorer = Callable[[Conversation, Sequence[Piece]], dict[str, float]]
+
+_TIMES = {"never": "0 times", "once": "1 times", "twice": "2 times"}
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question with what the model said, what is right, and its scores."""
+
+    id: str
+    question: str
+    reply: str
+    right: str
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task: accuracy by `correct`, mean and standard error of every score, accuracy by kind of question.
+
+    `skipped` counts questions that, with their answer, are longer than the model's context: they are in no figure.
+    """
+
+    task: str
+    accuracy: Accuracy
+    scores: dict[str, tuple[float | None, float | None]]
+    kinds: dict[str, Accuracy]
+    skipped: int
+    answers: tuple[Answered, ...] = field(repr=False)
+
+    def to_json(self, examples: int = 4) -> dict[str, Any]:
+        """The result as plain data, with the first `examples` answers."""
+        record: dict[str, Any] = asdict(self.accuracy)
+        record["scores"] = {name: {"mean": mean, "stderr": stderr} for name, (mean, stderr) in self.scores.items()}
+        record["kinds"] = {kind: asdict(accuracy) for kind, accuracy in self.kinds.items()}
+        record["skipped"] = self.skipped
+        record["examples"] = [asdict(answer) for answer in self.answers[:examples]]
+        return record
+
+
+def evaluate_generated(
+    engine: Engine,
+    conversations: Sequence[Conversation],
+    *,
+    max_new_tokens: int = 128,
+    batch_rows: int = 32,
+    scorers: Mapping[str, Scorer] | None = None,
+) -> dict[str, TaskResult]:
+    """Ask the last question of every conversation, greedily, with the tool, and judge the replies; results by task.
+
+    Questions are answered side by side, `batch_rows` at a time, similar lengths together.
+    """
+    scorers = SCORERS if scorers is None else scorers
+    tokenizer = engine.tokenizer
+    prompts = [render_for_completion(tokenizer, conversation["messages"]) for conversation in conversations]
+    room = [engine.context - len(prompt) for prompt in prompts]
+    fits = [
+        free > len(tokenizer.encode(right_reply(conversation)))
+        for free, conversation in zip(room, conversations, strict=True)
+    ]
+    order = sorted((i for i, fit in enumerate(fits) if fit), key=lambda i: len(prompts[i]))
+    said: dict[int, list[Piece]] = {}
+    for start in range(0, len(order), batch_rows):
+        chosen = order[start : start + batch_rows]
+        completions = engine.generate_batch([prompts[i] for i in chosen], max_new_tokens=max_new_tokens)
+        for i, completion in zip(chosen, completions, strict=True):
+            said[i] = split_reply(completion.tokens, tokenizer)
+    results = {}
+    for task in dict.fromkeys(conversation["task"] for conversation in conversations):
+        mine = [i for i, conversation in enumerate(conversations) if conversation["task"] == task]
+        answered = [_judge(conversations[i], said[i], scorers.get(task, score_contained)) for i in mine if fits[i]]
+        results[task] = _summarise(task, answered, skipped=len(mine) - len(answered))
+    return results
+
+
+def _judge(conversation: Conversation, parts: Sequence[Piece], scorer: Scorer) -> Answered:
+    shown = "".join(f"[{part.text}]" if part.type != "text" else part.text for part in parts)
+    return Answered(
+        id=conversation["id"],
+        question=str(conversation["messages"][-2]["content"]),
+        reply=shown.strip(),
+        right=right_reply(conversation),
+        scores=scorer(conversation, parts),
+    )
+
+
+def _summarise(task: str, answered: list[Answered], skipped: int) -> TaskResult:
+    def accuracy(chosen: list[Answered]) -> Accuracy:
+        return share([answer.scores["correct"] >= 1 for answer in chosen])
+
+    kinds = {answer.id.split("/")[1] for answer in answered} if task in _TASKS_WITH_KINDS else set()
+    names = list(dict.fromkeys(name for answer in answered for name in answer.scores))
+    return TaskResult(
+        task=task,
+        accuracy=accuracy(answered),
+        scores={name: mean_and_stderr([answer.scores[name] for answer in answered]) for name in names},
+        kinds={
+            kind: accuracy([answer for answer in answered if answer.id.split("/")[1] == kind]) for kind in sorted(kinds)
+        },
+        skipped=skipped,
+        answers=tuple(answered),
+    )
+
+
+_TASKS_WITH_KINDS = ("stdlib_qa", "needle")  # their ids read task/kind/...
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+def right_reply(conversation: Conversation) -> str:
+    """The prose of the reply that a conversation ends with."""
+    content = conversation["messages"][-1]["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def score_contained(conversation: Conversation, parts: Sequence[Piece]) -> dict[str, float]:
+    """`correct`: the reply says the answer, as whole words. `exact`: it is the known reply but for case and punctuation.
+    `f1`: overlap of its words with that reply's."""
+    said, right = prose(parts), right_reply(conversation)
+    return {
+        "correct": float(says(said, conversation.get("answer", right))),
+        "exact": float(words_of(said) == words_of(right)),
+        "f1": token_f1(said, right),
+    }
+
+
+def score_number(conversation: Conversation, parts: Sequence[Piece]) -> dict[str, float]:
+    """`correct`: the last number of the reply is the answer. `tool`: the right result came out of the tool."""
+    answer = conversation.get("answer", "")
+    numbers = _NUMBER.findall(prose(parts))
+    outputs = [part.text.strip() for part in parts if part.type == "python_output"]
+    return {
+        "correct": float(bool(numbers) and numbers[-1].replace(",", "").rstrip(".") == answer),
+        "tool": float(answer in outputs),
+    }
+
+
+def score_spelling(conversation: Conversation, parts: Sequence[Piece]) -> dict[str, float]:
+    """Letters spelled out must be all of them in order; letters counted must be as many, in figures or as once or twice."""
+    answer = conversation.get("answer", "")
+    if not answer.isdigit():
+        return {"correct": float(words_of(prose(parts)) == words_of(answer))}
+    said = re.sub(r"\b(never|once|twice)\b", lambda match: _TIMES[match.group()], prose(parts))
+    return {"correct": score_number(conversation, [Piece("text", said)])["correct"]}
+
+
+SCORERS: dict[str, Scorer] = {
+    "arithmetic": score_number,
+    "spelling": score_spelling,
+    "needle": score_contained,
+    "stdlib_qa": score_contained,
+}
+
+
+def says(text: str, answer: str) -> bool:
+    """Whether `answer` stands in `text` as whole words; runs of white space and a final full stop don't count."""
+    answer = " ".join(answer.split()).removesuffix(".")
+    if not answer:
+        return False
+    before = r"(?<![\w.])" if answer[0].isalnum() or answer[0] == "_" else ""
+    after = r"(?!\w|\.\w)" if answer[-1].isalnum() or answer[-1] == "_" else ""
+    return re.search(before + re.escape(answer) + after, " ".join(text.split())) is not None
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation."""
+    return re.findall(r"\w+", text.lower())
+
+
+def token_f1(said: str, right: str) -> float:
+    """Harmonic mean of the shares of words that two texts have in common, repeated words counted as often as both have
+    them (SQuAD, arXiv 1606.05250)."""
+    first, second = Counter(words_of(said)), Counter(words_of(right))
+    common = sum((first & second).values())
+    return 2 * common / (first.total() + second.total()) if common else 0.0

@@ -1,0 +1,1 @@
+"""Text out of a trained model: cached generation, the calculator tool and the terminal chat's session."""
