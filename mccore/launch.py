@@ -34,6 +34,7 @@ from mccore.config import TRAINING_STAGES, HardwareConfig, StageName
 from mccore.errors import RunError
 from mccore.events import Event, EventTail, EventWriter
 from mccore.files import disk_hint
+from mccore.machine import available_cores
 from mccore.processes import adopt_orphans, parent_death_hook
 from mccore.rundir import Outcome, RunDir, RunLock
 
@@ -83,11 +84,6 @@ def stage_environment(stage: StageName, hardware: HardwareConfig) -> dict[str, s
     if hardware.threads or "OMP_NUM_THREADS" not in os.environ:
         added["OMP_NUM_THREADS"] = str(hardware.threads or max(1, available_cores() // ranks))
     return added
-
-
-def available_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def stages_to_do(run: RunDir) -> tuple[StageName, ...]:

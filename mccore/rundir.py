@@ -287,7 +287,7 @@ class RunDir:
     @property
     def started(self) -> float:
         """When the run was last started, seconds since the epoch; when it was created if it never was."""
-        event = self._last("launcher.jsonl", "run.start")
+        event = self.last_event("run.start", "launcher.jsonl")
         try:
             return event.time if event else (self.path / "run.json").stat().st_mtime
         except OSError:
@@ -296,10 +296,10 @@ class RunDir:
     def outcome(self) -> Outcome:
         """What became of the run. The last stage event decides; the launcher's word counts where there is none."""
         last = self._last_stage_event()
-        ended = self._last("launcher.jsonl", "run.end")
+        ended = self.last_event("run.end", "launcher.jsonl")
         if self.is_running():
             return Outcome("running", last.stage if last and last.type == "stage.start" else None)
-        started = self._last("launcher.jsonl", "run.start")
+        started = self.last_event("run.start", "launcher.jsonl")
         if started and ended and ended.time < started.time:  # of an earlier start
             ended = None
         if last is None and started is None:
@@ -325,12 +325,12 @@ class RunDir:
             event
             for path in self.events_dir.glob("*.jsonl")
             for kind in ("stage.start", "stage.end")
-            if (event := self._last(path.name, kind)) is not None
+            if (event := self.last_event(kind, path.name)) is not None
         ]
         # A rank that merely lost its peers may start or end a stage after the root cause: of one moment, the end counts.
         return max(found, key=lambda event: (event.time, event.type == "stage.end"), default=None)
 
-    def _last(self, file: str, kind: str) -> Event | None:
+    def last_event(self, kind: str, file: str = "rank0.jsonl") -> Event | None:
         """The last event of a type in an event file, found from its end: a long history isn't parsed."""
         marker = f'"type":"{kind}"'.encode()
         try:
