@@ -1,5 +1,6 @@
-"""Overnight on one GPU: depth 12 on 160 shards, with a profile for each of two kinds of machine.
+"""Overnight on one GPU: depth 12, 160 shards.
 
+Profiles: `5090` and `h100`.
 The horizon is 4.33 billion tokens, about 39 per scaling parameter: far past the ratio of 12, because one GPU has the time
 and a chat of this size gains from it.
 """

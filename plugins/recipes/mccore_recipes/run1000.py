@@ -1,4 +1,7 @@
-"""About $1000 on eight H100: depth 32 on 800 shards, 20 tokens per parameter of the older count (37.6 billion in all)."""
+"""About $1000 on eight H100: depth 32, 800 shards.
+
+37.6 billion tokens: 20 per parameter by the older count.
+"""
 
 from mccore.api import Recipe
 from mccore.config import (

@@ -1,5 +1,6 @@
-"""About $100 on eight H100: depth 20 on 240 shards. `--gpu h100-d24` gives the newer, larger setting for the same money.
+"""About $100 on eight H100: depth 20, 240 shards.
 
+`--gpu h100-d24` gives the newer, larger setting for the same money.
 The horizon follows depth by the current ratio of 12 tokens per scaling parameter, the batch by the current rule.
 """
 

@@ -1,4 +1,7 @@
-"""The whole pipeline in minutes on two CPU cores, without a network: the standard library's own text, a 4-layer model."""
+"""The whole pipeline in minutes on two CPU cores, without a network.
+
+The standard library's own text and a model of four layers.
+"""
 
 from mccore.api import Recipe
 from mccore.config import (
