@@ -223,6 +223,7 @@ class ParquetCorpus(FileCorpus):
 
     def __init__(self, name: str, root: Path, files: list[Path], field: str, cache_dir: Path | None) -> None:
         super().__init__(name, root, files, field, cache_dir)
+        self._rows: dict[Path, Iterable[dict[str, Any]]] = {}
         for path in files:
             self._check_column(path)
 
@@ -247,19 +248,27 @@ class ParquetCorpus(FileCorpus):
 
     def _read(self, path: Path, label: str) -> Iterator[Document]:
         import pyarrow as pa
-        from datasets import load_dataset
 
-        # `datasets` takes a name for a glob pattern, so a file called "a[1].parquet" must be escaped.
-        names = [glob.escape(str(path))]
-        rows = load_dataset("parquet", data_files=names, split="train", streaming=True, columns=[self._field])
         try:
-            for index, row in enumerate(rows):
+            for index, row in enumerate(self._stream(path)):
                 text = row[self._field]
                 if text is None:
                     raise DataError(f"row {index} of {path} has no {self._field!r}", hint="drop empty rows")
                 yield Document(f"{label}:{index}", text)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{path} is damaged: {error}", hint="fetch or write it again") from error
+
+    def _stream(self, path: Path) -> Iterable[dict[str, Any]]:
+        """The file's rows, which can be gone through any number of times."""
+        if path not in self._rows:
+            from datasets import load_dataset
+
+            # `datasets` takes a name for a glob pattern, so a file called "a[1].parquet" must be escaped.
+            names = [glob.escape(str(path))]
+            self._rows[path] = load_dataset(
+                "parquet", data_files=names, split="train", streaming=True, columns=[self._field]
+            )
+        return self._rows[path]
 
     def _count(self) -> int:
         import pyarrow.parquet as pq

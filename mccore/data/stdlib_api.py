@@ -1,28 +1,24 @@
 """What the standard library says about itself: every public function, class and method with its signature and docstring.
 
-Docstrings of Python modules come from parsing their sources, never from importing them. Objects written in C are asked
-directly, in a fixed list of modules whose import does nothing but define names. Names are the public ones: `json.JSONDecoder`
+Docstrings of Python modules come from parsing their sources, never from importing them; those of objects written in C from
+`stdlib_builtins`. Names are the public ones: `json.JSONDecoder`
 rather than `json.decoder.JSONDecoder`, `os.path.join` rather than `posixpath.join`.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
-from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
-from mccore.data.stdlib import SourceFile, source_files, stdlib_root
+from mccore.data.stdlib import SourceFile, source_files
+from mccore.data.stdlib_builtins import Described, written_in_c
 from mccore.data.stdlib_prose import first_sentence
+from mccore.errors import DataError
 
 Kind = Literal["function", "class", "method"]
 
@@ -50,13 +46,6 @@ _PUBLIC_MODULE = {
     "_thread": "threading",
     "posix": "os",
 }
-# Modules without Python source. Importing any of them only defines names.
-_C_MODULES = (
-    "array", "atexit", "binascii", "builtins", "cmath", "errno", "faulthandler", "fcntl", "gc", "grp", "itertools",
-    "marshal", "math", "mmap", "pwd", "resource", "select", "sys", "syslog", "termios", "time", "unicodedata", "zlib",
-    "_bisect", "_codecs", "_collections", "_csv", "_datetime", "_functools", "_heapq", "_io", "_operator", "_random",
-    "_signal", "_socket", "_struct", "posix",
-)  # fmt: skip
 # Demos, editors, installers and retired tools: their sources are in the corpus, their objects aren't worth asking about.
 _NOT_REFERENCE = frozenset({
     "__future__", "antigravity", "config", "distutils", "encodings", "ensurepip", "idlelib", "lib2to3", "msilib", "ntpath",
@@ -137,17 +126,15 @@ def api_modules() -> tuple[ApiModule, ...]:
                 names.setdefault(home, set()).add(top)
                 if home != public or not source.all_names:
                     listed.setdefault(home, set()).add(top)
-    for name in _C_MODULES:
-        c_module = _import(name)
-        if c_module is None:
-            continue
+    for name, described in _written_in_c().items():
         public = _PUBLIC_MODULE.get(name, name)
-        docs[public] = docs.get(public) or _clean(c_module.__doc__)
-        offered = {name for name in vars(c_module) if not name.startswith("_")}
-        names.setdefault(public, set()).update(offered)
-        listed.setdefault(public, set()).update(offered)
-        for found in _objects_of_c_module(public, c_module):
-            objects.setdefault(public, {}).setdefault(found.qualname, found)
+        docs[public] = docs.get(public) or _clean(described["doc"])
+        names.setdefault(public, set()).update(described["names"])
+        listed.setdefault(public, set()).update(described["names"])
+        for qualname, kind, signature, written in described["objects"]:
+            doc = _clean(written)
+            found = ApiObject(public, qualname, kind, signature, doc, first_sentence(doc))
+            objects.setdefault(public, {}).setdefault(qualname, found)
     return tuple(
         ApiModule(
             name,
@@ -159,6 +146,16 @@ def api_modules() -> tuple[ApiModule, ...]:
         for name in sorted(names)
         if objects.get(name) or docs.get(name)
     )
+
+
+def _written_in_c() -> Described:
+    try:
+        return written_in_c()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise DataError(
+            f"{sys.executable} can't be run to read the docstrings of built-in modules: {error}",
+            hint="use a Python that can start itself as `python -I -S`",
+        ) from error
 
 
 def _is_reference(module: str) -> bool:
@@ -335,65 +332,3 @@ def _signature(arguments: ast.arguments, bound: bool) -> str:
         defaults=defaults,
     )
     return f"({ast.unparse(bare)})"
-
-
-# --- Modules written in C ---------------------------------------------------------------------------------------------
-
-
-def _import(name: str) -> ModuleType | None:
-    """The library's own module of this name, or None where this Python was built without it.
-
-    Only the interpreter and its library are searched: a file `grp.py` in the working directory must not run.
-    """
-    if name in sys.builtin_module_names:
-        return importlib.import_module(name)
-    root = stdlib_root()
-    folders = [root, root / "lib-dynload", Path(sys.base_prefix) / "DLLs"]
-    spec = PathFinder.find_spec(name, [str(folder) for folder in folders])
-    if spec is None or spec.loader is None:
-        return None
-    loaded = sys.modules.get(name)
-    if loaded is not None and getattr(loaded.__spec__, "origin", None) == spec.origin:
-        return loaded
-    module = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ImportError:
-        return None
-    return module
-
-
-def _objects_of_c_module(public: str, module: ModuleType) -> Iterator[ApiObject]:
-    for name, value in sorted(vars(module).items()):
-        if name.startswith("_") or name in _SITE_NAMES:
-            continue
-        if isinstance(value, type):
-            if value.__name__ != name or (issubclass(value, BaseException) and public != "builtins"):
-                continue  # an alias such as socket.error
-            yield from _c_object(public, name, value, "class")
-            for attribute, method in sorted(vars(value).items()):
-                if not attribute.startswith("_") and callable(method):
-                    yield from _c_object(public, f"{name}.{attribute}", method, "method")
-        elif inspect.isbuiltin(value):
-            yield from _c_object(public, name, value, "function")
-
-
-# The site module puts these into builtins at start-up, with texts that depend on the installation.
-_SITE_NAMES = frozenset({"copyright", "credits", "exit", "license", "quit"})
-_SIGNATURE_LINE = re.compile(r"^(?:class )?[\w.]+\(.*\)(?:\s*(?:->|--|=>).*)?$")
-
-
-def _c_object(module: str, qualname: str, value: object, kind: Kind) -> Iterator[ApiObject]:
-    written_doc = getattr(value, "__doc__", None)
-    if not isinstance(written_doc, str):
-        return
-    doc = _clean(written_doc)
-    if not doc:
-        return
-    try:
-        signature = re.sub(r"^\((?:self|\$self|type|cls)(?:, /)?(?:, )?", "(", str(inspect.signature(value)))  # type: ignore[arg-type]
-    except (ValueError, TypeError):
-        written = re.match(rf"(?:\w+\.)?{re.escape(qualname.rsplit('.', 1)[-1])}(\([^()\n]*\))", doc)
-        signature = written.group(1) if written else "(...)"
-    signature = re.sub(r"<[^<>]*>", "...", signature)
-    yield ApiObject(module, qualname, kind, signature, doc, first_sentence(doc))

@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mccore.data.conversations import Conversation, Split, exchange
 from mccore.data.corpora import hash_share
@@ -42,20 +43,27 @@ def needle(split: Split, *, seed: int, limit: int | None) -> Sequence[Conversati
     A piece gives one question about what it says, where it says something of the kind, and often one about a planted sentence.
     """
     made = []
-    for file in source_files():
-        if in_stdlib_val(group_of(file.module)) != (split != "train"):
-            continue
-        for number, piece in enumerate(_pieces(file)):
-            subject = f"{file.path}#{number}"
-            if split != "train" and _held_out_split(subject) != split:
-                continue
-            rng = random.Random(f"needle:{seed}:{subject}")
-            for paste, fact in _asked(piece, split, rng):
-                question = f"Here is a part of {file.path}:\n\n{paste}\n\n{rng.choice(fact.questions)}"
-                id = f"needle/{fact.kind}/{subject}"
-                made.append(exchange("needle", id, (question, fact.reply), subject=subject, answer=fact.answer))
+    for path, number, piece, found in _pieces_of(split):
+        subject = f"{path}#{number}"
+        rng = random.Random(f"needle:{seed}:{subject}")
+        for paste, fact in _asked(piece, found, split, rng):
+            question = f"Here is a part of {path}:\n\n{paste}\n\n{rng.choice(fact.questions)}"
+            id = f"needle/{fact.kind}/{subject}"
+            made.append(exchange("needle", id, (question, fact.reply), subject=subject, answer=fact.answer))
     random.Random(f"needle:{seed}").shuffle(made)
     return made[:limit]
+
+
+@lru_cache(maxsize=3)
+def _pieces_of(split: Split) -> tuple[tuple[str, int, str, tuple[Fact, ...]], ...]:
+    """(path, number, text, facts) of every piece of `split`."""
+    return tuple(
+        (file.path, number, piece, tuple(facts(piece)))
+        for file in source_files()
+        if in_stdlib_val(group_of(file.module)) == (split != "train")
+        for number, piece in enumerate(_pieces(file))
+        if split == "train" or _held_out_split(f"{file.path}#{number}") == split
+    )
 
 
 def facts(paste: str) -> Iterator[Fact]:
@@ -121,8 +129,7 @@ def _pieces(file: SourceFile) -> Iterator[str]:
         yield "\n".join(piece).strip("\n")
 
 
-def _asked(piece: str, split: Split, rng: random.Random) -> Iterator[tuple[str, Fact]]:
-    found = list(facts(piece))
+def _asked(piece: str, found: Sequence[Fact], split: Split, rng: random.Random) -> Iterator[tuple[str, Fact]]:
     telling = [fact for fact in found if fact.answer not in ("None", "True", "False")]
     if telling and rng.random() < 0.8:
         found = telling

@@ -106,12 +106,12 @@ def build_multiple_choice(split: Split, *, seed: int, limit: int | None) -> list
     quads: list[list[MultipleChoice]] = []
     for kind in ("function", "class", "method"):
         members = [found for found in pool if found.kind == kind]
-        for quad in _quads(members, lambda found: {found.last_name}, rng):
+        for quad in _quads(members, lambda found: found.last_name, rng):
             quads.append(_questions("describe", quad, _describe_question, lambda found: found.summary, rng))
-        for quad in _quads(members, lambda found: {found.last_name}, rng):
+        for quad in _quads(members, lambda found: found.last_name, rng):
             quads.append(_questions("name", quad, _name_question, lambda found: found.name, rng))
     homes = _module_subjects(split)
-    for quad in _quads(homes, lambda found: {found.module, *_modules_with(found.last_name)}, rng):
+    for quad in _quads(homes, lambda found: found.module, rng):
         quads.append(_questions("module", quad, _module_question, lambda found: found.module, rng))
     rng.shuffle(quads)
     questions = [question for quad in quads for question in quad][:limit]
@@ -210,27 +210,27 @@ def _letter_conversation(question: MultipleChoice) -> Conversation:
     )
 
 
-def _quads(
-    members: Sequence[ApiObject], taken: Callable[[ApiObject], set[str]], rng: random.Random
-) -> list[list[ApiObject]]:
-    """Groups of four in which no two members share anything that `taken` names; members left over are dropped.
+def _quads(members: Sequence[ApiObject], key: Callable[[ApiObject], str], rng: random.Random) -> list[list[ApiObject]]:
+    """Random groups of four with four different keys; members that can't be placed are left out.
 
-    The most frequent keys are placed first, or big modules would be left over at the end.
+    Sorted by key, the members are dealt out like cards: those with the same key fall into different groups as long as there
+    are no more of them than groups.
     """
-    shuffled = rng.sample(list(members), len(members))
-    frequency = Counter(key for member in shuffled for key in taken(member))
-    shuffled.sort(key=lambda member: -max(frequency[key] for key in taken(member)))
-    count = len(shuffled) // 4
-    groups: list[tuple[list[ApiObject], set[str]]] = [([], set()) for _ in range(count)]
-    for member in shuffled:
-        keys = taken(member)
-        free = [group for group in groups if len(group[0]) < 4 and not keys & group[1]]
-        if free:
-            fewest = min(len(group[0]) for group in free)
-            group = rng.choice([group for group in free if len(group[0]) == fewest])
-            group[0].append(member)
-            group[1].update(keys)
-    return [group for group, _ in groups if len(group) == 4]
+    dealt = rng.sample(list(members), len(members))
+    while True:
+        count = len(dealt) // 4
+        seen: Counter[str] = Counter()
+        kept = []
+        for member in dealt:
+            seen[key(member)] += 1
+            if seen[key(member)] <= count:
+                kept.append(member)
+        if len(kept) == len(dealt):
+            break
+        dealt = kept
+    frequency = Counter(key(member) for member in dealt)
+    dealt.sort(key=lambda member: (-frequency[key(member)], key(member) if frequency[key(member)] > 1 else ""))
+    return [dealt[start : 4 * count : count] for start in range(count)]
 
 
 def _questions(
