@@ -260,8 +260,8 @@ def _hint_names(kind: KindName, name: str) -> str:
     there = names(kind)
     for other in KINDS:
         if other != kind and name in names(other):
-            return f"{name!r} is a {KINDS[other].noun}; {kind} names are: {', '.join(there) or 'none'}"
-    close = get_close_matches(name, there, n=3)
+            return f"{name!r} is of kind {other!r}; of kind {kind!r} there are: {', '.join(there) or 'none'}"
+    close = get_close_matches(name, there, n=3, cutoff=0.7)
     return (f"did you mean {' or '.join(close)}? " if close else "") + f"there are: {', '.join(there) or 'none'}"
 
 
@@ -346,7 +346,7 @@ def _wrong_hook(row: Plugin, module: ModuleType, implemented: Sequence[str]) -> 
         other = hooks[implemented[0]]
         return _invalid(
             row,
-            f"wrong kind: it implements {other.hook}, the hook of a {other.noun}",
+            f"wrong kind: it implements {other.hook}, the hook of kind {other.name!r}",
             hint=f"register it in the entry-point group {other.group!r} instead of {kind.group!r}",
         )
     if callable(getattr(module, kind.hook, None)):
@@ -465,7 +465,7 @@ def _members(protocol: type) -> set[str]:
 
 
 def _type_name(value: object) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    return "nothing" if value is None else f"an object of type {type(value).__name__}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -140,7 +140,7 @@ def write_package(kind: registry.KindName, name: str, directory: Path) -> list[P
         )
     if taken := [row for row in registry.describe(kind) if row.name == name]:
         raise UsageError(
-            f"there is already a {registry.KINDS[kind].noun} {name!r}, from {taken[0].blame}",
+            f"{registry.KINDS[kind].noun} {name!r} exists already, from {taken[0].blame}",
             hint="two of one name can't be used: choose another",
         )
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
