@@ -1,0 +1,40 @@
+"""Conformance suites for plugins: subclass one in a test file, return your extension, run pytest.
+
+    from mccore.testing import AllocatorSuite
+    from my_package.my_allocator import mccore_allocator
+
+    class TestMyAllocator(AllocatorSuite):
+        def extension(self):
+            return mccore_allocator()
+
+The suites are the contracts of `mccore.api` as tests; mccore's own plugins pass the same ones. They need pytest.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# Suites are imported from an installed package, where pytest would otherwise report a bare "assert False".
+pytest.register_assert_rewrite(
+    "mccore.testing.allocators",
+    "mccore.testing.extensions",
+    "mccore.testing.recipes",
+    "mccore.testing.telemetry",
+    "mccore.testing.trees",
+)
+
+from mccore.testing.allocators import AllocatorSuite, random_cut, random_view  # noqa: E402
+from mccore.testing.recipes import RecipeSuite  # noqa: E402
+from mccore.testing.telemetry import TelemetryProviderSuite, example_events  # noqa: E402
+from mccore.testing.trees import TreeBackendSuite, example_rows  # noqa: E402
+
+__all__ = [
+    "AllocatorSuite",
+    "RecipeSuite",
+    "TelemetryProviderSuite",
+    "TreeBackendSuite",
+    "example_events",
+    "example_rows",
+    "random_cut",
+    "random_view",
+]

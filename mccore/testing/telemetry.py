@@ -1,0 +1,142 @@
+"""The contract of `mccore.api.TelemetryProvider` as tests."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+
+import pytest
+
+from mccore.api import Extension, TelemetryProvider, TelemetrySpec
+from mccore.config import RunConfig
+from mccore.events import EVENT_TYPES, METRICS, Event, check_event
+from mccore.testing.extensions import ExtensionSuite
+
+
+def example_events() -> list[Event]:
+    """One bare and one full event of every type, among them values that aren't finite and text that isn't ASCII."""
+    events = []
+    for number, kind in enumerate(EVENT_TYPES.values()):
+        metrics: dict[str, float] = {}
+        if kind.metrics:
+            metrics = {name: float(place) for place, name in enumerate(METRICS)}
+            metrics |= {"loss": math.nan, "grad_norm": math.inf, "lod_loss/1": 2.5}
+        events.append(Event(kind.name, 1_700_000_000.0 + number))
+        events.append(
+            Event(
+                kind.name,
+                1_700_000_000.5 + number,
+                rank=3,
+                stage="base",
+                step=number,
+                tokens=number * 524_288,
+                metrics=metrics,
+                data={field: f"{meaning} – größer, 大" for field, meaning in kind.data.items()},
+            )
+        )
+    for event in events:
+        check_event(event)
+    return events
+
+
+class TelemetryProviderSuite(ExtensionSuite):
+    """Subclass it and override `extension`; override `options` to point the provider at something that answers."""
+
+    def extension(self) -> Extension[TelemetryProvider]:
+        """What your `mccore_telemetry_provider` hook returns. Override this."""
+        provider: Extension[TelemetryProvider] = super().extension()
+        return provider
+
+    def open(self, directory: Path, *, rank: int = 0) -> TelemetryProvider:
+        """A provider of a run in `directory`, with the suite's options."""
+        directory.mkdir(parents=True, exist_ok=True)
+        return self.extension().build(self.options(), TelemetrySpec("a-run", directory, rank, RunConfig()))
+
+    def test_is_a_telemetry_provider(self, tmp_path: Path) -> None:
+        provider = self.open(tmp_path)
+        assert isinstance(provider, TelemetryProvider)
+        provider.close()
+
+    def test_takes_every_type_of_event(self, tmp_path: Path) -> None:
+        provider = self.open(tmp_path)
+        for event in example_events():
+            provider.record(event)
+        provider.flush()
+        provider.close()
+
+    def test_takes_events_between_flushes(self, tmp_path: Path) -> None:
+        provider = self.open(tmp_path)
+        provider.flush()
+        for _ in range(3):
+            for event in example_events():
+                provider.record(event)
+            provider.flush()
+            provider.flush()
+        provider.close()
+
+    def test_closes_without_an_event(self, tmp_path: Path) -> None:
+        self.open(tmp_path).close()
+
+    def test_closes_with_events_not_flushed(self, tmp_path: Path) -> None:
+        provider = self.open(tmp_path)
+        for event in example_events():
+            provider.record(event)
+        provider.close()
+
+    def test_leaves_events_as_they_are(self, tmp_path: Path) -> None:
+        events = example_events()
+        provider = self.open(tmp_path)
+        for event in events:
+            provider.record(event)
+        provider.close()
+        assert [event.to_json() for event in events] == [event.to_json() for event in example_events()]
+
+    def test_is_used_from_a_background_thread(self, tmp_path: Path) -> None:
+        provider = self.open(tmp_path)
+        failures: list[BaseException] = []
+
+        def speak() -> None:
+            try:
+                for event in example_events():
+                    provider.record(event)
+                provider.flush()
+                provider.close()
+            except BaseException as failure:  # reported by the test's own thread
+                failures.append(failure)
+
+        thread = threading.Thread(target=speak)
+        thread.start()
+        thread.join()
+        if failures:
+            raise failures[0]
+
+    def test_several_ranks_can_speak(self, tmp_path: Path) -> None:
+        providers = [self.open(tmp_path, rank=rank) for rank in range(2)]
+        for provider in providers:
+            for event in example_events():
+                provider.record(event)
+            provider.flush()
+        for provider in providers:
+            provider.close()
+
+    def test_never_keeps_the_process_alive(self, tmp_path: Path) -> None:
+        before = set(threading.enumerate())
+        provider = self.open(tmp_path)
+        for event in example_events():
+            provider.record(event)
+        provider.flush()
+        open_threads = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+        assert not open_threads, f"threads that aren't daemons: {open_threads}"
+        provider.close()
+        left = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+        assert not left, f"threads that aren't daemons after close: {left}"
+
+    def test_is_silent(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        provider = self.open(tmp_path)
+        for event in example_events():
+            provider.record(event)
+        provider.flush()
+        provider.close()
+        printed = capfd.readouterr()
+        assert printed.out == "", "standard output belongs to the command"
