@@ -80,6 +80,9 @@ def cli() -> None:
 
     Start with `mccore run tiny`, then `mccore chat`.
     """
+    from mccore.settings import apply_settings
+
+    apply_settings()
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -1,0 +1,137 @@
+"""What a run will cost, before it starts: parameters, tokens, FLOPs, steps, time and memory on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from mccore import machine
+from mccore.cli.units import count, duration, size
+from mccore.config import TRAINING_STAGES, HardwareConfig, RunConfig
+from mccore.scaling import (
+    ParameterCount,
+    TrainPlan,
+    count_parameters,
+    flops_per_token,
+    memory_estimate,
+    train_plan,
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a run. `seconds` is by training stage, None where the data decides how much there is to train on."""
+
+    parameters: ParameterCount
+    flops_per_token: int
+    plans: tuple[TrainPlan, ...]
+    seconds: dict[str, float | None]
+    memory_bytes: int  # per rank
+    device: str
+    device_memory_bytes: int
+    dtype: str
+    speed: machine.Speed
+    devices: int
+
+    @property
+    def total_seconds(self) -> float:
+        """Training time that can be told in advance."""
+        return sum(value for value in self.seconds.values() if value is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The estimate as one JSON object."""
+        return {
+            "parameters": {
+                **asdict(self.parameters),
+                "total": self.parameters.total,
+                "scaling": self.parameters.scaling,
+            },
+            "flops_per_token": self.flops_per_token,
+            "stages": {plan.stage: {**asdict(plan), "seconds": self.seconds[plan.stage]} for plan in self.plans},
+            "tokens": sum(plan.tokens for plan in self.plans),
+            "flops": sum(plan.flops for plan in self.plans),
+            "seconds": self.total_seconds,
+            "memory_bytes_per_rank": self.memory_bytes,
+            "device": {
+                "name": self.device,
+                "count": self.devices,
+                "memory_bytes": self.device_memory_bytes,
+                "dtype": self.dtype,
+                "flops_per_second": self.speed.flops_per_second,
+                "measured": self.speed.measured,
+                "source": self.speed.source,
+            },
+        }
+
+
+def estimate(config: RunConfig, hardware: HardwareConfig | None = None) -> Estimate:
+    """Estimate a derived configuration on this machine; `hardware` replaces the configuration's own."""
+    hardware = hardware or config.hardware
+    gpus = machine.accelerators()
+    kind: Literal["cpu", "cuda"] = (
+        "cuda" if hardware.device == "cuda" or (hardware.device == "auto" and gpus) else "cpu"
+    )
+    dtype = hardware.dtype if hardware.dtype != "auto" else ("bf16" if kind == "cuda" else "fp32")
+    speed = machine.speed(kind, dtype)
+    # Ranks on a CPU share its cores; each GPU is one more.
+    devices = hardware.nnodes * (hardware.nproc if kind == "cuda" else 1)
+    plans = tuple(train_plan(config, stage) for stage in config.stages if stage in TRAINING_STAGES)
+    total = speed.flops_per_second * devices
+    memory = max(
+        (memory_estimate(config, plan.stage, activation_bytes=2 if dtype == "bf16" else 4).total for plan in plans),
+        default=0,
+    )
+    if kind == "cuda":
+        device, device_memory = (gpus[0].name, gpus[0].memory_bytes) if gpus else ("GPU (none here)", 0)
+    else:
+        import psutil
+
+        device, device_memory = machine.cpu_name(), psutil.virtual_memory().total
+    return Estimate(
+        parameters=count_parameters(config.model),
+        flops_per_token=flops_per_token(config.model),
+        plans=plans,
+        seconds={plan.stage: plan.flops / total if plan.steps else None for plan in plans},
+        memory_bytes=memory,
+        device=device,
+        device_memory_bytes=device_memory,
+        dtype=dtype,
+        speed=speed,
+        devices=devices,
+    )
+
+
+def describe(config: RunConfig, cost: Estimate) -> list[str]:
+    """The plan of a run in lines: what it will do, what it costs, what was derived."""
+    model, optim = config.model, config.optim
+    lines = [
+        f"recipe      {config.recipe or '-'}: {' > '.join(config.stages)}",
+        f"model       depth {model.depth}, width {model.n_embd}, {model.n_head} heads ({model.n_kv_head} kv), "
+        f"sequence {model.max_seq_len:,}, vocabulary {model.vocab_size:,}",
+        f"parameters  {count(cost.parameters.total)} ({count(cost.parameters.matrices)} in matrices, "
+        f"{count(cost.parameters.embedding + cost.parameters.value_embeddings)} in embeddings, "
+        f"{count(cost.parameters.head)} in the head)",
+        f"rates       x{optim.lr_batch_scale:.3g} for the batch, x{optim.lr_width_scale:.3g} for the width, "
+        f"decay x{optim.weight_decay_scale:.3g}",
+    ]
+    for plan in cost.plans:
+        shape = f"batch {count(plan.batch_tokens)} tokens = {plan.rows} rows in {plan.accumulation} passes"
+        seconds = cost.seconds[plan.stage]
+        if plan.steps and seconds is not None:
+            lines.append(
+                f"{plan.stage:<12}{plan.steps:,} steps, {count(plan.tokens)} tokens, {plan.flops:.2e} FLOPs, "
+                f"{shape}, about {duration(seconds)}"
+            )
+        else:
+            lines.append(f"{plan.stage:<12}one epoch of its conversations, {shape}")
+    lines.append(f"device      {cost.devices} x {cost.device}, {cost.dtype}; {cost.speed.source}")
+    lines.append(
+        f"memory      about {size(cost.memory_bytes)} per rank; the device has {size(cost.device_memory_bytes)}"
+    )
+    if cost.plans:
+        lines.append(f"time        about {duration(cost.total_seconds)} of training, evaluation and data not counted")
+    if cost.memory_bytes > cost.device_memory_bytes > 0:
+        lines.append(
+            "warning     that is more memory than the device has: lower the micro_batch_rows, or use another --gpu"
+        )
+    return lines

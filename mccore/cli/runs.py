@@ -1,0 +1,254 @@
+"""`mccore runs`: what runs there are, how each of them is doing, how two of them differ, and how to stop one."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from mccore.cli.config_diff import differences
+from mccore.cli.units import count, duration, number
+from mccore.errors import ConfigError, RunError
+from mccore.events import Event, EventTail, finite, metric
+from mccore.rundir import RunDir, list_runs
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+
+
+@click.group(invoke_without_command=True)
+@_JSON
+@click.pass_context
+def runs(ctx: click.Context, as_json: bool) -> None:
+    """List, show, stop and compare runs. Without a subcommand: list them."""
+    if ctx.invoked_subcommand is None:
+        _list(as_json)
+    elif as_json:
+        raise click.UsageError(f"write --json after {ctx.invoked_subcommand}", ctx)
+
+
+# --- list ---------------------------------------------------------------------------------------------------------------
+
+
+@runs.command("list")
+@_JSON
+def list_command(as_json: bool) -> None:
+    """All runs, the one started last at the end."""
+    _list(as_json)
+
+
+def _list(as_json: bool) -> None:
+    rows = sorted((_overview(run) for run in list_runs()), key=lambda row: row["started"])
+    if as_json:
+        click.echo(json.dumps(finite(rows), indent=2))
+        return
+    if not rows:
+        click.echo("no runs yet; start one with `mccore run tiny`")
+        return
+    table = [
+        [
+            row["name"],
+            row["recipe"],
+            row["state"],
+            row["stage"] or "",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(row["started"])),
+            count(row["tokens"]) if row["tokens"] is not None else "",
+            number(row["loss"]) if row["loss"] is not None else "",
+        ]
+        for row in rows
+    ]
+    _print_table(["name", "recipe", "state", "stage", "started", "tokens", "loss"], table)
+
+
+def _overview(run: RunDir) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": run.name, "path": str(run.path), "recipe": "", "started": run.started}
+    try:
+        outcome = run.outcome()
+        row |= {"recipe": run.config.recipe, "state": outcome.state, "stage": outcome.stage, "message": outcome.message}
+    except ConfigError as error:  # one damaged run doesn't hide the others
+        row |= {"state": "unreadable", "stage": None, "message": error.message}
+    step = run.last_event("step")
+    row["tokens"] = step.tokens if step else None
+    row["loss"] = step.metrics.get("loss") if step else None
+    return row
+
+
+# --- show ---------------------------------------------------------------------------------------------------------------
+
+
+@runs.command()
+@click.argument("run", default="latest")
+@_JSON
+def show(run: str, as_json: bool) -> None:
+    """Outcome, stages and last metrics of RUN: a name, a directory, or `latest`."""
+    found = RunDir.open(run)
+    detail = _detail(found)
+    if as_json:
+        click.echo(json.dumps(finite(detail), indent=2, ensure_ascii=False))
+        return
+    outcome = detail["outcome"]
+    message = f": {outcome['message']}" if outcome["message"] else ""
+    click.echo(f"{found.name}: {outcome['state']}{message}\nrecipe {detail['recipe']}, in {found.path}\n")
+    table = [
+        [
+            stage["stage"],
+            stage["state"],
+            duration(stage["seconds"]) if stage["seconds"] is not None else "",
+            _numbers(stage["results"]),
+        ]
+        for stage in detail["stages"]
+    ]
+    _print_table(["stage", "state", "took", "results"], table)
+    if detail["metrics"]:
+        click.echo()
+        values = [[name, number(value), _unit(name)] for name, value in detail["metrics"].items()]
+        _print_table(["metric", "last value", "unit"], values)
+
+
+def _detail(run: RunDir) -> dict[str, Any]:
+    """All about a run that fits on a screen."""
+    outcome = run.outcome()
+    ends: dict[str, Event] = {}
+    starts: dict[str, Event] = {}
+    own: dict[str, float] = {}
+    others: dict[str, float] = {}
+    for event in EventTail(run.events_dir).drain():
+        (own if event.rank == 0 else others).update(event.metrics)
+        if event.stage is not None and event.type in ("stage.start", "stage.end"):
+            (starts if event.type == "stage.start" else ends)[event.stage] = event
+    return {
+        "name": run.name,
+        "path": str(run.path),
+        "recipe": run.config.recipe,
+        "started": run.started,
+        "outcome": {"state": outcome.state, "stage": outcome.stage, "message": outcome.message},
+        "stages": [
+            _stage(run, stage, starts.get(stage), ends.get(stage), outcome.state) for stage in run.config.stages
+        ],
+        "metrics": {name: value for name, value in sorted({**others, **own}.items()) if not math.isnan(value)},
+    }
+
+
+def _stage(run: RunDir, stage: str, start: Event | None, end: Event | None, run_state: str) -> dict[str, Any]:
+    if start is not None and end is not None and end.time < start.time:  # the end of an earlier start
+        end = None
+    if run.completed(stage):
+        state = "finished"
+    elif end is not None:
+        state = str(end.data.get("outcome"))
+    elif start is not None:
+        state = "running" if run_state == "running" else run_state
+    else:
+        state = "to do"
+    seconds = end.data.get("seconds") if end is not None else None
+    if seconds is None and start is not None and (end is not None or state == "running"):
+        seconds = (end.time if end is not None else time.time()) - start.time
+    try:
+        results = run.read_result(stage)
+    except RunError as error:
+        results = {"error": error.message}
+    return {"stage": stage, "state": state, "seconds": seconds, "results": results}
+
+
+def _numbers(results: dict[str, Any] | None) -> str:
+    found = [
+        f"{name} {number(value)}"
+        for name, value in (results or {}).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+    return ", ".join(found[:4])
+
+
+# --- stop ---------------------------------------------------------------------------------------------------------------
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--wait", is_flag=True, help="Return when the run has ended.")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds that --wait waits at most.")
+@_JSON
+def stop(run: str, wait: bool, timeout: float, as_json: bool) -> None:
+    """Ask RUN to save a checkpoint and end."""
+    found = RunDir.open(run)
+    if not found.is_running():
+        raise RunError(f"the run {found.name!r} isn't running: it is {found.outcome().state}")
+    found.request_stop()
+    if wait:
+        deadline = time.monotonic() + timeout
+        while found.is_running():
+            if time.monotonic() >= deadline:
+                raise RunError(
+                    f"the run {found.name!r} hasn't ended within {timeout:.0f} s",
+                    hint=f"it is asked to stop; the launcher's process id is {found.holder()}",
+                )
+            time.sleep(0.1)
+    outcome = found.outcome()
+    if as_json:
+        click.echo(json.dumps({"name": found.name, "state": outcome.state, "stage": outcome.stage}))
+    elif wait:
+        click.echo(f"{found.name}: {outcome.state}")
+    else:
+        click.echo(f"{found.name}: asked to stop; it saves first")
+
+
+# --- compare ------------------------------------------------------------------------------------------------------------
+
+
+@runs.command()
+@click.argument("a")
+@click.argument("b")
+@_JSON
+def compare(a: str, b: str, as_json: bool) -> None:
+    """Settings in which runs A and B differ, and their last metrics side by side."""
+    left, right = RunDir.open(a), RunDir.open(b)
+    changed = differences(left.config, right.config)
+    details = [_detail(left), _detail(right)]
+    names = sorted({*details[0]["metrics"], *details[1]["metrics"]})
+    metrics = {name: [detail["metrics"].get(name) for detail in details] for name in names}
+    if as_json:
+        content = {
+            "runs": [left.name, right.name],
+            "states": [detail["outcome"]["state"] for detail in details],
+            "config": {path: list(values) for path, values in changed.items()},
+            "metrics": metrics,
+        }
+        click.echo(json.dumps(finite(content), indent=2, ensure_ascii=False))
+        return
+    if changed:
+        table = [[path, _value(before), _value(after)] for path, (before, after) in changed.items()]
+        _print_table(["setting", left.name, right.name], table)
+    else:
+        click.echo("the configurations are the same")
+    click.echo()
+    rows = []
+    for name, (before, after) in metrics.items():
+        difference = number(after - before) if before is not None and after is not None else ""
+        values = [number(value) if value is not None else "" for value in (before, after)]
+        rows.append([name, *values, difference, _unit(name)])
+    states = [detail["outcome"]["state"] for detail in details]
+    _print_table(["last metric", left.name, right.name, "difference", "unit"], [["(state)", *states, "", ""], *rows])
+
+
+# --- words --------------------------------------------------------------------------------------------------------------
+
+
+def _unit(name: str) -> str:
+    try:
+        return metric(name).unit
+    except KeyError:  # written by another version
+        return ""
+
+
+def _value(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _print_table(header: list[str], rows: Iterable[list[str]]) -> None:
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
