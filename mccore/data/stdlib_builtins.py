@@ -1,7 +1,7 @@
 """Docstrings of what the standard library has written in C, asked of a fresh, isolated interpreter.
 
-A running program may have replaced such objects (`sys.excepthook`, `time.time`), has other modules loaded, which changes the
-defaults that `inspect` shows, and may sit in a folder with a `grp.py` of its own. So this file is also a script, which
+A running program may have replaced such objects (`sys.excepthook`, `time.time`) and may sit in a folder with a `grp.py` of its
+own. So this file is also a script, which
 `written_in_c` runs with `python -I -S`; it may import the standard library only.
 """
 
@@ -30,7 +30,7 @@ def written_in_c() -> Described:
     """What `describe` gives in a fresh interpreter of this version; RuntimeError with its words when that fails."""
     done = subprocess.run([sys.executable, "-I", "-S", __file__], capture_output=True, text=True, encoding="utf-8")
     if done.returncode != 0:
-        raise RuntimeError(done.stderr.strip() or f"exit status {done.returncode}")
+        raise RuntimeError(f"exit status {done.returncode}, {done.stderr.strip()[-300:]}")
     described: Described = json.loads(done.stdout)
     return described
 
@@ -66,9 +66,11 @@ def _object(qualname: str, value: Any, kind: str) -> list[list[str]]:
     doc = getattr(value, "__doc__", None)
     if not isinstance(doc, str) or not doc.strip():
         return []
-    try:
-        signature = re.sub(r"^\((?:self|\$self|type|cls)(?:, /)?(?:, )?", "(", str(inspect.signature(value)))
-    except (ValueError, TypeError):
+    # `inspect.signature` would evaluate the defaults, which depends on what is imported and on the version.
+    signature = getattr(value, "__text_signature__", None)
+    if signature:
+        signature = re.sub(r"^\(\$\w+(?:, /)?(?:, )?", "(", " ".join(signature.split()))
+    else:
         last = re.escape(qualname.rsplit(".", 1)[-1])
         written = re.match(rf"\s*(?:\w+\.)?{last}(\([^()\n]*\))", doc)
         signature = written.group(1) if written else "(...)"

@@ -426,7 +426,7 @@ def test_a_small_source_is_gone_through_again() -> None:
     assert len(set(ids)) == len(ids) == 2 * size + 5
     assert [sum(id.endswith(f"~{again}") for id in ids) for again in (2, 3)] == [size, 5]
     first = {c["id"]: c["messages"] for c in mixed}
-    again = [c for c in mixed if c["id"].endswith("~2")]
+    again = [c for c in mixed if c["id"].endswith("~2") and "/mc/" not in c["id"]]
     reworded = [c for c in again if c["messages"] != first[c["id"].removesuffix("~2")]]
     assert len(reworded) > len(again) / 3
 
