@@ -18,7 +18,7 @@ from mccore.data.conversations import Message, Part, validate_conversation
 from mccore.errors import DataError, UsageError
 from mccore.files import write_atomic
 from mccore.serve.engine import ContextOverflow, Engine, Finish, Generation, Prefix
-from mccore.serve.reply import Piece, ReplyDecoder
+from mccore.serve.reply import Piece, ReplyDecoder, merge
 
 if TYPE_CHECKING:
     from mccore.data.tokenizer import Tokenizer
@@ -222,10 +222,9 @@ class ChatSession:
 def message_content(pieces: Sequence[Piece]) -> str | list[Part]:
     """The pieces of an answer as the content of a message: text alone as a str, tool use as parts; empty for nothing."""
     parts: list[Part] = []
-    for piece in pieces:
-        if parts and parts[-1]["type"] == piece.type:
-            parts[-1]["text"] += piece.text
-        elif piece.type != "python_output" or (parts and parts[-1]["type"] == "python"):
+    for piece in merge(pieces):
+        # A result belongs to a call; what a model puts between the markers of its own accord is none.
+        if piece.type != "python_output" or (parts and parts[-1]["type"] == "python"):
             parts.append({"type": piece.type, "text": piece.text})
     if all(part["type"] == "text" for part in parts):
         text = "".join(part["text"] for part in parts)

@@ -241,7 +241,7 @@ class _Batch:
             self.cache = model.new_cache(len(prompts), columns + limit)
         else:
             if prefix.cache is None:
-                prefix.cache = model.new_cache(1, context)
+                prefix.cache = model.new_cache(1, min(context, PREFILL_CHUNK), grow=True)
             self.tokens = self.tokens[:, prefix.reuse(prompts[0]) :]
             self.cache = prefix.cache
 

@@ -54,8 +54,13 @@ class ReplyDecoder:
 def split_reply(tokens: Iterable[int], tokenizer: Tokenizer) -> list[Piece]:
     """The parts of a whole reply, in order."""
     decoder = ReplyDecoder(tokenizer)
+    return merge([piece for token in tokens for piece in decoder.feed(token)] + decoder.flush())
+
+
+def merge(pieces: Iterable[Piece]) -> list[Piece]:
+    """Neighbouring pieces of one type as one part."""
     parts: list[Piece] = []
-    for piece in [piece for token in tokens for piece in decoder.feed(token)] + decoder.flush():
+    for piece in pieces:
         if parts and parts[-1].type == piece.type:
             parts[-1] = Piece(piece.type, parts[-1].text + piece.text)
         else:

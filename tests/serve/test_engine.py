@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -11,7 +11,6 @@ from mccore.data.tokenizer import Tokenizer
 from mccore.errors import CheckpointError
 from mccore.model import GPT
 from mccore.serve.engine import ContextOverflow, Engine, Prefix, choose
-from tests.serve.conftest import random_model
 
 
 def prompts_of(lengths: Sequence[int], bos: int) -> list[list[int]]:
@@ -32,8 +31,10 @@ def greedy_uncached(model: GPT, ids: list[int], count: int, stop: set[int]) -> l
 
 
 @pytest.mark.parametrize("changes", [{}, {"smear": True, "smear_init": 0.5, "window_pattern": "SL", "window_short": 8}])
-def test_cached_and_batched_greedy_equal_uncached(changes: dict[str, object], tokenizer: Tokenizer) -> None:
-    model = random_model(1, depth=3, **changes)
+def test_cached_and_batched_greedy_equal_uncached(
+    changes: dict[str, object], tokenizer: Tokenizer, random_gpt: Callable[..., GPT]
+) -> None:
+    model = random_gpt(1, depth=3, **changes)
     engine = Engine(model, tokenizer)
     prompts = prompts_of((3, 17, 0, 40, 9), tokenizer.bos_id)
     stop = {tokenizer.bos_id, tokenizer.special("assistant_end")}
@@ -155,8 +156,8 @@ def test_prompts_that_leave_no_room_are_refused(engine: Engine) -> None:
         next(engine.generate([65], temperature=-1))
 
 
-def test_a_diverged_model_is_an_error(tokenizer: Tokenizer) -> None:
-    model = random_model()
+def test_a_diverged_model_is_an_error(tokenizer: Tokenizer, random_gpt: Callable[..., GPT]) -> None:
+    model = random_gpt()
     with torch.no_grad():
         model.head.weight.fill_(float("nan"))
     with pytest.raises(CheckpointError, match="not a number"):

@@ -1,0 +1,151 @@
+"""`mccore chat`: talk to a trained model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from mccore.errors import CheckpointError, RunError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mccore.rundir import RunDir
+    from mccore.serve.engine import Engine
+
+STAGES = ("sft", "mid", "base")  # best for a chat first
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("-p", "--prompt", help="Answer this one message and leave; `-` reads it from standard input.")
+@click.option("--stage", type=click.Choice(STAGES), help="Which training stage's model; default: the last there is.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="0 is greedy; default: the run's.")
+@click.option(
+    "--top-k", type=click.IntRange(0), help="Sample among the k likeliest tokens, 0 among all; default: the run's."
+)
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer in tokens; default: the run's.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of sampling; default: another one every time.")
+@click.option("--system", help="System message: what the assistant should know or be.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per answer.")
+def chat(
+    run: str | None,
+    prompt: str | None,
+    stage: str | None,
+    temperature: float | None,
+    top_k: int | None,
+    max_new_tokens: int | None,
+    seed: int | None,
+    system: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Talk to the model of RUN: a run's name, its directory, or `latest`. Default: the newest run that has a model.
+
+    In the chat, /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves. When standard input isn't a terminal,
+    every line of it is a message.
+    """
+    chosen = find_run(run)
+    stage, checkpoint = find_checkpoint(chosen, stage)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if text is not None and not text.strip():
+        raise UsageError("the prompt is empty", hint="give a message with -p, or leave -p away to chat")
+
+    from mccore.cli.chat_terminal import Terminal
+    from mccore.serve.chat import ChatSession, Sampling, TextContext, WindowContext
+
+    engine, step = load_engine(chosen, checkpoint, device)
+    defaults = chosen.config.chat
+    sampling = Sampling(
+        temperature=defaults.temperature if temperature is None else temperature,
+        top_k=defaults.top_k if top_k is None else top_k,
+        max_new_tokens=max_new_tokens or defaults.max_new_tokens,
+        seed=int.from_bytes(os.urandom(4)) if seed is None else seed,
+    )
+    context = TextContext(engine) if stage == "base" else WindowContext(engine)
+    session = ChatSession(engine.tokenizer, context, sampling, system)
+    terminal = Terminal(session, {"run": chosen.name, "stage": stage, "step": step}, as_json=as_json)
+    if text is not None:
+        terminal.answer_once(text)
+    else:
+        terminal.converse(describe(chosen, stage, step, engine))
+
+
+def find_run(selector: str | None) -> RunDir:
+    """The run a user means; without a selector the newest that has a checkpoint. Raises UsageError, RunError."""
+    from mccore import paths
+    from mccore.rundir import RunDir, list_runs
+
+    if selector is not None:
+        return RunDir.open(selector)
+    runs = sorted(list_runs(), key=lambda run: run.started, reverse=True)
+    for run in runs:
+        if any(_latest(run, stage) for stage in STAGES):
+            return run
+    if runs:
+        raise RunError(
+            f"none of the runs in {paths.runs_dir()} has a model yet",
+            hint="wait for the first checkpoint, or train one: mccore run tiny",
+        )
+    raise RunError(f"there is no run in {paths.runs_dir()}", hint="train one: mccore run tiny")
+
+
+def find_checkpoint(run: RunDir, stage: str | None) -> tuple[str, Path]:
+    """The stage to talk to and its newest checkpoint. Raises CheckpointError when there is none."""
+    found = {name: path for name in STAGES if (path := _latest(run, name))}
+    if stage is None and found:
+        stage = next(iter(found))
+    if stage in found:
+        return stage, found[stage]
+    if found:
+        have = ", ".join(found)
+        raise CheckpointError(
+            f"the run {run.name!r} has no checkpoint of {stage}, only of {have}",
+            hint=f"use --stage {next(iter(found))}",
+        )
+    raise CheckpointError(
+        f"the run {run.name!r} has no checkpoint yet (it is {run.outcome().state})",
+        hint=f"go on with it: mccore run --resume {run.name}",
+    )
+
+
+def _latest(run: RunDir, stage: str) -> Path | None:
+    # Without the checkpoint module, which imports torch: a missing run is told at once.
+    directory = run.checkpoint_dir(stage)
+    steps = [path for path in directory.glob("step_*") if (path / "SHA256SUMS").is_file()] if directory.is_dir() else []
+    return max(steps, key=lambda path: int(path.name.removeprefix("step_")), default=None)
+
+
+def load_engine(run: RunDir, checkpoint: Path, device: str) -> tuple[Engine, int]:
+    """The model of a checkpoint with the run's tokenizer, and its step. Raises CheckpointError, DataError, UsageError."""
+    import torch
+
+    from mccore.data.tokenizer import Tokenizer
+    from mccore.runtime import load_gpt
+    from mccore.serve.engine import Engine
+    from mccore.train.devices import choose_dtype
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("there is no GPU that PyTorch can use", hint="use --device cpu")
+    where = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    gpt, meta = load_gpt(checkpoint, where, choose_dtype("auto", where))
+    tokenizer = Tokenizer.load(run.tokenizer_dir)
+    if meta.tokenizer != tokenizer.fingerprint:
+        raise CheckpointError(
+            f"{checkpoint} was trained with another tokenizer than the one in {run.tokenizer_dir}",
+            hint="copy the run directory again as a whole",
+        )
+    return Engine(gpt, tokenizer), meta.step
+
+
+def describe(run: RunDir, stage: str, step: int, engine: Engine) -> str:
+    """One line on who is talking."""
+    parameters = sum(parameter.numel() for parameter in engine.model.parameters())
+    return (
+        f"mccore chat: {run.name}, {stage} step {step:,}, {parameters / 1e6:.1f}M parameters, "
+        f"context {engine.context:,} tokens, on {engine.model.device.type}"
+    )

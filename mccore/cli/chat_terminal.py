@@ -1,0 +1,291 @@
+"""The terminal side of a chat: lines in, answers out as they come, commands that begin with a slash."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from mccore.errors import Interrupted, MccoreError, UsageError
+from mccore.serve.chat import ChatSession, TextContext, TurnStats
+from mccore.serve.reply import PartType, Piece, merge
+
+PROMPT = "> "
+MAX_FILE_BYTES = 16 * 2**20
+
+# Control characters move cursors and change titles; a model must not be able to. Shown as what they are instead.
+_VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
+_VISIBLE |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
+
+
+class Terminal:
+    """One conversation at a terminal, or through pipes: answers go to standard output, all else to standard error."""
+
+    def __init__(self, session: ChatSession, source: dict[str, Any], *, as_json: bool = False) -> None:
+        self.session = session
+        self.source = source
+        self.as_json = as_json
+        self.interactive = sys.stdin.isatty()
+        self.styled = sys.stdout.isatty() and not as_json
+        self._attached: list[tuple[str, str]] = []  # files to go with the next message: name, text
+        self._interrupted = False
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, not a traceback
+
+    def answer_once(self, text: str) -> None:
+        """Answer one message. Raises Interrupted when the user stopped it."""
+        self._answer(text)
+        if self._interrupted:
+            raise Interrupted("interrupted")
+
+    def converse(self, banner: str) -> None:
+        """Answer line after line until the input ends or /quit."""
+        if self.interactive:
+            self._note(banner)
+            if isinstance(self.session.context, TextContext):
+                self._note("a base model continues text; it was never taught to answer")
+            self._note("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves")
+        for line in self._lines():
+            try:
+                if line.startswith("/") and not line.startswith("//"):
+                    if not self._command(line):
+                        return
+                elif line.strip():
+                    self._answer(line.removeprefix("/") if line.startswith("//") else line)
+            except MccoreError as error:
+                self._note(error.render())
+
+    def _lines(self) -> Iterator[str]:
+        if not self.interactive:
+            for line in sys.stdin:
+                yield line.rstrip("\n")
+            return
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (gives `input` editing and history)
+        while True:
+            try:
+                yield input(PROMPT)
+            except KeyboardInterrupt:
+                self._note("\n(Ctrl-D or /quit leaves)")
+            except EOFError:
+                self._note("")
+                return
+
+    # --- answers --------------------------------------------------------------------------------------------------------
+
+    def _answer(self, text: str) -> None:
+        for name, content in reversed(self._attached):
+            text = f"Here is a part of {name}:\n\n{content}\n\n{text}"
+        pieces: list[Piece] = []
+        with self._interrupts():
+            answer = self.session.ask(text)
+            try:
+                for piece in answer:
+                    if not self.as_json:
+                        self._show(pieces[-1].type if pieces else "text", piece)
+                    pieces.append(piece)
+                    if self._interrupted:
+                        break
+            finally:
+                answer.close()
+        self._attached.clear()
+        stats = self.session.turns[-1]
+        if self.as_json:
+            self._write(json.dumps(self._record(text, pieces, stats), ensure_ascii=False) + "\n")
+            return
+        if pieces and pieces[-1].type != "text":
+            self._write(self._dim("]"))
+        self._write("\n")
+        for remark in self._remarks(stats):
+            self._note(f"({remark})")
+
+    def _show(self, before: PartType, piece: Piece) -> None:
+        """Write one piece; a tool call reads `[expression = result]`."""
+        if before != piece.type:
+            opening = {"python": "[", "python_output": " = ", "text": "]"}[piece.type]
+            if before == "python_output" and piece.type == "python":
+                opening = "] ["
+            self._write(self._dim(opening))
+        text = piece.text.translate(_VISIBLE) if self.styled else piece.text
+        self._write(text if piece.type == "text" else self._dim(text))
+
+    def _remarks(self, stats: TurnStats) -> Iterator[str]:
+        if self._interrupted:
+            yield "stopped"
+        elif stats.new_tokens == 0:
+            yield "no answer; the message was taken back"
+        elif stats.finish == "length":
+            yield f"cut off after {stats.new_tokens} tokens; --max-new-tokens allows more"
+        elif stats.finish == "context":
+            yield f"cut off: the model's context of {self.session.context.size} tokens is full"
+        if stats.messages_left_out:
+            yield f"the oldest {stats.messages_left_out} messages no longer fit and were left out"
+        if stats.tokens_left_out:
+            yield f"the message was too long: its first {stats.tokens_left_out} tokens were left out"
+
+    def _record(self, text: str, pieces: list[Piece], stats: TurnStats) -> dict[str, Any]:
+        return {
+            **self.source,
+            "prompt": text,
+            "reply": "".join(piece.text for piece in pieces if piece.type == "text"),
+            "parts": [piece._asdict() for piece in merge(pieces)],
+            "finish": stats.finish or "interrupted",
+            "prompt_tokens": stats.prompt_tokens,
+            "new_tokens": stats.new_tokens,
+            "messages_left_out": stats.messages_left_out,
+            "tokens_left_out": stats.tokens_left_out,
+            "seconds": round(stats.seconds, 3),
+            "sampling": vars(self.session.sampling),
+        }
+
+    @contextlib.contextmanager
+    def _interrupts(self) -> Iterator[None]:
+        """Ctrl-C asks the answer to stop; a second one, while the model is still busy, interrupts it by force."""
+        self._interrupted = False
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask_to_stop(signum: int, frame: FrameType | None) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        before = signal.signal(signal.SIGINT, ask_to_stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    # --- commands -------------------------------------------------------------------------------------------------------
+
+    def _command(self, line: str) -> bool:
+        """Carry out a command; False to leave."""
+        name, _, argument = line[1:].strip().partition(" ")
+        argument = argument.strip()
+        if name in ("quit", "exit", "q"):
+            return False
+        commands: dict[str, Callable[[str], None]] = {
+            "help": self._help, "clear": self._clear, "stats": self._stats, "save": self._save, "load": self._load,
+            "file": self._file, "system": self._system, "temperature": self._temperature, "topk": self._top_k,
+        }  # fmt: skip
+        if name not in commands:
+            close = get_close_matches(name, [*commands, "quit"], n=1)
+            raise UsageError(
+                f"there is no command /{name}",
+                hint=f"did you mean /{close[0]}?"
+                if close
+                else "/help lists those there are; // begins a message with /",
+            )
+        commands[name](argument)
+        return True
+
+    def _help(self, argument: str) -> None:
+        self._note(
+            "/clear            forget the conversation\n"
+            "/file PATH        put a text file before the next message\n"
+            "/load FILE        go on with a saved conversation\n"
+            "/quit             leave\n"
+            "/save FILE        save the conversation as JSON\n"
+            "/stats            tokens and speed\n"
+            "/system [TEXT]    show or set the system message; `-` removes it\n"
+            "/temperature [T]  show or set the temperature, 0 to 2\n"
+            "/topk [K]         show or set top-k, 0 for all tokens\n"
+            "A message that begins with a slash is written with two."
+        )
+
+    def _clear(self, argument: str) -> None:
+        self.session.clear()
+        self._attached.clear()
+        self._note("(forgotten)")
+
+    def _stats(self, argument: str) -> None:
+        turns = self.session.turns
+        if not turns:
+            self._note("(no answer yet)")
+            return
+        last, total = turns[-1], sum(turn.new_tokens for turn in turns)
+        self._note(
+            f"last answer: {last.prompt_tokens} tokens shown, {last.new_tokens} written, first after "
+            f"{last.first_token_seconds:.2f} s, then {last.tokens_per_second:.1f} tokens/s\n"
+            f"context: {last.prompt_tokens + last.new_tokens} of {self.session.context.size} tokens in use, "
+            f"{last.messages_left_out} messages left out\n"
+            f"session: {len(turns)} answers, {total} tokens in {sum(turn.seconds for turn in turns):.1f} s"
+        )
+
+    def _save(self, argument: str) -> None:
+        path = _path(argument, "/save FILE")
+        self.session.save(path)
+        self._note(f"({len(self.session.messages)} messages saved in {path})")
+
+    def _load(self, argument: str) -> None:
+        path = _path(argument, "/load FILE")
+        self.session.load(path)
+        self._note(f"({len(self.session.messages)} messages loaded)")
+
+    def _file(self, argument: str) -> None:
+        path = _path(argument, "/file PATH")
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise UsageError(f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB")
+            content = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"can't read {path}: {error.strerror}") from error
+        except UnicodeDecodeError:
+            raise UsageError(f"{path} isn't UTF-8 text") from None
+        self._attached.append((path.name, content.strip("\n")))
+        self._note(f"({path.name}: {len(content):,} characters go with the next message)")
+
+    def _system(self, argument: str) -> None:
+        if argument:
+            self.session.system = None if argument == "-" else argument
+        self._note(f"(system message: {self.session.system or 'none'})")
+
+    def _temperature(self, argument: str) -> None:
+        if argument:
+            self.session.sampling.temperature = _number(argument, float, 0, 2, "a temperature is a number from 0 to 2")
+        self._note(f"(temperature {self.session.sampling.temperature:g})")
+
+    def _top_k(self, argument: str) -> None:
+        if argument:
+            self.session.sampling.top_k = int(
+                _number(argument, int, 0, 2**31, "top-k is a whole number, 0 for all tokens")
+            )
+        self._note(f"(top-k {self.session.sampling.top_k})")
+
+    # --- output ---------------------------------------------------------------------------------------------------------
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def _note(self, text: str) -> None:
+        sys.stdout.flush()
+        print(self._dim(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+
+    def _dim(self, text: str) -> str:
+        return f"\x1b[2m{text}\x1b[0m" if self.styled and text else text
+
+
+def _path(argument: str, usage: str) -> Path:
+    if not argument:
+        raise UsageError("a file is missing", hint=usage)
+    return Path(argument).expanduser()
+
+
+def _number(text: str, kind: type[int] | type[float], low: float, high: float, rule: str) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise UsageError(f"{text!r}: {rule}") from None
+    if not low <= value <= high:
+        raise UsageError(f"{text!r}: {rule}")
+    return value
