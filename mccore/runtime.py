@@ -1,0 +1,295 @@
+"""The one place where names become objects: what a stage needs, built from the configuration of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mccore import paths
+from mccore.config import TRAINING_STAGES, ChatTrainConfig, ModelConfig, RunConfig, StageName, TrainConfig
+from mccore.data.chat_format import render_conversation
+from mccore.data.conversations import Split, mix_conversations
+from mccore.data.corpora import Corpus, open_corpus
+from mccore.data.loader import Rows
+from mccore.data.store import Encoded, TokenStore, encode_documents, ensure_store, open_store, store_path
+from mccore.data.tokenizer import Tokenizer
+from mccore.errors import CheckpointError, DataError, Interrupted
+from mccore.eval.bits_per_byte import BitsPerByte, bits_per_byte
+from mccore.model.gpt import GPT
+from mccore.model.optim import Optimizer, build_optimizer
+from mccore.rundir import RunDir
+from mccore.scaling import stage_config
+from mccore.serve.engine import Engine
+from mccore.telemetry import Emitter
+from mccore.train.checkpoint import Meta, latest, load_model
+from mccore.train.devices import available_cores, choose_dtype
+from mccore.train.distributed import World
+from mccore.train.loop import Objective, next_token_objective
+
+PROGRESS_SECONDS = 1.0
+VAL_CONVERSATIONS = 200  # held-out conversations per source, for the validation loss of chat stages
+
+
+class StopRequested(Interrupted):
+    """The stage is asked to end and has nothing to save; it is done again when the run goes on."""
+
+
+@dataclass
+class Training:
+    """What a training stage trains, and how. `model` holds the GPT as `gpt`, beside whatever else is trained with it."""
+
+    model: nn.ModuleDict
+    gpt: GPT
+    optimizer: Optimizer
+    objective: Objective
+
+
+@dataclass
+class Runtime:
+    """A run as one stage on one rank sees it."""
+
+    config: RunConfig
+    run: RunDir
+    stage: StageName
+    world: World
+    emitter: Emitter
+    stop_requested: Callable[[], bool]
+    cache: Path = field(default_factory=paths.cache_dir)
+    _progress_at: float = 0.0
+
+    # --- what a stage tells ------------------------------------------------------------------------------------------
+
+    def emit(self, type: str, **fields: Any) -> None:
+        """Write an event of this stage."""
+        self.emitter.emit(type, stage=self.stage, **fields)
+
+    def progress(self, done: int, total: int | None, unit: str) -> None:
+        """Tell how far a stage without training steps is, about once a second. Raises StopRequested when asked to end."""
+        if self.stop_requested():
+            raise StopRequested(f"{self.stage} was stopped at {done} {unit}")
+        now = time.monotonic()
+        if now - self._progress_at >= PROGRESS_SECONDS or done == total:
+            self._progress_at = now
+            self.emit("stage.progress", done=done, total=total, unit=unit)
+
+    # --- data --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus of the run."""
+        return open_corpus(self.config.data.corpus, cache_dir=self.cache)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer. Raises DataError while there is none."""
+        return Tokenizer.load(self.run.tokenizer_dir)
+
+    @cached_property
+    def token_bytes(self) -> Tensor:
+        """Bytes of each id, 0 for specials: int32 [vocab]."""
+        return torch.from_numpy(self.tokenizer.token_bytes())
+
+    def text_store(self, *, build: bool = False) -> TokenStore:
+        """The corpus as tokens, made where it isn't there. `build` also checks a store that is there, and makes it again
+        when it is damaged.
+        """
+        key = {"kind": "text", "corpus": self.corpus.manifest(), "tokenizer": self.tokenizer.fingerprint}
+        return self._store(key, self._encode_corpus, build)
+
+    def chat_store(self, stage: StageName, *, build: bool = False) -> TokenStore:
+        """The conversations of a chat stage as tokens with their mask; as `text_store`."""
+        section = self.chat_section(stage)
+        key = {
+            "kind": "chat",
+            "mixture": dict(sorted(section.mixture.items())),
+            "seed": self.config.seed,
+            "corpus": self._conversations_version(section),
+            "tokenizer": self.tokenizer.fingerprint,
+        }
+        return self._store(key, lambda: self._encode_mixture(section), build)
+
+    def _store(
+        self, key: dict[str, Any], splits: Callable[[], Mapping[str, Iterator[Encoded]]], build: bool
+    ) -> TokenStore:
+        directory = store_path(self.cache, key)
+
+        def make() -> None:
+            if build or not directory.exists():
+                ensure_store(directory, key, self.tokenizer.vocab_size, splits)
+
+        self.world.main_first(make)  # the others wait and open it
+        return open_store(directory)
+
+    def _encode_corpus(self) -> Mapping[str, Iterator[Encoded]]:
+        tokenizer = self.tokenizer
+
+        def encode(split: Split) -> Iterator[Encoded]:
+            documents = ((document.id, document.text) for document in self.corpus.documents(split))
+            return encode_documents(
+                documents,
+                tokenizer.encode_to_array,
+                tokenizer.bos_id,
+                threads=available_cores(),
+                progress=lambda done: self.progress(done, None, f"{split} documents"),
+            )
+
+        return {"train": encode("train"), "val": encode("val")}
+
+    def _encode_mixture(self, section: ChatTrainConfig) -> Mapping[str, Iterator[Encoded]]:
+        def encode(split: Split) -> Iterator[Encoded]:
+            mixture = dict(section.mixture)
+            if split == "val":
+                mixture = {name: min(count, VAL_CONVERSATIONS) for name, count in mixture.items()}
+            conversations = mix_conversations(mixture, split, seed=self.config.seed)
+            for done, conversation in enumerate(conversations):
+                if done % 256 == 0:
+                    self.progress(done, len(conversations), f"{split} conversations")
+                rendered = render_conversation(self.tokenizer, conversation["messages"])
+                yield Encoded(conversation["id"], np.array(rendered.ids), np.array(rendered.mask, dtype=np.uint8))
+
+        return {"train": encode("train"), "val": encode("val")}
+
+    def _conversations_version(self, section: ChatTrainConfig) -> Any:
+        """What the content of the mixture's sources depends on beside their names."""
+        files = {
+            name: _file_stamp(Path(path).expanduser())
+            for name in section.mixture
+            for kind, _, path in [name.partition(":")]
+            if path
+        }
+        return {"files": files, "stdlib": open_corpus("stdlib", cache_dir=self.cache).manifest()}
+
+    def chat_section(self, stage: StageName) -> ChatTrainConfig:
+        """The settings of a chat stage. Raises DataError for an empty mixture."""
+        section = stage_config(self.config, stage)
+        assert isinstance(section, ChatTrainConfig)
+        if not any(section.mixture.values()):
+            raise DataError(
+                f"{stage}.mixture is empty", hint=f"name conversations, such as --set {stage}.mixture.stdlib_qa=1000"
+            )
+        return section
+
+    def train_rows(self) -> Rows:
+        """The training rows of this stage."""
+        return self._rows(self.stage, "train", self.config.seed)
+
+    def val_rows(self, stage: StageName | None = None) -> Rows:
+        """The validation rows of a training stage, this one by default: the same whatever the seed."""
+        return self._rows(stage or self.stage, "val", 0)
+
+    def _rows(self, stage: StageName, split: str, seed: int) -> Rows:
+        length = self.config.model.max_seq_len
+        if stage == "base":
+            return Rows(self.text_store().split(split), length, seed=seed)
+        section = self.chat_section(stage)
+        store = self.chat_store(stage)
+        return Rows(store.split(split), length, seed=seed, kind="chat", loss_on=section.loss_on)
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    @property
+    def train_config(self) -> TrainConfig:
+        """The settings of this training stage."""
+        return stage_config(self.config, self.stage)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The compute type."""
+        return choose_dtype(self.config.hardware.dtype, self.world.device)
+
+    @cached_property
+    def model_config(self) -> ModelConfig:
+        """The GPT's configuration. Ids that the tokenizer turned out not to have are never predicted."""
+        return self.config.model.model_copy(update={"vocab_ids": self.tokenizer.vocab_size})
+
+    def training(self) -> Training:
+        """A freshly initialised model, its optimizer for this stage and its objective."""
+        gpt = GPT(self.model_config, seed=self.config.seed, compute_dtype=self.dtype).to(self.world.device)
+        model = nn.ModuleDict({"gpt": gpt})
+        optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.")
+        compiled = self.config.hardware.compile == "on" or (
+            self.config.hardware.compile == "auto" and self.world.device.type == "cuda"
+        )
+        return Training(model, gpt, optimizer, next_token_objective(gpt, compiled=compiled))
+
+    def previous_stage(self) -> StageName | None:
+        """The training stage whose model this one starts from, or None for the first."""
+        before = TRAINING_STAGES[: TRAINING_STAGES.index(self.stage)]
+        present = [stage for stage in before if stage in self.config.stages]
+        return present[-1] if present else None
+
+    def last_checkpoint(self, stage: StageName) -> Path:
+        """The newest checkpoint of a stage. Raises CheckpointError when there is none."""
+        found = latest(self.run.checkpoint_dir(stage))
+        if found is None:
+            raise CheckpointError(
+                f"{self.stage} needs the model of {stage}, which has no checkpoint in {self.run.path}",
+                hint=f"run the {stage} stage first",
+            )
+        return found
+
+    def trained_gpt(self, stage: StageName) -> tuple[GPT, Meta]:
+        """The GPT of a stage's newest checkpoint, for evaluation, and the checkpoint's meta data."""
+        gpt, meta = load_gpt(self.last_checkpoint(stage), self.world.device, self.dtype)
+        if meta.tokenizer != self.tokenizer.fingerprint:
+            raise CheckpointError(
+                f"the checkpoint of {stage} was trained with another tokenizer than {self.run.tokenizer_dir} holds",
+                hint="a run keeps one tokenizer; start a new run to change it",
+            )
+        return gpt, meta
+
+    def engine(self, gpt: GPT) -> Engine:
+        """Generation with a model."""
+        return Engine(gpt, self.tokenizer)
+
+    def validate(self, gpt: GPT, rows: Rows, tokens: int, batch_rows: int) -> BitsPerByte:
+        """Validation loss and bits per byte over up to `tokens` tokens; every rank takes its share and gets the result."""
+        from mccore.data.loader import validation_batches
+
+        batches = validation_batches(rows, tokens, batch_rows, rank=self.world.rank, world_size=self.world.size)
+        return bits_per_byte(gpt, batches, self.token_bytes, all_reduce=self.world.sum)
+
+
+def load_gpt(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[GPT, Meta]:
+    """The GPT in a checkpoint directory, which is all it needs. Raises CheckpointError when it is damaged."""
+    state, meta = load_model(path, device)
+    config = RunConfig.model_validate(meta.config)
+    with torch.device("meta"):
+        gpt = GPT(config.model, compute_dtype=dtype)
+    weights = {name.removeprefix("gpt."): tensor for name, tensor in state.items() if name.startswith("gpt.")}
+    try:
+        gpt.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} doesn't hold the model its configuration describes: {error}", hint="use another checkpoint"
+        ) from error
+    return gpt.eval(), meta
+
+
+def build(
+    config: RunConfig,
+    run: RunDir,
+    stage: StageName,
+    *,
+    world: World,
+    emitter: Emitter,
+    stop_requested: Callable[[], bool] | None = None,
+) -> Runtime:
+    """The runtime of one stage on one rank."""
+    return Runtime(config, run, stage, world, emitter, stop_requested or run.stop_requested)
+
+
+def _file_stamp(path: Path) -> list[int]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"can't read {path}: {error.strerror}", hint="check the path in the mixture") from error
+    return [stat.st_size, stat.st_mtime_ns]

@@ -1,0 +1,65 @@
+"""What a rank computes on: device, compute type, and how fast it could be."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+from mccore.errors import ConfigError
+
+# Dense bf16 FLOP/s of tensor cores accumulating in fp32, from the makers' data sheets; matched by part of the name.
+_PEAK_BF16 = {
+    "B300": 2250e12,
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 5090": 209.5e12,
+    "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+}
+
+
+def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
+    """The device of a rank: `auto` takes a GPU when there is one. Raises ConfigError when it isn't there."""
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("hardware.device is cuda, but PyTorch sees no GPU", hint="set hardware.device to auto or cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"rank {local_rank} of this machine has no GPU of its own: there are {torch.cuda.device_count()}",
+            hint=f"set hardware.nproc to {torch.cuda.device_count()}",
+        )
+    return torch.device("cuda", local_rank)
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The compute type: `auto` is bf16 on GPUs that have it, else fp32."""
+    if wanted == "auto":
+        wanted = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
+
+
+def available_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOP/s that the device could reach in this type, where known."""
+    if device.type != "cuda" or dtype is not torch.bfloat16:
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in _PEAK_BF16.items() if part in name), None)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called, the same for equal machines."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} cpu"

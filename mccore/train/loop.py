@@ -1,0 +1,283 @@
+"""The training loop, one for every stage: it takes what it needs and knows neither files nor names.
+
+What a step minimises is an `Objective`, one callable from a batch to its loss. Everything a step depends on is a function of
+its number: rows by the loader's position, rates by the schedule, random numbers by (seed, step, rank). So a run that goes on
+from a checkpoint is the run that was never interrupted, bit for bit on the same ranks.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mccore.data.loader import Batch, Loader, Position
+from mccore.errors import RunError
+from mccore.model.gpt import GPT
+from mccore.model.optim import Optimizer
+from mccore.model.schedule import Schedule
+from mccore.train.distributed import GradientSum, World
+
+COLLECT_EVERY = 1000  # steps between collections of Python's garbage, which pause a step for longer the more there is
+
+
+class Losses(NamedTuple):
+    """What an objective makes of a batch. `loss`: the batch's share of the step's mean, so that the sum over all forward
+    passes and ranks is the step's loss. `sums`: metric name -> (sum, count), detached; the step reports their quotients.
+    """
+
+    loss: Tensor
+    sums: Mapping[str, tuple[Tensor, Tensor]]
+
+
+class Objective(Protocol):
+    """The seam between the loop and what is trained."""
+
+    def __call__(self, batch: Batch) -> Losses: ...
+
+
+def next_token_objective(gpt: GPT, *, compiled: bool = False) -> Objective:
+    """Plain language modelling: the mean next-token loss over the step's trained targets."""
+    hidden: Callable[[Tensor], Tensor] = torch.compile(gpt.hidden, dynamic=False) if compiled else gpt.hidden
+
+    def objective(batch: Batch) -> Losses:
+        nll = gpt.hidden_loss(hidden(batch.inputs), batch.targets, reduction="sum")
+        loss = nll / batch.step_targets
+        return Losses(loss, {"token_loss": (nll.detach(), (batch.targets >= 0).sum())})
+
+    return objective
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often while training, in tokens; 0 means never."""
+
+    evaluate: int = 0
+    sample: int = 0
+    checkpoint: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is: what a checkpoint keeps beside tensors."""
+
+    step: int = 0
+    tokens: int = 0
+    position: Position = field(default_factory=Position)
+    loss_average: float = 0.0  # exponential, not yet corrected for its start
+    seconds: float = 0.0  # of steps, evaluations and checkpoints excluded
+
+    @property
+    def loss(self) -> float:
+        """The running mean of the loss over about the last ten steps."""
+        return self.loss_average / (1 - 0.9**self.step) if self.step else math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "position": self.position.to_json(),
+            "loss_average": self.loss_average,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_json(cls, step: int, tokens: int, state: Mapping[str, Any]) -> Progress:
+        """Read `to_json` of a checkpoint at this step."""
+        position = Position.from_json(state["position"])
+        return cls(step, tokens, position, float(state["loss_average"]), float(state["seconds"]))
+
+
+class Hooks(Protocol):
+    """What the loop tells the outside, and asks of it. All ranks call all of them."""
+
+    def on_step(self, progress: Progress, metrics: Mapping[str, float]) -> None: ...
+
+    def evaluate(self, progress: Progress) -> None: ...
+
+    def sample(self, progress: Progress) -> None: ...
+
+    def save(self, progress: Progress) -> None: ...
+
+    def stop_requested(self) -> bool: ...
+
+
+def train(
+    *,
+    optimizer: Optimizer,
+    loader: Loader,
+    objective: Objective,
+    schedule: Callable[[int], Schedule],
+    steps: int,
+    step_tokens: int,
+    hooks: Hooks,
+    world: World,
+    cadence: Cadence,
+    seed: int = 0,
+    start: Progress | None = None,
+    flops_per_token: int = 0,
+    peak_flops: float | None = None,
+) -> tuple[Progress, bool]:
+    """Train from `start` to `steps` optimizer steps; returns the progress and whether all were done.
+
+    A stop asked for on any rank ends training after the step. The last step, whichever it is, is followed by a checkpoint;
+    evaluating the finished model is the caller's. Raises RunError when the loss or the gradients stop being numbers; what was
+    computed since the last checkpoint is then given up.
+    """
+    progress = start or Progress()
+    gradients = GradientSum(list(optimizer.parameters.values()), world)
+    with _quiet_garbage() as collect:
+        while progress.step < steps:
+            began = time.perf_counter()
+            data = loader.next()
+            torch.manual_seed(step_seed(seed, progress.step, world.rank))
+            settings = schedule(progress.step)
+
+            gradients.clear()
+            sums = _Sums(world)
+            for last, batch in _mark_last(data.batches):
+                batch = replace(batch.to(world.device), step=progress.step, progress=progress.step / steps)
+                with gradients.last_backward() if last else nullcontext():
+                    losses = objective(batch)
+                    losses.loss.backward()
+                sums.add(losses)
+            gradients.finish()
+            norm = gradient_norm(optimizer.parameters.values())
+            optimizer.step(settings)
+            metrics, stop = sums.fetch(norm, hooks.stop_requested())  # the one wait for the device
+
+            check_finite(metrics, progress.step)
+            duration = time.perf_counter() - began
+            progress = Progress(
+                step=progress.step + 1,
+                tokens=progress.tokens + step_tokens,
+                position=data.position,
+                loss_average=0.9 * progress.loss_average + 0.1 * metrics["loss"],
+                seconds=progress.seconds + duration,
+            )
+            speed = step_tokens / duration
+            metrics |= {
+                "lr_multiplier": settings.lr,
+                "tokens_total": progress.tokens,
+                "flops_total": progress.tokens * flops_per_token,
+                "tokens_per_second": speed,
+                "step_duration": duration,
+                "data_wait": data.waited,
+                "epoch": data.epoch,
+                "memory_used": peak_memory(world.device),
+            }
+            if peak_flops:
+                metrics["mfu"] = speed * flops_per_token / (peak_flops * world.size)
+            hooks.on_step(progress, metrics)
+
+            done = progress.step == steps
+            if done or stop or _due(cadence.checkpoint, progress.tokens, step_tokens):
+                hooks.save(progress)
+            if done or stop:
+                break
+            if _due(cadence.evaluate, progress.tokens, step_tokens):
+                hooks.evaluate(progress)
+            if _due(cadence.sample, progress.tokens, step_tokens):
+                hooks.sample(progress)
+            collect(progress.step)
+    return progress, progress.step >= steps
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of the default generators during a step: independent for every (seed, step, rank)."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def gradient_norm(parameters: Iterator[nn.Parameter] | Sequence[nn.Parameter] | Any) -> Tensor:
+    """L2 norm of all gradients together, a scalar tensor."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def check_finite(metrics: Mapping[str, float], step: int) -> None:
+    """Raise RunError when the loss or the gradients of a step aren't numbers."""
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(metrics[name]):
+            raise RunError(
+                f"step {step}: {name} is {metrics[name]}, training has diverged",
+                hint="`mccore run --resume` goes on from the last checkpoint; if it happens again, lower the rates "
+                "(--set base.lr_scale=0.5) or look at the data of this step",
+            )
+
+
+def peak_memory(device: torch.device) -> float:
+    """Peak memory in bytes: of the GPU's tensors where there is one, else of the process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(used if sys.platform == "darwin" else used * 1024)
+
+
+class _Sums:
+    """A step's numbers, gathered on the device and fetched at once."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._loss: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, losses: Losses) -> None:
+        """Take one forward pass in."""
+        loss = losses.loss.detach()
+        self._loss = loss if self._loss is None else self._loss + loss
+        for name, (total, count) in losses.sums.items():
+            pair = torch.stack((total.double(), count.double()))
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def fetch(self, norm: Tensor, stop: bool) -> tuple[dict[str, float], bool]:
+        """The step's metrics over all ranks, and whether any rank wants to stop. One all-reduce, one wait."""
+        assert self._loss is not None
+        flag = torch.full((1,), float(stop), dtype=torch.float64, device=self._loss.device)
+        parts = [self._loss.double().reshape(1), flag, *self._sums.values()]
+        numbers = torch.cat(parts)
+        self._world.sum(numbers)
+        loss, wanted, *rest, grad_norm = torch.cat((numbers, norm.double().reshape(1))).tolist()
+        metrics = {"loss": loss, "grad_norm": grad_norm}
+        for index, name in enumerate(self._sums):
+            total, count = rest[2 * index], rest[2 * index + 1]
+            if count:
+                metrics[name] = total / count
+        return metrics, wanted > 0
+
+
+def _mark_last(batches: Sequence[Batch]) -> Iterator[tuple[bool, Batch]]:
+    for index, batch in enumerate(batches):
+        yield index == len(batches) - 1, batch
+
+
+def _due(every: int, tokens: int, step_tokens: int) -> bool:
+    """Whether the step that ended at `tokens` crossed a multiple of `every`."""
+    return every > 0 and tokens // every > (tokens - step_tokens) // every
+
+
+@contextmanager
+def _quiet_garbage() -> Iterator[Callable[[int], None]]:
+    """Python's garbage collector, called between steps rather than whenever it likes."""
+
+    def collect(step: int) -> None:
+        if step % COLLECT_EVERY == 0:
+            gc.collect()
+
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield collect
+    finally:
+        gc.unfreeze()
+        if enabled:
+            gc.enable()

@@ -1,0 +1,148 @@
+"""One stage of a run on one rank: `python -m mccore.worker RUN_DIRECTORY STAGE`, by itself or under torchrun.
+
+Reads run.json, builds the runtime, runs the stage, and says how it ended: by a `stage.end` event, and by the exit code:
+0 finished, 3 stopped (0 under torchrun, which takes anything else for a failure), 1 failed. SIGTERM asks the stage to save
+and end; when it doesn't within a while, or at the second SIGTERM, the process ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mccore.config import STAGES, TRAINING_STAGES, StageName
+from mccore.errors import Interrupted, MccoreError, UsageError
+from mccore.processes import die_with_parent
+from mccore.rundir import RunDir
+from mccore.telemetry import Emitter, build_emitter
+
+FINISHED, FAILED, STOPPED = 0, 1, 3
+STOP_SECONDS = 60.0  # for a step and a checkpoint; a rank whose peers are gone can hang for ever
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage. Returns the exit code."""
+    die_with_parent()
+    stop = StopSignal()
+    try:
+        run, stage = _parse(sys.argv[1:] if arguments is None else arguments)
+        with run.join(), build_emitter(run.config, run, int(os.environ.get("RANK", "0"))) as emitter:
+            return _run_stage(run, stage, emitter, stop)
+    except MccoreError as error:
+        print(error.render(), file=sys.stderr, flush=True)
+        return FAILED
+
+
+@dataclass
+class _End:
+    """How the stage ended."""
+
+    outcome: str
+    message: str = ""
+    traceback: str = ""
+    results: dict[str, Any] | None = None
+
+
+def _run_stage(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) -> int:
+    began = time.monotonic()
+    end = _attempt(run, stage, emitter, stop)
+    emitter.emit(
+        "stage.end",
+        stage=stage,
+        outcome=end.outcome,
+        message=end.message,
+        traceback=end.traceback,
+        seconds=round(time.monotonic() - began, 3),
+        results=end.results,
+        durable=True,
+    )
+    if end.traceback:
+        print(end.traceback, file=sys.stderr, flush=True)
+    if end.outcome == "stopped":
+        return FINISHED if "TORCHELASTIC_RUN_ID" in os.environ else STOPPED
+    return FINISHED if end.outcome == "finished" else FAILED
+
+
+def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) -> _End:
+    # Imported here: torch takes seconds, and what fails before deserves an event too.
+    from mccore.runtime import build
+    from mccore.stages import STAGE_FUNCTIONS, Stopped
+    from mccore.train.distributed import join_world
+
+    def stop_requested() -> bool:
+        return stop.requested or run.stop_requested()
+
+    try:
+        with join_world(run.config.hardware) as world:
+            runtime = build(run.config, run, stage, world=world, emitter=emitter, stop_requested=stop_requested)
+            if stage not in TRAINING_STAGES:
+                runtime.emit("stage.start", world_size=world.size, resumed_step=None, plan={}, durable=True)
+            results = STAGE_FUNCTIONS[stage](runtime)
+            if world.is_main:
+                run.write_result(stage, results)
+            return _End("finished", results=results if world.is_main else None)
+    except Stopped as stopped:
+        return _End("stopped", str(stopped), results=stopped.results)
+    except Interrupted as error:
+        return _End("stopped", error.message)
+    except MccoreError as error:
+        return _End("failed", error.message, error.render())
+    except Exception as error:  # a fault of ours: recorded with its traceback, and the stage has failed
+        reason = str(error).strip().splitlines()
+        return _End("failed", f"{type(error).__name__}: {reason[0] if reason else ''}", traceback.format_exc())
+
+
+class StopSignal:
+    """SIGTERM as a wish. `requested` turns true at the first; the process ends `STOP_SECONDS` later, or at the second.
+
+    The signal's byte goes through a pipe to a thread: a main thread that waits inside a collective for ranks that are gone
+    never gets to run a Python signal handler.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="stop-signal", daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            for number in os.read(self._read, 64):
+                if number != signal.SIGTERM:
+                    continue
+                if self.requested:
+                    self._end("ended by a second SIGTERM")
+                self.requested = True
+                timer = threading.Timer(STOP_SECONDS, self._end, [f"didn't end within {STOP_SECONDS:.0f} s of SIGTERM"])
+                timer.daemon = True
+                timer.start()
+
+    @staticmethod
+    def _end(why: str) -> None:
+        print(why, file=sys.stderr, flush=True)
+        os._exit(FAILED)
+
+
+def _parse(arguments: Sequence[str]) -> tuple[RunDir, StageName]:
+    if len(arguments) != 2:
+        raise UsageError("usage: python -m mccore.worker RUN_DIRECTORY STAGE")
+    path, stage = Path(arguments[0]), arguments[1]
+    if stage not in STAGES:
+        raise UsageError(f"unknown stage {stage!r}", hint=f"stages are {', '.join(STAGES)}")
+    if not (path / "run.json").is_file():
+        raise UsageError(f"{path} is no run directory: it has no run.json")
+    return RunDir(path.resolve()), stage  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
