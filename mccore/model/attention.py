@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mccore.model.kernels import rotate_pairs
+
 
 class Rotary(NamedTuple):
     """Cosines and sines of a rotary encoding: each [B or 1, T, C / 2], fp32.
@@ -39,11 +41,10 @@ def rotary(positions: Tensor, channels: int, base: float) -> Rotary:
 
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate the channel pairs (c, c + C/2) of `x` [B, T, heads, C] by each entry's angles."""
+    """Rotate the channel pairs (c, c + C/2) of `x` [B, T, heads, C] by each entry's angles; no gradient reaches those."""
     cos = rotary.cos.unsqueeze(2).to(x.dtype)  # [B, T, 1, C/2]
     sin = rotary.sin.unsqueeze(2).to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return rotate_pairs(x, cos, sin)
 
 
 class Attend(Protocol):

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from mccore.config import ModelConfig
 from mccore.model.attention import Attend, Rotary, attend, rotary, rotate, with_key_bias
+from mccore.model.kernels import mix, relu_squared, rms_norm
 from mccore.model.kv_cache import KVCache
 from mccore.model.loss import Head, capped_logits, chunk_rows, token_cross_entropy, weighted_cross_entropy
 from mccore.scaling import derive_model, has_value_embedding, layer_windows
@@ -42,11 +43,6 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype))
-
-
-def norm(x: Tensor, eps: float) -> Tensor:
-    """RMS norm of the last dimension, without parameters."""
-    return F.rms_norm(x, (x.size(-1),), eps=eps)
 
 
 class Attention(nn.Module):
@@ -88,8 +84,8 @@ class Attention(nn.Module):
             gate = config.value_gate_scale * torch.sigmoid(self.value_gate(x[..., : config.value_gate_channels]))
             v = v + gate.unsqueeze(-1) * value_embedding.view_as(v)
         # Rotation after the norm: the norm would undo a damping that comes with the angles.
-        q = rotate(norm(q, config.norm_eps), rotary).transpose(1, 2)  # [B, H, T, C]
-        k = rotate(norm(k, config.norm_eps), rotary).transpose(1, 2)  # [B, G, T, C]
+        q = rotate(rms_norm(q, config.norm_eps), rotary).transpose(1, 2)  # [B, H, T, C]
+        k = rotate(rms_norm(k, config.norm_eps), rotary).transpose(1, 2)  # [B, G, T, C]
         v = v.transpose(1, 2)
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
@@ -112,7 +108,7 @@ class MLP(nn.Module):
         self.proj = Linear(config.mlp_ratio * config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(F.relu(self.fc(x)).square())
+        return self.proj(relu_squared(self.fc(x)))
 
 
 class Block(nn.Module):
@@ -125,8 +121,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, *attention_inputs: Any) -> Tensor:
-        x = x + self.attn(norm(x, self.eps), *attention_inputs)
-        return x + self.mlp(norm(x, self.eps))
+        x = x + self.attn(rms_norm(x, self.eps), *attention_inputs)
+        return x + self.mlp(rms_norm(x, self.eps))
 
 
 class GPT(nn.Module):
@@ -280,7 +276,7 @@ class GPT(nn.Module):
         elif positions is not None:
             raise ValueError("give either positions or rotary")
 
-        x = norm(x, config.norm_eps)
+        x = rms_norm(x, config.norm_eps)
         if config.smear:
             x = self._smear(x, smear_mask, cache)
         x0 = x
@@ -295,7 +291,7 @@ class GPT(nn.Module):
                     value = value_embeddings[value_layer]
                 value_layer += 1
             if config.residual_scalars:
-                x = self.residual_scale[layer].to(x.dtype) * x + self.x0_scale[layer].to(x.dtype) * x0
+                x = mix(x, x0, self.residual_scale[layer], self.x0_scale[layer])
             weights = None if key_bias_weights is None else key_bias_weights[layer]
             x = block(x, rotary, value, self.attend, attn_bias, key_bias, weights, cache)
             if config.backout and layer == config.depth // 2:
@@ -304,7 +300,7 @@ class GPT(nn.Module):
             x = x - self.backout_scale.to(x.dtype) * middle
         if cache is not None:
             cache.advance(length)
-        return norm(x, config.norm_eps)
+        return rms_norm(x, config.norm_eps)
 
     def _smear(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """Add to each entry [B, T, D] a gated share of the one before it; the first of all takes none."""
