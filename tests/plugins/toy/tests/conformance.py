@@ -1,0 +1,30 @@
+"""The package's own tests, as its author would write them: the suites of mccore.testing, subclassed."""
+
+from mccore_toy import chunks, oldest, recipe, tally
+
+from mccore.testing import AllocatorSuite, RecipeSuite, TelemetryProviderSuite, TreeBackendSuite
+
+
+class TestOldest(AllocatorSuite):
+    def extension(self):
+        return oldest.mccore_allocator()
+
+
+class TestEagerOldest(TestOldest):
+    def options(self):
+        return oldest.OldestOptions(keep_tokens=5, eager=True)
+
+
+class TestChunks(TreeBackendSuite):
+    def extension(self):
+        return chunks.mccore_tree_backend()
+
+
+class TestTally(TelemetryProviderSuite):
+    def extension(self):
+        return tally.mccore_telemetry_provider()
+
+
+class TestRecipe(RecipeSuite):
+    def recipe(self):
+        return recipe.mccore_recipe()
