@@ -61,7 +61,10 @@ class LevelSpec:
 
 @dataclass(frozen=True)
 class TreeSpec:
-    """What a tree backend stores: one `LevelSpec` per level, level 0 first, and a directory of its own (None: memory only)."""
+    """What a tree backend stores: one `LevelSpec` per level, level 0 first.
+
+    `directory` is the backend's own, made by it when missing; None for one that needs no directory, such as `ram`.
+    """
 
     levels: tuple[LevelSpec, ...]
     directory: Path | None = None
@@ -71,7 +74,7 @@ class TreeSpec:
 class TreeBackend(Protocol):
     """Append-only array storage, one growing array per level. It knows nothing of blocks, gists or coverage.
 
-    Rows never change once appended. Not shared between threads.
+    Rows never change once appended. Not shared between threads. A level outside the spec is an IndexError everywhere.
     """
 
     def length(self, level: int) -> int:
@@ -91,7 +94,7 @@ class TreeBackend(Protocol):
         ...
 
     def close(self) -> None:
-        """Flush and let go of files; harmless when called twice."""
+        """Flush and let go of files; harmless when called twice. What was read before stays readable."""
         ...
 
 
@@ -111,8 +114,9 @@ class AllocatorSpec:
 class FocusView:
     """What an allocator sees: B Working Contexts side by side, padded to the longest with `level == -1`.
 
-    Entries are in the order of time and tile the history `[0, n)` of their row. `score` in (-1, 1): positive needs detail,
-    negative can shrink. `age` counts the refocuses an entry has kept its level.
+    Entries are in the order of time and tile the history `[0, n)` of their row; the last `recent_tokens` tokens are at
+    LOD0. `score` in (-1, 1): positive needs detail, negative can shrink. `age` counts the refocuses an entry has kept its
+    level. Under padding, index, score and age mean nothing.
     """
 
     level: NDArray[np.int8]  # [B, W]
@@ -134,7 +138,8 @@ class Edits:
     """A set of edits for B rows, applied per row as one transaction or refused whole.
 
     `expand` lists nodes `(row, level, index)` to replace by their K children; `collapse` lists **parents**
-    `(row, level, index)` whose K children, all present, become the parent.
+    `(row, level, index)` whose K children, all present, become the parent. The order means nothing, and an edit may build
+    on another of its kind: 32 blocks and the node above them can be collapsed at once.
     """
 
     expand: NDArray[np.int64]  # [E, 3]
@@ -151,7 +156,11 @@ class Allocator(Protocol):
     recent_tokens: int
 
     def plan(self, view: FocusView, budget: Budget) -> Edits:
-        """Edits that leave every row within the budget, tiling its history, and its last `recent_tokens` tokens at LOD0."""
+        """Edits that leave every row within the budget, and its last `recent_tokens` tokens at LOD0.
+
+        A row whose shortest cut (everything collapsed as far as `max_lod` and the tail allow) is still over the budget is
+        collapsed that far.
+        """
         ...
 
 

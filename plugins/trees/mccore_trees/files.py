@@ -1,0 +1,72 @@
+"""Writing at an offset, waiting for the disk, and saying what went wrong: what the files of a disk tree have in common."""
+
+from __future__ import annotations
+
+import errno
+import os
+from io import FileIO
+from pathlib import Path
+
+from mccore.errors import RunError
+
+
+class SyncError(OSError):
+    """The disk didn't take what the kernel had accepted. Which pages it has is unknown, and a second sync may seem to work."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def open_file(path: Path) -> FileIO:
+    """An unbuffered file for reading and writing, made when it is missing. It closes itself when it is forgotten."""
+    return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
+
+
+def write_at(file: FileIO, data: memoryview | bytes, offset: int) -> None:
+    """Write all of `data`, however many calls it takes. Raises OSError."""
+    view = memoryview(data)
+    while len(view):
+        written = os.pwrite(file.fileno(), view, offset)
+        view, offset = view[written:], offset + written
+
+
+def read_at(file: FileIO, into: memoryview, offset: int) -> None:
+    """Fill `into`. Raises OSError, EOFError where the file ends before."""
+    while len(into):
+        read = os.preadv(file.fileno(), [into], offset)
+        if read == 0:
+            raise EOFError
+        into, offset = into[read:], offset + read
+
+
+def sync(file: FileIO) -> None:
+    """Wait until what was written to the file is on the disk. Raises SyncError."""
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise SyncError(error.errno, error.strerror) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def failure(action: str, path: Path, error: OSError) -> RunError:
+    """The error a user gets for a failed call on a file of the tree."""
+    hint = "check the permissions of the directory and the health of its disk"
+    if error.errno in FULL:
+        hint = "free some space; what was flushed before is intact"
+    return RunError(f"can't {action} {path}: {error.strerror or error}", hint=hint)
+
+
+def damage(path: Path, offset: int, what: str) -> RunError:
+    """The error for bytes that aren't those that were written."""
+    return RunError(
+        f"{path} is damaged at byte {offset}: {what}",
+        hint="restore the directory of the tree from a copy, or start the history anew in another one",
+    )
