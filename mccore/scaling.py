@@ -194,7 +194,7 @@ def _row_tokens(config: RunConfig, model: ModelConfig) -> int:
 def _derive_batch(config: RunConfig, model: ModelConfig, horizon: float) -> int:
     """Tokens per step for a horizon in units of the reference horizon: a power of 2, made whole rows on all ranks."""
     ideal = config.optim.reference_batch * horizon**BATCH_EXPONENT
-    power = 2 ** max(0, round(math.log2(ideal)))
+    power = 1 << max(0, round(math.log2(ideal)))
     row = _row_tokens(config, model)
     return max(1, round(power / row)) * row
 

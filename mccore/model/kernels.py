@@ -49,7 +49,7 @@ def mix(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
         scale = length.square_().div_(x.size(-1)).add_(eps).rsqrt_().to(x.dtype)  # [..., 1]
         y = x * scale
         ctx.save_for_backward(y, scale)
