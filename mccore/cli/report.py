@@ -1,0 +1,49 @@
+"""`mccore report`: write the report of a run again and show its summary."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+
+@click.command()
+@click.argument("run", default="latest")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
+@click.option("--path", "path_only", is_flag=True, help="Print only where the report is.")
+@click.option("--open", "open_it", is_flag=True, help="Open the report in the program the system has for it.")
+def report(run: str, as_json: bool, path_only: bool, open_it: bool) -> None:
+    """Write the report of RUN and show its summary: a run's name, its directory, or `latest` (the default).
+
+    A run that failed or still goes on gets a report of what it reached. Nothing but the run's directory is needed.
+    """
+    from mccore.report import read_report, write_report
+    from mccore.rundir import RunDir
+
+    chosen = RunDir.open(run)
+    paths = write_report(chosen)
+    if as_json:
+        click.echo(json.dumps(read_report(chosen), indent=2, ensure_ascii=False))
+    elif path_only:
+        click.echo(str(paths.markdown))
+    else:
+        _show_summary(read_report(chosen))
+        click.echo(f"{paths.markdown}")
+        for plot in paths.plots:
+            click.echo(f"{plot}")
+    if open_it:
+        click.launch(str(paths.markdown))
+
+
+def _show_summary(data: dict[str, object]) -> None:
+    from mccore.report_markdown import render_summary
+
+    text = render_summary(data)
+    if not sys.stdout.isatty():
+        click.echo(text)
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(text))

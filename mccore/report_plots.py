@@ -1,0 +1,96 @@
+"""The curves of a report as PNG files: one file per quantity, one panel per training stage, against training tokens."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+Points = Sequence[tuple[float, float]]
+Curves = Mapping[str, Mapping[str, Points]]  # stage -> metric -> points
+
+_TITLES = {"base": "base: pretraining", "mid": "mid: midtraining", "sft": "sft: fine-tuning"}
+_INK, _MUTED, _GRID = "#1f2933", "#52606d", "#e4e7eb"
+_BLUE, _PALE, _ORANGE = "#1d4ed8", "#a9c1f5", "#d9480f"
+_MOST_POINTS = 1500  # of a line: more than a panel has pixels across
+_SMOOTHING = 0.02  # of the points of a curve go into one point of the smoothed one
+
+
+def draw_plots(curves: Curves) -> dict[str, bytes]:
+    """PNG images by file name: `loss.png`, `learning_rate.png`, `throughput.png`; none for what has no points."""
+    images = {}
+    for file, metric, label in (
+        ("loss.png", "loss", "loss (nat per token)"),
+        ("learning_rate.png", "lr_multiplier", "learning-rate multiplier"),
+        ("throughput.png", "tokens_per_second", "throughput (tokens per second)"),
+    ):
+        stages = [stage for stage in _TITLES if curves.get(stage, {}).get(metric)]
+        if stages:
+            images[file] = _figure({stage: curves[stage] for stage in stages}, metric, label)
+    return images
+
+
+def _figure(curves: Curves, metric: str, label: str) -> bytes:
+    figure = Figure(figsize=(1.2 + 4.1 * len(curves), 3.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for panel, (stage, metrics) in zip(panels, curves.items(), strict=True):
+        _style(panel, _TITLES[stage], label if panel is panels[0] else "")
+        if metric == "loss":
+            _draw_loss(panel, metrics)
+        else:
+            x, y = zip(*thin(metrics[metric]), strict=True)
+            panel.plot(x, y, color=_BLUE, linewidth=1.4, marker="o" if len(x) == 1 else None, markersize=4)
+            panel.set_ylim(bottom=0, top=max(y) * 1.08 or 1)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Software": None})
+    return image.getvalue()
+
+
+def _draw_loss(panel: Axes, metrics: Mapping[str, Points]) -> None:
+    raw = metrics["loss"]
+    x, y = zip(*thin(raw), strict=True)
+    panel.plot(x, y, color=_PALE, linewidth=0.9, label="training, each step", marker="o" if len(x) == 1 else None)
+    if len(raw) >= 20:
+        x, y = zip(*thin(smooth(raw, max(3, round(len(raw) * _SMOOTHING)))), strict=True)
+        panel.plot(x, y, color=_BLUE, linewidth=1.6, label="training, smoothed")
+    if metrics.get("val_loss"):
+        x, y = zip(*metrics["val_loss"], strict=True)
+        panel.plot(x, y, color=_ORANGE, linewidth=1, linestyle=":", marker="o", markersize=4, label="validation")
+    panel.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="upper right")
+
+
+def _style(panel: Axes, title: str, label: str) -> None:
+    panel.set_title(title, fontsize=10, color=_INK, loc="left")
+    panel.set_xlabel("training tokens", fontsize=9, color=_MUTED)
+    panel.set_ylabel(label, fontsize=9, color=_MUTED)
+    panel.tick_params(labelsize=8, colors=_MUTED, length=3)
+    panel.grid(color=_GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(_GRID)
+    panel.xaxis.set_major_locator(MaxNLocator(5))
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.yaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def smooth(points: Points, width: int) -> list[tuple[float, float]]:
+    """The mean of the last `width` values at every point; of fewer at the start."""
+    total, smoothed = 0.0, []
+    for i, (x, y) in enumerate(points):
+        total += y - (points[i - width][1] if i >= width else 0.0)
+        smoothed.append((x, total / min(i + 1, width)))
+    return smoothed
+
+
+def thin(points: Points) -> list[tuple[float, float]]:
+    """At most _MOST_POINTS points: means over equal runs of neighbours, so that noise looks like noise."""
+    step = -(-len(points) // _MOST_POINTS)
+    if step <= 1:
+        return list(points)
+    parts = [points[i : i + step] for i in range(0, len(points), step)]
+    return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in parts]
