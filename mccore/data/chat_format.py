@@ -133,7 +133,7 @@ def _parts(where: str, role: str, content: object) -> list[tuple[str, str]]:
         raise DataError(f"{where} must be a str or a list of parts, not {content!r}")
     parts = []
     for i, part in enumerate(content):
-        if not isinstance(part, Mapping) or part.get("type") not in _PARTS:
+        if not isinstance(part, Mapping) or part.get("type") not in tuple(_PARTS):
             raise DataError(f"{where}: part {i} must be an object whose type is one of {', '.join(_PARTS)}")
         parts.append((part["type"], _text(f"{where}: the text of part {i}", part.get("text"))))
     return parts

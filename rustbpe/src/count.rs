@@ -50,7 +50,7 @@ impl Batch {
 /// Counts the pieces of all texts that `next_batch` hands out, on `threads` threads.
 ///
 /// `next_batch` and `poll` run on the calling thread; at most `2 * threads` batches wait at any time. `poll` is called every
-/// few dozen milliseconds while the caller waits; its error, like one from `next_batch`, ends the work.
+/// few dozen milliseconds and after every batch; its error, like one from `next_batch`, ends the work.
 pub fn count_pieces<E: From<SplitError>>(
     splitter: &Splitter,
     threads: usize,
@@ -75,15 +75,14 @@ pub fn count_pieces<E: From<SplitError>>(
         let feed_and_collect = || -> Result<Counts, E> {
             'feed: while let Some(mut batch) = next_batch()? {
                 loop {
-                    match batches.send_timeout(batch, POLL_EVERY) {
+                    let sent = batches.send_timeout(batch, POLL_EVERY);
+                    poll()?;
+                    match sent {
+                        Ok(()) if stop.load(Ordering::Relaxed) => break 'feed,
                         Ok(()) => break,
                         Err(SendTimeoutError::Timeout(unsent)) => batch = unsent,
                         Err(SendTimeoutError::Disconnected(_)) => break 'feed,
                     }
-                    poll()?;
-                }
-                if stop.load(Ordering::Relaxed) {
-                    break;
                 }
             }
             drop(batches);
@@ -210,6 +209,26 @@ mod tests {
                 }
             },
             || Ok(()),
+        );
+        assert!(matches!(outcome, Err(Failure::Host)));
+    }
+
+    #[test]
+    fn an_interrupt_ends_an_endless_stream_of_texts() {
+        let splitter = Splitter::new(PATTERN).unwrap();
+        let mut polls = 0;
+        let outcome = count_pieces(
+            &splitter,
+            2,
+            || Ok(Some(batch(&["more text"]))),
+            || {
+                polls += 1;
+                if polls < 10 {
+                    Ok(())
+                } else {
+                    Err(Failure::Host)
+                }
+            },
         );
         assert!(matches!(outcome, Err(Failure::Host)));
     }
