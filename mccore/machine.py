@@ -13,14 +13,10 @@ import os
 import platform
 import shutil
 import subprocess
-import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mccore import paths
-from mccore.errors import RunError
-from mccore.files import write_atomic
 
 DeviceKind = Literal["cpu", "cuda"]
 
@@ -102,54 +98,31 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def device_key(kind: DeviceKind, dtype: str, gpu_name: str = "") -> str:
-    """What a speed is filed under: device and compute type. A GPU by its name, a CPU by its name and cores."""
-    if kind == "cpu":
-        return f"cpu / {cpu_name()} / {available_cores()} cores / {dtype}"
-    if not gpu_name:
-        found = accelerators()
-        gpu_name = found[0].name if found else "unknown"
-    return f"cuda / {gpu_name} / {dtype}"
-
-
-def record_speed(key: str, flops_per_second: float) -> bool:
-    """File the speed a training stage has reached on one device. False when the cache can't be written: it is only a cache."""
-    speeds = _read_speeds()
-    speeds[key] = {"flops_per_second": flops_per_second, "time": time.time()}
-    try:
-        write_atomic(_speeds_path(), json.dumps({"version": 1, "speeds": speeds}, indent=2) + "\n")
-    except RunError:
-        return False
-    return True
-
-
 def speed(kind: DeviceKind, dtype: str, gpu_name: str = "") -> Speed:
     """The training speed of one device of this machine: measured where a run has been here before, else assumed."""
-    key = device_key(kind, dtype, gpu_name)
-    entry = _read_speeds().get(key)
-    value = entry.get("flops_per_second") if isinstance(entry, dict) else None
-    if isinstance(value, int | float) and value > 0:
-        return Speed(float(value), True, f"measured on this machine ({key})")
+    if kind == "cuda" and not gpu_name:
+        gpu_name = accelerators()[0].name if accelerators() else "unknown"
+    measured = _measured(gpu_name if kind == "cuda" else f"{platform.machine()} cpu", dtype, per_rank=kind == "cuda")
+    if measured is not None:
+        return measured
     if kind == "cpu":
         cores = available_cores()
         source = f"assumed: {_ASSUMED_PER_CORE / 1e9:.0f} GFLOP/s for each of {cores} cores"
         return Speed(_ASSUMED_PER_CORE * cores, False, source)
-    name = gpu_name or (accelerators()[0].name if accelerators() else "unknown")
-    peak = next((_PEAKS[word] for word in sorted(_PEAKS, key=len, reverse=True) if word in name), None)
+    peak = next((_PEAKS[word] for word in sorted(_PEAKS, key=len, reverse=True) if word in gpu_name), None)
     if peak is None:
-        return Speed(_UNKNOWN_GPU, False, f"assumed: {_UNKNOWN_GPU / 1e12:.0f} TFLOP/s, {name} isn't in the table")
+        return Speed(_UNKNOWN_GPU, False, f"assumed: {_UNKNOWN_GPU / 1e12:.0f} TFLOP/s, {gpu_name} isn't in the table")
     share = _ASSUMED_SHARE * (1.0 if dtype == "bf16" else _FP32_SHARE)
-    return Speed(share * peak, False, f"assumed: {share:.0%} of the {peak / 1e12:.0f} TFLOP/s peak of {name}")
+    return Speed(share * peak, False, f"assumed: {share:.0%} of the {peak / 1e12:.0f} TFLOP/s peak of {gpu_name}")
 
 
-def _speeds_path() -> Path:
-    return paths.cache_dir() / "machine.json"
-
-
-def _read_speeds() -> dict[str, Any]:
+def _measured(name: str, dtype: str, *, per_rank: bool) -> Speed | None:
+    """What training has recorded for a device by its name: FLOP/s of each rank. The ranks on a CPU share it."""
     try:
-        content = json.loads(_speeds_path().read_bytes())
-    except (OSError, ValueError):
-        return {}
-    speeds = content.get("speeds") if isinstance(content, dict) else None
-    return speeds if isinstance(speeds, dict) else {}
+        entry = json.loads((paths.cache_dir() / "machine.json").read_bytes())["devices"][name]
+        if entry["dtype"] != dtype or not entry["flops_per_second"] > 0:
+            return None
+        flops = float(entry["flops_per_second"]) * (1 if per_rank else int(entry["ranks"]))
+        return Speed(flops, True, f"measured here: {flops / 1e9:,.0f} GFLOP/s at width {int(entry['n_embd'])}")
+    except (OSError, ValueError, KeyError, TypeError):  # nothing measured yet, or nothing readable: it is only a cache
+        return None

@@ -85,7 +85,9 @@ class RunDir:
         try:
             root.mkdir(parents=True, exist_ok=True)
             path.mkdir()
-        except FileExistsError:
+        except FileExistsError as error:
+            if not root.is_dir():
+                raise RunError(f"can't make the run directory {path}: {root} isn't a directory") from error
             raise RunError(
                 f"the run {name!r} exists already ({path})",
                 hint=f"go on with it by `mccore run --resume {name}`, or choose another --name",

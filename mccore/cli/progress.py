@@ -193,7 +193,8 @@ def describe_event(event: Event) -> str:
             message = f": {data['message']}" if data.get("message") else ""
             return f"{event.stage}: {data.get('outcome')} after {took}{message}{describe_results(data.get('results'))}"
         case "eval":
-            return f"{event.stage}: {data.get('name', 'evaluation')} at step {event.step}{describe_metrics(event)}"
+            at = f" at step {event.step}" if event.step is not None else ""
+            return f"{event.stage}: {data.get('name', 'evaluation')}{at}{describe_metrics(event)}"
         case "alert":
             return (
                 f"alert: {data.get('metric')} is {data.get('value')}, expected {data.get('band')}; {data.get('advice')}"
@@ -237,6 +238,6 @@ def describe_results(results: Any) -> str:
     found = [
         f"{name} {number(value)}"
         for name, value in results.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("step", "steps", "seconds")
     ]
     return "  " + ", ".join(found[:4]) if found else ""
