@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 Points = Sequence[tuple[float, float]]
 Curves = Mapping[str, Mapping[str, Points]]  # stage -> metric -> points
@@ -56,12 +56,13 @@ def _draw_loss(panel: Axes, metrics: Mapping[str, Points]) -> None:
     x, y = zip(*thin(raw), strict=True)
     panel.plot(x, y, color=_PALE, linewidth=0.9, label="training, each step", marker="o" if len(x) == 1 else None)
     if len(raw) >= 20:
-        x, y = zip(*thin(smooth(raw, max(3, round(len(raw) * _SMOOTHING)))), strict=True)
+        x, y = zip(*thin(smooth(raw, max(5, round(len(raw) * _SMOOTHING)))), strict=True)
         panel.plot(x, y, color=_BLUE, linewidth=1.6, label="training, smoothed")
     if metrics.get("val_loss"):
         x, y = zip(*metrics["val_loss"], strict=True)
         panel.plot(x, y, color=_ORANGE, linewidth=1, linestyle=":", marker="o", markersize=4, label="validation")
-    panel.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="upper right")
+    if len(panel.lines) > 1:
+        panel.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="upper right")
 
 
 def _style(panel: Axes, title: str, label: str) -> None:
@@ -74,16 +75,27 @@ def _style(panel: Axes, title: str, label: str) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(_GRID)
     panel.xaxis.set_major_locator(MaxNLocator(5))
-    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    panel.yaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def short(value: float) -> str:
+    """A number on an axis: 1500000 as `1.5M`."""
+    for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:g}{letter}"
+    return f"{value:g}"
 
 
 def smooth(points: Points, width: int) -> list[tuple[float, float]]:
-    """The mean of the last `width` values at every point; of fewer at the start."""
-    total, smoothed = 0.0, []
-    for i, (x, y) in enumerate(points):
-        total += y - (points[i - width][1] if i >= width else 0.0)
-        smoothed.append((x, total / min(i + 1, width)))
+    """The mean of `width` values around every point, of fewer at the ends: centred, so that it doesn't lag behind."""
+    sums = [0.0]
+    for _, y in points:
+        sums.append(sums[-1] + y)
+    smoothed = []
+    for i, (x, _) in enumerate(points):
+        reach = min(width // 2, i, len(points) - 1 - i)  # as far to one side as to the other
+        smoothed.append((x, (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1)))
     return smoothed
 
 

@@ -12,7 +12,7 @@ from mccore.config import RunConfig
 from mccore.events import EventWriter, read_events
 from mccore.report import ReportPaths, collect, curves, write_report
 from mccore.report_markdown import render_report, table
-from mccore.report_plots import draw_plots, smooth, thin
+from mccore.report_plots import draw_plots, short, smooth, thin
 from mccore.rundir import RunDir
 from mccore.scaling import derive
 
@@ -283,13 +283,25 @@ def test_samples_can_t_hold_control_characters(finished: RunDir) -> None:
 
 def test_smoothing_and_thinning_by_hand() -> None:
     points = [(1.0, 2.0), (2.0, 4.0), (3.0, 6.0), (4.0, 0.0)]
-    assert smooth(points, 2) == [(1.0, 2.0), (2.0, 3.0), (3.0, 5.0), (4.0, 3.0)]
+    assert smooth(points, 3) == [(1.0, 2.0), (2.0, 4.0), (3.0, pytest.approx(10 / 3)), (4.0, 0.0)]
     assert thin(points) == points
     many = [(float(i), float(i % 2)) for i in range(4000)]
     thinned = thin(many)
     assert len(thinned) <= 1500
     assert thinned[0] == (2.0, pytest.approx(1 / 3))
     assert thinned[-1][0] == 3999.0
+
+
+def test_axes_are_labelled_in_short_numbers() -> None:
+    assert [short(value) for value in (0, 0.25, 15, 1500, 2e6, 1.2e9, 3e12)] == [
+        "0",
+        "0.25",
+        "15",
+        "1.5k",
+        "2M",
+        "1.2B",
+        "3T",
+    ]
 
 
 def test_one_point_is_drawn() -> None:
