@@ -1,30 +1,37 @@
-"""Find, list, load and build plugins: entry points by name, one module each.
+"""Load and build plugins by name, one module each; list them through `mccore.registry`, whose functions are here too.
 
-`names` and `describe` read installed metadata and import no plugin; `load` imports exactly one and checks that it keeps its
-contract; `build` makes the object. Every fault is a `PluginError` that names the distribution and module at fault, so one
-broken plugin never stops a command that doesn't use it.
+`load` imports exactly one module and checks that it keeps its contract; `build` makes the object. Every fault is a
+`PluginError` that names the distribution and module at fault, so one broken plugin never stops a command that doesn't use it.
 
 Pluggy's own entry-point loader isn't used: it imports everything, one ImportError stops it, and a duplicate name vanishes.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import importlib
-import importlib.machinery
-import importlib.util
-import os
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib import metadata
-from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from mccore.errors import Blame, ConfigError, MccoreError, PluginError
+from mccore.errors import ConfigError, MccoreError, PluginError
+from mccore.registry import (
+    DISABLE_VARIABLE,
+    KINDS,
+    Kind,
+    KindName,
+    Plugin,
+    describe,
+    disabled_without_effect,
+    find,
+    locate,
+    names,
+    one_line,
+)
 
 if TYPE_CHECKING:
     import pluggy
@@ -42,75 +49,10 @@ if TYPE_CHECKING:
     )
     from mccore.config import Choice
 
-KindName = Literal["tree", "allocator", "telemetry", "recipe"]
-DISABLE_VARIABLE = "MCCORE_DISABLE_PLUGINS"
-
-
-class Kind(NamedTuple):
-    """Where plugins of one kind are registered and how they answer. `product` is the protocol in `mccore.api` that is built."""
-
-    name: KindName
-    group: str
-    hook: str
-    product: str
-    noun: str
-
-
-KINDS: dict[KindName, Kind] = {
-    "tree": Kind("tree", "mccore.trees", "mccore_tree_backend", "TreeBackend", "tree backend"),
-    "allocator": Kind("allocator", "mccore.allocators", "mccore_allocator", "Allocator", "allocator"),
-    "telemetry": Kind(
-        "telemetry", "mccore.telemetry", "mccore_telemetry_provider", "TelemetryProvider", "telemetry provider"
-    ),
-    "recipe": Kind("recipe", "mccore.recipes", "mccore_recipe", "RunConfig", "recipe"),
-}
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """One row of the listing. `problem` is empty unless something is known to be wrong with it."""
-
-    kind: KindName
-    name: str
-    module: str
-    distribution: str
-    version: str
-    summary: str
-    problem: str = ""
-    disabled: bool = False
-
-    @property
-    def health(self) -> str:
-        """`ok`, `disabled`, or what is wrong."""
-        return self.problem or ("disabled" if self.disabled else "ok")
-
-    @property
-    def blame(self) -> Blame:
-        """Whom to report a fault to."""
-        return Blame(self.distribution, self.version, self.module)
-
-
-# --- listing: nothing is imported ---------------------------------------------------------------------------------------
-
-
-def names(kind: KindName) -> list[str]:
-    """Names that `load` would accept for a kind, sorted."""
-    return sorted({entry.name for entry in _entries(kind) if not _is_disabled(kind, entry.name)})
-
-
-def describe(kind: KindName | None = None) -> list[Plugin]:
-    """Every registered plugin with what can be known without importing it, in the order of kinds and names."""
-    rows = []
-    for each in [kind] if kind else KINDS:
-        entries = _entries(each)
-        rows += [_describe_entry(each, entry, entries) for entry in sorted(entries, key=lambda e: (e.name, e.value))]
-    return rows
-
-
-def disabled_without_effect() -> list[str]:
-    """Items of MCCORE_DISABLE_PLUGINS that match no plugin: a typing error that would otherwise go unseen."""
-    known = {name for kind in KINDS for entry in _entries(kind) for name in (entry.name, f"{kind}:{entry.name}")}
-    return sorted(_disabled() - known)
+__all__ = [
+    "DISABLE_VARIABLE", "KINDS", "Kind", "KindName", "Plugin", "build", "check", "describe", "disabled_without_effect", "find",
+    "load", "names", "read_options",
+]  # fmt: skip
 
 
 def check() -> list[Plugin]:
@@ -124,90 +66,6 @@ def check() -> list[Plugin]:
                 row = replace(row, problem=error.message)
         rows.append(row)
     return rows
-
-
-def _entries(kind: KindName) -> list[metadata.EntryPoint]:
-    return list(metadata.entry_points(group=KINDS[kind].group))
-
-
-def _disabled() -> set[str]:
-    return {item.strip() for item in os.environ.get(DISABLE_VARIABLE, "").split(",") if item.strip()}
-
-
-def _is_disabled(kind: KindName, name: str) -> bool:
-    return bool({name, f"{kind}:{name}"} & _disabled())
-
-
-def _describe_entry(kind: KindName, entry: metadata.EntryPoint, entries: Sequence[metadata.EntryPoint]) -> Plugin:
-    distribution = entry.dist
-    name, version = (distribution.name, distribution.version) if distribution else ("unknown distribution", "")
-    problem, doc = "", ""
-    if entry.attr:
-        problem = f"the entry point names `{entry.value}`; it must name a module"
-    else:
-        try:
-            doc = _docstring(_locate(entry.module))
-        except (ImportError, OSError, SyntaxError, ValueError) as error:
-            problem = _one_line(error)
-    twins = [other for other in entries if other.name == entry.name and other is not entry]
-    if twins:
-        others = ", ".join(sorted(str(_blame(other)) for other in twins))
-        problem = f"the name {entry.name!r} is also registered by {others}"
-    problem = problem or _unmet_requirement(distribution)
-    summary = doc or (distribution.metadata.get_all("Summary") or [""] if distribution else [""])[0]
-    return Plugin(kind, entry.name, entry.module, name, version, summary, problem, _is_disabled(kind, entry.name))
-
-
-def _blame(entry: metadata.EntryPoint) -> Blame:
-    return Blame(entry.dist.name, entry.dist.version, entry.module) if entry.dist else Blame("?", module=entry.module)
-
-
-def _locate(module: str) -> Path | None:
-    """The source file of a module, found without importing it or its parents; None for one without a source file."""
-    top, *rest = module.split(".")
-    full_name = top
-    spec = importlib.util.find_spec(top)
-    for part in rest:
-        if spec is None or spec.submodule_search_locations is None:
-            raise ImportError(f"no module named {full_name!r}" if spec is None else f"{full_name!r} is not a package")
-        full_name = f"{full_name}.{part}"
-        spec = importlib.machinery.PathFinder.find_spec(full_name, list(spec.submodule_search_locations))
-    if spec is None:
-        raise ImportError(f"no module named {full_name!r}")
-    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-
-
-def _docstring(source: Path | None) -> str:
-    """The first line of a module's docstring, without running the module."""
-    if source is None:
-        return ""
-    doc = ast.get_docstring(ast.parse(source.read_bytes(), filename=str(source)))
-    return doc.splitlines()[0].strip() if doc else ""
-
-
-def _unmet_requirement(distribution: metadata.Distribution | None) -> str:
-    """The distribution's requirement on mccore, if the installed mccore doesn't meet it."""
-    stated = [line for line in (distribution.requires if distribution else None) or () if line.startswith("mccore")]
-    if not stated:
-        return ""
-    from packaging.requirements import InvalidRequirement, Requirement  # only where a requirement has to be read
-
-    try:
-        installed = metadata.version("mccore")
-        for line in stated:
-            requirement = Requirement(line)
-            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            if requirement.name != "mccore" or not applies:
-                continue
-            if not requirement.specifier.contains(installed, prereleases=True):
-                return f"it needs mccore {requirement.specifier}, and this is mccore {installed}"
-    except InvalidRequirement as error:
-        return f"its requirement on mccore can't be read: {_one_line(error)}"
-    except (
-        metadata.PackageNotFoundError
-    ):  # mccore runs from a source tree that isn't installed: nothing to compare with
-        return ""
-    return ""
 
 
 # --- loading: exactly one module ----------------------------------------------------------------------------------------
@@ -234,41 +92,6 @@ def load(kind: KindName, name: str) -> Extension[Any] | Recipe:
     return _checked(row, _call(row, impl))
 
 
-def find(kind: KindName, name: str) -> Plugin:
-    """The listing row of a plugin that can be loaded. Raises PluginError when there is none, or several."""
-    noun = KINDS[kind].noun
-    rows = [row for row in describe(kind) if row.name == name]
-    if not rows:
-        raise PluginError(f"there is no {noun} named {name!r}", hint=_hint_names(kind, name))
-    row = rows[0]
-    if row.disabled:
-        raise PluginError(
-            f"{noun} {name!r} is disabled", blame=row.blame, hint=f"take it out of {DISABLE_VARIABLE} to use it"
-        )
-    if len(rows) > 1:
-        raise PluginError(
-            f"{noun} {name!r} is registered {len(rows)} times: by {' and by '.join(str(each.blame) for each in rows)}",
-            blame=row.blame,
-            hint=f"uninstall all but one of {', '.join(sorted({each.distribution for each in rows}))}",
-        )
-    if row.problem:
-        raise PluginError(f"{noun} {name!r} can't be used: {row.problem}", blame=row.blame, hint=_hint_reinstall(row))
-    return row
-
-
-def _hint_names(kind: KindName, name: str) -> str:
-    there = names(kind)
-    for other in KINDS:
-        if other != kind and name in names(other):
-            return f"{name!r} is of kind {other!r}; of kind {kind!r} there are: {', '.join(there) or 'none'}"
-    close = get_close_matches(name, there, n=3, cutoff=0.7)
-    return (f"did you mean {' or '.join(close)}? " if close else "") + f"there are: {', '.join(there) or 'none'}"
-
-
-def _hint_reinstall(row: Plugin) -> str:
-    return f"reinstall or update {row.distribution}, or report it to its authors; `mccore plugins` lists what is there"
-
-
 def _hint_authors(row: Plugin) -> str:
     return f"report it to the authors of {row.distribution}; without it: another {KINDS[row.kind].noun}"
 
@@ -286,7 +109,7 @@ def _contained(row: Plugin, doing: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         hint = _hint_missing(row, error) if isinstance(error, ModuleNotFoundError) else _hint_authors(row)
         raise PluginError(
-            f"{KINDS[row.kind].noun} {row.name!r} failed while {doing}: {_one_line(error)}{_where(row, error)}",
+            f"{KINDS[row.kind].noun} {row.name!r} failed while {doing}: {one_line(error)}{_where(row, error)}",
             blame=row.blame,
             hint=hint,
         ) from error
@@ -468,15 +291,10 @@ def _type_name(value: object) -> str:
     return "nothing" if value is None else f"an object of type {type(value).__name__}"
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def _where(row: Plugin, error: BaseException) -> str:
     """The innermost line of the plugin's own module in a traceback, as ` (file:line)`."""
     with contextlib.suppress(ImportError, ValueError):
-        source = str(_locate(row.module))
+        source = str(locate(row.module))
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
         return f" ({source}:{lines[-1]})" if lines else ""
     return ""

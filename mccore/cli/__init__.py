@@ -69,7 +69,7 @@ def print_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     cls=LazyGroup,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda token: token.replace("_", "-") if token.startswith("-") else token,
+        "token_normalize_func": lambda token: token.replace("_", "-"),  # gets an option's name without its dashes
     },
 )
 @click.option(

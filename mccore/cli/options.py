@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
@@ -200,8 +199,10 @@ def _peek(command: ConfiguredCommand, ctx: click.Context, args: Sequence[str]) -
         values, rest, _ = parser.parse_args(list(args))
     except click.UsageError:  # the real parse will say so
         return "", ""
+    # The value of an option that isn't known yet may stand where the recipe does, so any word may be the recipe.
+    words = [values.get(param.name) for param in command.params if isinstance(param, click.Argument)]
     recipes = plugins.names("recipe")
-    recipe = next((item for item in rest if item in recipes), "")
+    recipe = next((word for word in [*words, *rest] if word in recipes), "")
     allocator = ""
     for text in values.get("sets") or ():
         path, _, value = text.partition("=")
@@ -254,6 +255,10 @@ class _Literal(click.Choice[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self._values[super().convert(str(value), param, ctx)]
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        # As they are spelled, where click would compare them with dashes for underscores.
+        return [CompletionItem(value) for value in self._values if value.startswith(incomplete)]
+
 
 class _Json(click.ParamType[Any]):
     """A value of a structured option: JSON, else the text itself; the plugin's model decides."""
@@ -291,12 +296,9 @@ def _without_none(annotation: Any) -> Any:
 def _number_type(annotation: type, metadata: Sequence[Any]) -> click.ParamType[Any]:
     bounds: dict[str, Any] = {}
     for item in metadata:
-        if isinstance(item, annotated_types.Ge | annotated_types.Gt):
-            bounds["min"] = item.ge if isinstance(item, annotated_types.Ge) else item.gt
-            bounds["min_open"] = isinstance(item, annotated_types.Gt)
-        if isinstance(item, annotated_types.Le | annotated_types.Lt):
-            bounds["max"] = item.le if isinstance(item, annotated_types.Le) else item.lt
-            bounds["max_open"] = isinstance(item, annotated_types.Lt)
+        for name, bound in (("ge", "min"), ("gt", "min"), ("le", "max"), ("lt", "max")):
+            if (value := getattr(item, name, None)) is not None:
+                bounds |= {bound: value, f"{bound}_open": name in ("gt", "lt")}
     if not bounds:
         return click.INT if annotation is int else click.FLOAT
     return click.IntRange(**bounds) if annotation is int else click.FloatRange(**bounds)

@@ -127,6 +127,8 @@ def test_without_a_docstring_the_distribution_speaks(install: Install) -> None:
         ("gone_parent.inner", None, None, "no module named 'gone_parent'"),
         ("broken_syntax", "def (", None, "SyntaxError"),
         ("points_inside", GOOD, "points_inside:Good", "must name a module"),
+        ("points_nowhere", GOOD, " ", "must name a module"),
+        ("points_anywhere", GOOD, "not a module!", "must name a module"),
     ],
 )
 def test_listing_shows_what_is_wrong_on_disk(
