@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from mccore.config import STAGES, ChatTrainConfig, StageName
-from mccore.data.chat_format import render_for_completion
-from mccore.data.conversations import mix_conversations
+from mccore.config import STAGES, StageName
 from mccore.data.corpora import Document
-from mccore.data.loader import Loader, Rows
-from mccore.data.tokenizer import StreamDecoder, Tokenizer
+from mccore.data.loader import Rows
+from mccore.data.tokenizer import Tokenizer
 from mccore.data.tokenizer_eval import evaluate_tokenizer
-from mccore.errors import ConfigError, RunError
-from mccore.eval.bits_per_byte import BitsPerByte
 from mccore.eval.chat import evaluate_chat
 from mccore.eval.samples import sample_completions
-from mccore.files import write_atomic
-from mccore.model.schedule import schedule
-from mccore.runtime import Runtime, Training
-from mccore.scaling import TrainPlan, count_parameters, flops_per_token, train_plan
-from mccore.train.checkpoint import CheckpointWriter, Meta, Saved, latest, load_into
-from mccore.train.devices import device_name, peak_flops
-from mccore.train.loop import Cadence, Progress, train
+from mccore.runtime import Runtime
+from mccore.training import Results, emit_validation, train_stage
 
 Stage = Callable[[Runtime], dict[str, Any]]
-Results = dict[str, Any]
 
 TOKENIZER_EVAL_DOCUMENTS = 200
-CHAT_SAMPLES = 4
-_LOG_SECONDS = 2.0
-
-
-class Stopped(Exception):
-    """A training stage was asked to end and has saved; `results` is what it reached."""
-
-    def __init__(self, results: Results) -> None:
-        super().__init__(f"stopped at step {results['step']}")
-        self.results = results
 
 
 # --- data and tokenizer ------------------------------------------------------------------------------------------------
@@ -126,270 +103,17 @@ def encode(runtime: Runtime) -> Results:
 
 def base(runtime: Runtime) -> Results:
     """Pretrain on the corpus."""
-    return _train(runtime)
+    return train_stage(runtime)
 
 
 def mid(runtime: Runtime) -> Results:
     """Train on conversations, every token of them, from the base model."""
-    return _train(runtime)
+    return train_stage(runtime)
 
 
 def sft(runtime: Runtime) -> Results:
     """Train on what the assistant says, from the midtrained model."""
-    return _train(runtime)
-
-
-def _train(runtime: Runtime) -> Results:
-    """A training stage: data, model, plan, the loop, a last evaluation."""
-    config, world, section = runtime.config, runtime.world, runtime.train_config
-    rows = runtime.train_rows()
-    plan = _plan(runtime, rows)
-    training = runtime.training()
-    writer = CheckpointWriter(
-        runtime.run.checkpoint_dir(runtime.stage),
-        keep_last=config.checkpoint.keep_last,
-        on_saved=lambda saved: _tell_saved(runtime, saved),
-    )
-    start = _starting_point(runtime, training)
-    world.broadcast([*training.model.parameters(), *training.optimizer.state_dict().values()])
-    runtime.emit(
-        "stage.start",
-        world_size=world.size,
-        resumed_step=start.step or None,
-        plan={**asdict(plan), "parameters": count_parameters(runtime.model_config).total},
-        durable=True,
-    )
-    if world.is_main:
-        print(_describe(runtime, plan, start), flush=True)
-    hooks = _Hooks(runtime, training, writer, plan)
-    loader = Loader(
-        rows,
-        step_rows=plan.rows,
-        micro_rows=section.micro_batch_rows,
-        rank=world.rank,
-        world_size=world.size,
-        position=start.position,
-        pin=world.device.type == "cuda",
-    )
-    with loader, writer:
-        progress, finished = train(
-            optimizer=training.optimizer,
-            loader=loader,
-            objective=training.objective,
-            schedule=lambda step: schedule(step, plan.steps, section, config.optim),
-            steps=plan.steps,
-            step_tokens=plan.batch_tokens,
-            hooks=hooks,
-            world=world,
-            cadence=Cadence(section.eval_every_tokens, section.sample_every_tokens, section.checkpoint_every_tokens),
-            seed=config.seed,
-            start=start,
-            flops_per_token=flops_per_token(runtime.model_config),
-            peak_flops=peak_flops(world.device, runtime.dtype),
-        )
-    results: Results = {
-        "step": progress.step,
-        "steps": plan.steps,
-        "tokens": progress.tokens,
-        "loss": progress.loss,
-        "seconds": progress.seconds,
-        "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
-        "flops": progress.tokens * flops_per_token(runtime.model_config),
-        "parameters": asdict(count_parameters(runtime.model_config)),
-        "epoch": rows.passes(progress.position),
-    }
-    if not finished:
-        raise Stopped(results)
-    if world.is_main:
-        _remember_speed(runtime, results)
-    validation = hooks.evaluate(progress)
-    hooks.sample(progress)
-    return results | {"val_loss": validation.val_loss, "val_bpb": validation.val_bpb}
-
-
-def _plan(runtime: Runtime, rows: Rows) -> TrainPlan:
-    """How many steps of how many rows. Raises ConfigError when the rows don't divide among the ranks."""
-    section = runtime.train_config
-    tokens = 0
-    if isinstance(section, ChatTrainConfig) and not section.tokens:
-        batch_rows = section.batch_tokens // runtime.config.model.max_seq_len
-        # Up to whole steps, so that the last conversations of the last epoch are seen too.
-        tokens = math.ceil(rows.count() * section.epochs / batch_rows) * section.batch_tokens
-    plan = train_plan(runtime.config, runtime.stage, tokens)
-    if plan.rows % runtime.world.size:
-        raise ConfigError(
-            f"{runtime.stage}.batch_tokens={plan.batch_tokens} is {plan.rows} sequences, which don't divide among "
-            f"{runtime.world.size} ranks",
-            hint=f"choose a number of ranks that divides {plan.rows}",
-        )
-    return plan
-
-
-def _starting_point(runtime: Runtime, training: Training) -> Progress:
-    """Load the newest checkpoint of this stage, or the weights of the stage before, or leave the fresh initialisation."""
-    weights = training.model.state_dict()
-    own = latest(runtime.run.checkpoint_dir(runtime.stage))
-    if own is not None:
-        meta = load_into(own, weights, training.optimizer.state_dict())
-        _check_tokenizer(runtime, meta)
-        return Progress.from_json(meta.step, meta.tokens, meta.state)
-    previous = runtime.previous_stage()
-    if previous is not None:
-        _check_tokenizer(runtime, load_into(runtime.last_checkpoint(previous), weights))
-    return Progress()
-
-
-def _check_tokenizer(runtime: Runtime, meta: Meta) -> None:
-    if meta.tokenizer != runtime.tokenizer.fingerprint:
-        raise RunError(
-            f"the {meta.stage} checkpoint was trained with another tokenizer than {runtime.run.tokenizer_dir} holds",
-            hint="a run keeps one tokenizer; start a new run to change it",
-        )
-
-
-class _Hooks:
-    """What the loop tells: events, a line in the log, evaluations, samples and checkpoints."""
-
-    def __init__(self, runtime: Runtime, training: Training, writer: CheckpointWriter, plan: TrainPlan) -> None:
-        self.runtime = runtime
-        self.training = training
-        self.writer = writer
-        self.plan = plan
-        self._val_rows: Rows | None = None
-        self._logged = 0.0
-
-    def on_step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
-        """Record a step."""
-        if not self.runtime.world.is_main:
-            return
-        self.runtime.emit("step", step=progress.step, tokens=progress.tokens, metrics=metrics, steps=self.plan.steps)
-        now = time.monotonic()
-        if now - self._logged >= _LOG_SECONDS or progress.step == self.plan.steps:
-            self._logged = now
-            print(
-                f"step {progress.step}/{self.plan.steps}  loss {metrics['loss']:.4f}  norm {metrics['grad_norm']:.3f}  "
-                f"lr x{metrics['lr_multiplier']:.3f}  {metrics['tokens_per_second']:,.0f} tok/s  "
-                f"epoch {metrics['epoch']:.2f}",
-                flush=True,
-            )
-
-    def evaluate(self, progress: Progress) -> BitsPerByte:
-        """Loss on the validation rows, on all ranks together."""
-        runtime, section = self.runtime, self.runtime.train_config
-        if self._val_rows is None:
-            self._val_rows = runtime.val_rows()
-        found = runtime.validate(self.training.gpt, self._val_rows, section.eval_tokens, section.micro_batch_rows)
-        if runtime.world.is_main:
-            _emit_validation(runtime, found, progress)
-        return found
-
-    def sample(self, progress: Progress) -> None:
-        """Text of the model as it is."""
-        if self.runtime.world.is_main:
-            for prompt, text in _samples(self.runtime, self.training):
-                self.runtime.emit("sample", step=progress.step, tokens=progress.tokens, prompt=prompt, text=text)
-
-    def save(self, progress: Progress) -> None:
-        """Begin a checkpoint."""
-        if not self.runtime.world.is_main:
-            return
-        config = self.runtime.config.model_copy(update={"model": self.runtime.model_config})
-        meta = Meta(
-            stage=self.runtime.stage,
-            step=progress.step,
-            tokens=progress.tokens,
-            config=config.model_dump(mode="json"),
-            tokenizer=self.runtime.tokenizer.fingerprint,
-            state=progress.to_json(),
-        )
-        self.writer.save(self.training.model.state_dict(), self.training.optimizer.state_dict(), meta)
-
-    def stop_requested(self) -> bool:
-        """Whether this rank was asked to end."""
-        return self.runtime.stop_requested()
-
-
-def _emit_validation(runtime: Runtime, found: BitsPerByte, progress: Progress | None) -> None:
-    metrics = {
-        "val_loss": found.val_loss,
-        "val_bpb": found.val_bpb,
-        "bytes_per_token": found.bytes / found.tokens,
-    }
-    details = {"tokens": found.tokens, "bytes": found.bytes}
-    step, tokens = (progress.step, progress.tokens) if progress else (None, None)
-    runtime.emit("eval", step=step, tokens=tokens, metrics=metrics, name="bits_per_byte", details=details)
-    print(f"validation: loss {found.val_loss:.4f}, {found.val_bpb:.4f} bits per byte", flush=True)
-
-
-def _samples(runtime: Runtime, training: Training) -> list[tuple[str, str]]:
-    """Prompts and what the model says: documents continued after the base stage, questions answered after the others."""
-    config, tokenizer = runtime.config, runtime.tokenizer
-    engine = runtime.engine(training.gpt)
-    if runtime.stage == "base":
-        found = sample_completions(engine, config.eval.sample_prompts, config.eval.sample_tokens, config.seed)
-        return [(sample.prompt, sample.text) for sample in found]
-    mixture = {name: 1 for name, count in runtime.chat_section(runtime.stage).mixture.items() if count}
-    conversations = mix_conversations(mixture, "val", seed=config.seed)[:CHAT_SAMPLES]
-    prompts = [render_for_completion(tokenizer, conversation["messages"]) for conversation in conversations]
-    room = engine.context - config.eval.sample_tokens
-    kept = [(c, ids) for c, ids in zip(conversations, prompts, strict=True) if len(ids) <= room]
-    if not kept:
-        return []
-    replies = engine.generate_batch([ids for _, ids in kept], max_new_tokens=config.eval.sample_tokens)
-    return [
-        (_first_question(conversation), StreamDecoder(tokenizer).feed(reply.tokens))
-        for (conversation, _), reply in zip(kept, replies, strict=True)
-    ]
-
-
-def _first_question(conversation: Any) -> str:
-    return next(str(message["content"]) for message in conversation["messages"] if message["role"] == "user")
-
-
-def _tell_saved(runtime: Runtime, saved: Saved) -> None:
-    runtime.emit(
-        "checkpoint",
-        step=saved.step,
-        tokens=saved.tokens,
-        path=saved.path.relative_to(runtime.run.path).as_posix(),
-        bytes=saved.bytes,
-        seconds=saved.seconds,
-        durable=True,
-    )
-
-
-def _describe(runtime: Runtime, plan: TrainPlan, start: Progress) -> str:
-    count = count_parameters(runtime.model_config)
-    world = runtime.world
-    lines = [
-        f"{runtime.stage}: {count.total:,} parameters ({count.scaling:,} in matrices and head), "
-        f"{str(runtime.dtype).removeprefix('torch.')} on {world.size} x {device_name(world.device)}",
-        f"{plan.steps} steps of {plan.batch_tokens:,} tokens = {plan.rows} rows of {runtime.config.model.max_seq_len}, "
-        f"{plan.tokens:,} tokens, {plan.flops:.3g} FLOPs",
-    ]
-    if start.step:
-        lines.append(f"goes on from step {start.step}")
-    return "\n".join(lines)
-
-
-def _remember_speed(runtime: Runtime, results: Mapping[str, Any]) -> None:
-    """Keep what this machine reached, for estimates before later runs: `machine.json` in the cache directory."""
-    if not results["seconds"]:
-        return
-    path = runtime.cache / "machine.json"
-    try:
-        known = json.loads(path.read_bytes())
-        machines = known["devices"] if known.get("version") == 1 else {}
-    except (OSError, ValueError, KeyError, AttributeError):
-        machines = {}  # nothing known yet, or nothing readable
-    machines[device_name(runtime.world.device)] = {
-        "flops_per_second": results["flops"] / results["seconds"] / runtime.world.size,
-        "ranks": runtime.world.size,
-        "dtype": str(runtime.dtype).removeprefix("torch."),
-        "n_embd": runtime.model_config.n_embd,
-        "measured": time.time(),
-    }
-    write_atomic(path, json.dumps({"version": 1, "devices": machines}, indent=1) + "\n")
+    return train_stage(runtime)
 
 
 # --- evaluation and report ---------------------------------------------------------------------------------------------
@@ -400,7 +124,7 @@ def base_eval(runtime: Runtime) -> Results:
     gpt, meta = runtime.trained_gpt("base")
     config = runtime.config
     found = runtime.validate(gpt, runtime.val_rows("base"), config.eval.bpb_tokens, config.base.micro_batch_rows)
-    _emit_validation(runtime, found, None)
+    emit_validation(runtime, found, None)
     samples = sample_completions(
         runtime.engine(gpt), config.eval.sample_prompts, config.eval.sample_tokens, config.seed
     )

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from mccore.config import STAGES, TRAINING_STAGES, StageName
@@ -31,9 +32,9 @@ STOP_SECONDS = 60.0  # for a step and a checkpoint; a rank whose peers are gone 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage. Returns the exit code."""
     die_with_parent()
-    stop = StopSignal()
     try:
         run, stage = _parse(sys.argv[1:] if arguments is None else arguments)
+        stop = StopSignal(interrupts=stage not in TRAINING_STAGES)
         with run.join(), build_emitter(run.config, run, int(os.environ.get("RANK", "0"))) as emitter:
             return _run_stage(run, stage, emitter, stop)
     except MccoreError as error:
@@ -73,9 +74,12 @@ def _run_stage(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal
 
 def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) -> _End:
     # Imported here: torch takes seconds, and what fails before deserves an event too.
+    import torch
+
     from mccore.runtime import build
-    from mccore.stages import STAGE_FUNCTIONS, Stopped
+    from mccore.stages import STAGE_FUNCTIONS
     from mccore.train.distributed import join_world
+    from mccore.training import Stopped
 
     def stop_requested() -> bool:
         return stop.requested or run.stop_requested()
@@ -95,25 +99,37 @@ def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) 
         return _End("stopped", error.message)
     except MccoreError as error:
         return _End("failed", error.message, error.render())
+    except torch.OutOfMemoryError as error:
+        hint = f"hint: lower {stage}.micro_batch_rows; the batch of a step stays the same"
+        return _End("failed", f"{stage} ran out of GPU memory", f"{error}\n{hint}")
     except Exception as error:  # a fault of ours: recorded with its traceback, and the stage has failed
         reason = str(error).strip().splitlines()
         return _End("failed", f"{type(error).__name__}: {reason[0] if reason else ''}", traceback.format_exc())
+    finally:
+        stop.interrupts = False
 
 
 class StopSignal:
     """SIGTERM as a wish. `requested` turns true at the first; the process ends `STOP_SECONDS` later, or at the second.
+    With `interrupts` the main thread gets `Interrupted` wherever it is: for stages that have nothing to save.
 
     The signal's byte goes through a pipe to a thread: a main thread that waits inside a collective for ranks that are gone
     never gets to run a Python signal handler.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, interrupts: bool = False) -> None:
         self.requested = False
+        self.interrupts = interrupts
         self._read, write = os.pipe()
         os.set_blocking(write, False)
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        signal.signal(signal.SIGTERM, self._on_main_thread)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="stop-signal", daemon=True).start()
+
+    def _on_main_thread(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupts:
+            self.interrupts = False
+            raise Interrupted("stopped by SIGTERM; the stage will be done again")
 
     def _watch(self) -> None:
         while True:

@@ -31,17 +31,15 @@ from types import TracebackType
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from mccore.errors import CheckpointError
 from mccore.files import disk_hint, sync_directory
-from mccore.train.tensor_files import INDEX, TensorReader, TensorWriter, group_file, sync_file
 
 FORMAT = "mccore-checkpoint"
 FORMAT_VERSION = 1
+INDEX = "index.json"
 _META = "meta.json"
 _SUMS = "SHA256SUMS"
 _NAME = re.compile(r"step_(\d{8,})")
@@ -131,6 +129,11 @@ def write_checkpoint(directory: Path, state: Mapping[str, Tensor], meta: Meta) -
 
     Raises CheckpointError when the disk doesn't take it; earlier checkpoints are untouched and nothing is left behind.
     """
+    import torch.distributed.checkpoint as dcp  # slow to import, see tensor_files
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    from mccore.train.tensor_files import TensorWriter
+
     began = time.perf_counter()
     path = checkpoint_path(directory, meta.step)
     partial = directory / f".{path.name}.part"
@@ -166,6 +169,11 @@ def write_checkpoint(directory: Path, state: Mapping[str, Tensor], meta: Meta) -
 def checkpoint_path(directory: Path, step: int) -> Path:
     """Where the checkpoint of a step is, below a stage's directory."""
     return directory / f"step_{step:08d}"
+
+
+def group_file(name: str) -> str:
+    """The file that holds the tensor `name`: its group is what comes before the first `/`."""
+    return f"{name.partition('/')[0]}.safetensors"
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -220,9 +228,13 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str
     Raises CheckpointError when it is missing or damaged.
     """
     meta = read_meta(path)
-    state = _empty_state(path, "model", device)
-    _load(path, state)
-    return {name.removeprefix("model/"): tensor for name, tensor in state.items()}, meta
+    file = group_file("model")
+    _verify(path, _read_sums(path), [file])
+    try:
+        with safe_open(path / file, framework="pt", device=str(device)) as stored:
+            return {name.removeprefix("model/"): stored.get_tensor(name) for name in stored.keys()}, meta  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, f"{file}: {error}") from error
 
 
 def load_into(path: Path, model: Mapping[str, Tensor], optim: Mapping[str, Tensor] | None = None) -> Meta:
@@ -240,10 +252,16 @@ def load_into(path: Path, model: Mapping[str, Tensor], optim: Mapping[str, Tenso
 
 def _load(path: Path, state: dict[str, Tensor]) -> None:
     """Fill `state` from the files of its groups, after checking them."""
+    import torch.distributed.checkpoint as dcp  # slow to import, see tensor_files
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    from mccore.train.tensor_files import TensorReader
+
     files = sorted({group_file(name) for name in state})
     _verify(path, _read_sums(path), [INDEX, *files])
+    reader = TensorReader(path)
     try:
-        index = TensorReader(path).read_index()
+        index = reader.read_index()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, f"{INDEX}: {error}") from error
     stored = {name: entry for name, entry in index.items() if group_file(name) in files}
@@ -256,22 +274,9 @@ def _load(path: Path, state: dict[str, Tensor]) -> None:
         )
     try:
         _ignore_no_dist_warning()
-        dcp.load(state, storage_reader=TensorReader(path), no_dist=True)
+        dcp.load(state, storage_reader=reader, no_dist=True)
     except (OSError, ValueError, SafetensorError, CheckpointException) as error:
         raise _damaged(path, str(error).strip().splitlines()[-1]) from error
-
-
-def _empty_state(path: Path, group: str, device: torch.device | str) -> dict[str, Tensor]:
-    _verify(path, _read_sums(path), [INDEX])
-    try:
-        index = TensorReader(path).read_index()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"{INDEX}: {error}") from error
-    return {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype, device=device)
-        for name, entry in index.items()
-        if name.startswith(f"{group}/")
-    }
 
 
 def _read_sums(path: Path) -> dict[str, str]:
@@ -302,14 +307,11 @@ def _damaged(path: Path, what: str) -> CheckpointError:
 
 
 def _os_error(error: BaseException) -> OSError | None:
-    """The OSError behind an error of a library, where there is one."""
+    """The OSError behind an error, where there is one."""
     if isinstance(error, OSError):
         return error
-    if isinstance(error, CheckpointException):
-        for failure, _ in error.failures.values():
-            if isinstance(failure, OSError):
-                return failure
-    return None
+    failures = getattr(error, "failures", {})  # a CheckpointException: rank -> (error, traceback)
+    return next((failure for failure, _ in failures.values() if isinstance(failure, OSError)), None)
 
 
 def _versions() -> dict[str, str]:
@@ -328,3 +330,12 @@ def _sha256(path: Path) -> str:
 def _ignore_no_dist_warning() -> None:
     # One process saves and loads here on purpose, also within a group.
     warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content survive a power cut."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

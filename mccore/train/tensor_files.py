@@ -2,6 +2,9 @@
 
 A directory holds one safetensors file per group, the part of a tensor's name before the first `/` (`model/...` goes to
 `model.safetensors`), and `index.json`: name -> {file, dtype, shape}. Only tensors can be stored.
+
+torch.distributed.checkpoint takes as long to import as the rest of torch, so `checkpoint` imports this module when it
+writes or resumes; whoever only wants the weights reads the safetensors file itself.
 """
 
 from __future__ import annotations
@@ -27,13 +30,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from mccore.files import sync_directory
-
-INDEX = "index.json"
-
-
-def group_file(name: str) -> str:
-    """The file that holds the tensor `name`."""
-    return f"{name.partition('/')[0]}.safetensors"
+from mccore.train.checkpoint import INDEX, group_file, sync_file
 
 
 class TensorWriter(StorageWriter):
@@ -152,12 +149,3 @@ def _tensor_metadata(name: str, entry: dict[str, Any]) -> TensorStorageMetadata:
     size = torch.Size(entry["shape"])
     chunk = ChunkStorageMetadata(offsets=torch.Size([0] * len(size)), sizes=size)
     return TensorStorageMetadata(TensorProperties(dtype=dtype), size, [chunk])
-
-
-def sync_file(path: Path) -> None:
-    """Make a file's content survive a power cut."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
