@@ -9,6 +9,7 @@ import ast
 import importlib.machinery
 import importlib.util
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -157,26 +158,23 @@ def _docstring(source: Path | None) -> str:
 
 def _unmet_requirement(distribution: metadata.Distribution | None) -> str:
     """The distribution's requirement on mccore, if the installed mccore doesn't meet it."""
-    stated = [line for line in (distribution.requires if distribution else None) or () if line.startswith("mccore")]
+    required = (distribution.requires if distribution else None) or ()
+    stated = [line for line in required if re.match(r"mccore\s*[(<>=!~]", line)]
     if not stated:
         return ""
-    from packaging.requirements import InvalidRequirement, Requirement  # only where a requirement has to be read
+    from packaging.requirements import InvalidRequirement, Requirement  # takes longer than the rest of a listing
 
     try:
         installed = metadata.version("mccore")
         for line in stated:
             requirement = Requirement(line)
             applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            if requirement.name != "mccore" or not applies:
-                continue
-            if not requirement.specifier.contains(installed, prereleases=True):
+            if applies and not requirement.specifier.contains(installed, prereleases=True):
                 return f"it needs mccore {requirement.specifier}, and this is mccore {installed}"
     except InvalidRequirement as error:
         return f"its requirement on mccore can't be read: {one_line(error)}"
-    except (
-        metadata.PackageNotFoundError
-    ):  # mccore runs from a source tree that isn't installed: nothing to compare with
-        return ""
+    except metadata.PackageNotFoundError:
+        return ""  # mccore runs from a source tree that isn't installed: nothing to compare with
     return ""
 
 

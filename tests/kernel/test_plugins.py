@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
+import numpy as np
 import pytest
 
-from mccore import plugins
-from mccore.api import Allocator, AllocatorSpec, Budget, Edits, Extension, FocusView, Options, Recipe
+from mccore import hookspecs, plugins
+from mccore.api import (
+    Allocator,
+    AllocatorSpec,
+    Budget,
+    Edits,
+    Extension,
+    FocusView,
+    LevelSpec,
+    Options,
+    Recipe,
+    TelemetrySpec,
+    TreeSpec,
+)
 from mccore.config import Choice, RunConfig
 from mccore.errors import ConfigError, MccoreError, PluginError
+from mccore.events import Event
+from mccore.resolve import resolve
 
 GROUPS = {kind.name: kind.group for kind in plugins.KINDS.values()}
 Install = Callable[..., None]
@@ -378,8 +395,6 @@ def test_build_returns_what_the_kind_asks_for(install: Install) -> None:
 
 
 def test_every_kind_has_one_hook_and_the_hooks_are_these() -> None:
-    from mccore import hookspecs
-
     declared = {name for name in vars(hookspecs) if name.startswith("mccore_")}
     assert declared == {kind.hook for kind in plugins.KINDS.values()}
 
@@ -395,3 +410,70 @@ def test_the_contracts_can_be_met_by_plain_classes() -> None:
     assert Extension(build=lambda options, spec: Still()).options is Options
     assert Recipe(config=RunConfig()).profiles == {}
     assert issubclass(PluginError, MccoreError)
+
+
+# --- docs/plugins.md -----------------------------------------------------------------------------------------------------
+
+DOCS = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
+EXAMPLES = {
+    kind.name: next(block for block in re.findall(r"```python\n(.*?)```", DOCS, re.S) if f"def {kind.hook}()" in block)
+    for kind in plugins.KINDS.values()
+}
+
+
+def test_the_docs_give_every_hook_with_its_exact_signature() -> None:
+    for kind in plugins.KINDS.values():
+        signature = inspect.signature(getattr(hookspecs, kind.hook))
+        written = str(signature).replace("'", "")
+        assert f"| `{kind.name}` | `{kind.group}` | `{kind.hook}{written}` |" in DOCS
+
+
+@pytest.mark.parametrize("kind", list(plugins.KINDS))
+def test_the_docs_examples_are_plugins(install: Install, kind: plugins.KindName, tmp_path: Path) -> None:
+    module = f"example_of_{kind}"
+    install(module, EXAMPLES[kind], kind=kind)
+    assert row(kind, module).health == "ok"
+    assert row(kind, module).summary.endswith(".")
+    found = plugins.load(kind, module)
+    assert found.summary
+    if isinstance(found, Recipe):
+        config = resolve(module, gpu="h100")
+        assert (config.model.depth, config.base.tokens, config.model.n_embd) == (12, 1_000_000_000, 768)
+        return
+    assert all(field.description for field in found.options.model_fields.values())
+
+
+def test_the_docs_examples_do_their_work(install: Install, tmp_path: Path) -> None:
+    for kind in ("tree", "allocator", "telemetry"):
+        install(f"example_{kind}", EXAMPLES[kind], kind=kind)
+
+    tree = plugins.build("tree", Choice(name="example_tree"), TreeSpec((LevelSpec((2,), "float32"),)))
+    tree.append(0, np.ones((3, 2), dtype=np.float32))
+    assert tree.read(0, 1, 3).tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+    choice = Choice(name="example_allocator", options={"keep": 2})
+    tokens = 12
+    view = FocusView(
+        level=np.zeros((1, tokens), dtype=np.int8),
+        index=np.arange(tokens).reshape(1, -1),
+        score=np.zeros((1, tokens), dtype=np.float32),
+        age=np.zeros((1, tokens), dtype=np.int32),
+        tokens=np.array([tokens]),
+    )
+    edits = plugins.build("allocator", choice, SPEC).plan(view, Budget(entries=7))
+    assert edits.collapse.tolist() == [[0, 1, 0], [0, 1, 1]]
+
+    spec = TelemetrySpec("a-run", tmp_path, 0, RunConfig())
+    provider = plugins.build("telemetry", Choice(name="example_telemetry"), spec)
+    provider.record(Event("step", 0.0, step=3, metrics={"loss": 1.5}))
+    provider.close()
+    assert (tmp_path / "rank0-losses.txt").read_text() == "3 1.5\n"
+
+
+def test_the_docs_name_every_suite_and_setting() -> None:
+    from mccore import testing
+
+    suites = [name for name in testing.__all__ if name.endswith("Suite")]
+    assert len(suites) == len(plugins.KINDS)
+    for word in [*suites, plugins.DISABLE_VARIABLE, "uv sync --inexact"]:
+        assert word in DOCS
