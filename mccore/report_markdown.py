@@ -287,14 +287,8 @@ def _how_scored(choice: Data) -> str:
 def _samples(data: Data) -> Iterable[str]:
     base = data["results"].get("base_eval") or {}
     completions = base.get("samples") or data["samples"].get("base") or []
-    chat, name = next(
-        (
-            (data["results"][f"chat_eval_{name}"], name)
-            for name in ("sft", "mid")
-            if data["results"].get(f"chat_eval_{name}")
-        ),
-        ({}, ""),
-    )
+    name = next((name for name in ("sft", "mid") if data["results"].get(f"chat_eval_{name}")), "")
+    chat: Data = data["results"][f"chat_eval_{name}"] if name else {}
     early = [(stage, sample) for stage in ("mid", "sft") for sample in data["samples"].get(stage, []) if not chat]
     if not completions and not chat and not early:
         return

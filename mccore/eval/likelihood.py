@@ -68,7 +68,7 @@ def _score_batch(model: GPT, items: Sequence[Continuation]) -> list[Score]:
     hidden = hidden[owner.to(model.device), column.to(model.device)]  # [N, D]
     logprobs, greedy = [], []
     size = max(1, _LOGIT_ELEMENTS // model.config.vocab_ids)
-    for part, targets in zip(hidden.split(size), wanted.to(model.device).split(size), strict=True):
+    for part, targets in zip(torch.split(hidden, size), torch.split(wanted.to(model.device), size), strict=True):
         logits = model.logits(part)  # [n, V]
         logprobs.append(logits.log_softmax(dim=-1).gather(1, targets.unsqueeze(1)).squeeze(1).double().cpu())
         greedy.append((logits.argmax(dim=-1) == targets).cpu())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -111,7 +111,8 @@ def fit_window(tokenizer: Tokenizer, system: str | None, messages: Sequence[Mess
     overhead = 2 + (len(tokenizer.encode(f"{system}\n\n")) if system is not None else 0)  # bos, assistant_start
     total, start = overhead, len(messages)
     while start > 0:  # walk back over the turns that fit; what is kept begins with a user's
-        total += len(render_turn(tokenizer, messages[start - 1]["role"], messages[start - 1]["content"]).ids)
+        content: Any = messages[start - 1]["content"]
+        total += len(render_turn(tokenizer, messages[start - 1]["role"], content).ids)
         if total > room:
             break
         start -= 1
@@ -172,7 +173,7 @@ class ChatSession:
     messages: list[Message] = field(default_factory=list)
     turns: list[TurnStats] = field(default_factory=list)
 
-    def ask(self, text: str) -> Iterator[Piece]:
+    def ask(self, text: str) -> Generator[Piece, None, None]:
         """Send a message and yield the answer piece by piece.
 
         Closing the iterator stops the answer; what was said so far stays in the history. A turn without an answer is

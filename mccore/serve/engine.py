@@ -248,7 +248,7 @@ class _Batch:
     @torch.inference_mode()
     def prefill(self) -> Tensor:
         """Read the prompts; logits after their last tokens, fp32 [B, V]."""
-        chunks = self.tokens.split(PREFILL_CHUNK, dim=1)
+        chunks = torch.split(self.tokens, PREFILL_CHUNK, dim=1)
         hidden = [self._read(chunk) for chunk in chunks][-1]
         logits = self.model.logits(hidden)
         if self.copies > 1:
