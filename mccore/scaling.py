@@ -313,10 +313,12 @@ def memory_estimate(config: RunConfig, stage: StageName = "base", *, activation_
     tokens = stage_config(config, stage).micro_batch_rows * model.max_seq_len
     kv_share = model.n_kv_head / model.n_head
     gated = sum(has_value_embedding(model, layer) for layer in range(model.depth)) / model.depth
-    # Per layer: residual and its scaled copies, two norms, q and k before, within and after norm and rotation, v,
-    # attention's output; the MLP keeps its product, its ReLU and the square of that.
-    widths = 10 + 5 * (1 + kv_share) + kv_share + 3 * gated * kv_share + 3 * model.mlp_ratio
-    activations = int(tokens * model.n_embd * (model.depth * widths + 8) * activation_bytes)
+    # Per layer: the residual, two norms, attention's output and its copy; q and k after norm and after rotation; v, twice
+    # where a value embedding is added; the MLP's ReLU and its square. Beside the layers: embeddings, middle and final
+    # states, and the gradients of one MLP in flight.
+    widths = 5 + 2 * (1 + kv_share) + (1 + gated) * kv_share + 2 * model.mlp_ratio
+    beside = 6 + 2 * model.mlp_ratio
+    activations = int(tokens * model.n_embd * (model.depth * widths + beside) * activation_bytes)
     return MemoryEstimate(
         weights=4 * count.total,
         gradients=4 * count.total,

@@ -11,7 +11,7 @@ from torch import Tensor
 from mccore.errors import ConfigError
 from mccore.model import GPT, build_optimizer, schedule
 from mccore.model.attention import Rotary, attend_reference
-from mccore.scaling import count_parameters, flops_per_token, layer_windows
+from mccore.scaling import count_parameters, flops_per_token, layer_windows, memory_estimate
 from tests.model.conftest import VARIANTS, small_config
 from tests.model.test_optim import run_config
 
@@ -123,6 +123,30 @@ def test_parameter_count_equals_the_arithmetic(model: GPT) -> None:
     linear = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2 and "embedding" not in n)
     spans = sum(min(w or 24, 24) for w in layer_windows(model.config))
     assert flops_per_token(model.config) == 6 * linear + 12 * model.config.n_embd * spans
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("changes", [{}, {"n_kv_head": 1, "depth": 5}, {"value_embeddings": False, "mlp_ratio": 2}])
+def test_memory_estimate_is_within_a_factor_of_two(changes: dict[str, object], dtype: torch.dtype) -> None:
+    config = run_config(small_config(**{"n_embd": 64, "max_seq_len": 64} | changes))
+    model = GPT(config.model, compute_dtype=dtype)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    rows = torch.randint(0, 265, (config.base.micro_batch_rows, 65))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.loss(rows[:, :-1], rows[:, 1:])
+    activations = sum(tensor.untyped_storage().nbytes() for at, tensor in saved.items() if at not in own)
+    estimate = memory_estimate(config, activation_bytes=dtype.itemsize)
+    assert activations / 2 < estimate.activations < activations * 2
+    optimizer = build_optimizer(model, config, "base")
+    state = sum(tensor.nbytes for tensor in optimizer.state_dict().values())
+    assert state / 1.2 < estimate.optimizer < state * 1.2
+    assert estimate.weights == sum(parameter.nbytes for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
