@@ -1,7 +1,7 @@
-"""A stage without the work: it does to the run directory what `mccore.worker` does, as the file `plan.json` tells it.
+"""A stage without the work: it does to the run directory what `mccore.worker` does, as `plan.json` tells it.
 
-plan.json: {stage: [behaviour, ...]}; a behaviour is a step of a tiny script, run in order by the ranks it names (all, when
-it names none): {"do": "step"|"finish"|"stop-aware"|"raise"|"kill"|"exit"|"hang"|"fill", "rank": 0, ...}.
+plan.json, or the variable STANDIN_PLAN, is {stage: [behaviour, ...]}; behaviours are done in order, by the rank they name or
+by all: {"do": "step"|"finish"|"stop-aware"|"raise"|"kill"|"exit"|"hang"|"fill", "rank": 0, ...}.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def main() -> int:
     die_with_parent()
     run, stage = RunDir(Path(sys.argv[1])), sys.argv[2]
     rank = int(os.environ.get("RANK", "0"))
-    plan = json.loads((run.path / "plan.json").read_text()).get(stage, [{"do": "finish"}])
+    plan_file = run.path / "plan.json"
+    text = plan_file.read_text() if plan_file.exists() else os.environ.get("STANDIN_PLAN", "{}")
+    plan = json.loads(text).get(stage, [{"do": "finish"}])
     with run.join(), EventWriter(run.events_dir / f"rank{rank}.jsonl", rank=rank) as events:
         events.emit("stage.start", stage=stage, world_size=int(os.environ.get("WORLD_SIZE", "1")))
         print(f"rank {rank} of {stage}", flush=True)

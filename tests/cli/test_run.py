@@ -1,0 +1,255 @@
+"""`mccore run`: dry runs in this process, real ones with stand-in stages in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mccore import plugins
+from mccore.cli import main
+from mccore.config import RunConfig
+from mccore.resolve import resolve
+from mccore.rundir import RunDir
+
+PROGRAMS = Path(__file__).parent.parent / "runs" / "programs"
+SHORT = ("--set", "stages=tokenizer,base")
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """A base directory of the test's own, and a working directory without settings."""
+    monkeypatch.setenv("MCCORE_BASE_DIR", str(tmp_path / "base"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def mccore(base):
+    """Runs the command with stand-in stages; `start` gives the process."""
+
+    def start(*arguments, plan=None):
+        def before():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+
+        return subprocess.Popen(
+            [sys.executable, str(PROGRAMS / "mccore_standin.py"), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(PROGRAMS), "STANDIN_PLAN": json.dumps(plan or {})},
+            preexec_fn=before,
+        )
+
+    def run(*arguments, plan=None):
+        process = start(*arguments, plan=plan)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    run.start = start
+    return run
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+class TestDryRun:
+    def test_json_is_the_whole_plan_and_nothing_is_written(self, base, capsys):
+        assert (
+            main(["run", "tiny", "--dry-run", "--json", "--name", "x", "--nproc", "2", "--set", "model.depth=2"]) == 0
+        )
+        plan = json.loads(capsys.readouterr().out)
+        assert plan["run_dir"] == str(base / "runs" / "x")
+        config = RunConfig.model_validate(plan["config"])
+        assert config.model.depth == 2
+        assert config.base.tokens > 0
+        assert [item["stage"] for item in plan["commands"]] == list(config.stages)
+        by_stage = {item["stage"]: item["command"] for item in plan["commands"]}
+        assert "torch.distributed.run" in by_stage["base"]
+        assert by_stage["report"][1:] == ["-m", "mccore.worker", plan["run_dir"], "report"]
+        assert plan["estimate"]["parameters"]["total"] > 0
+        assert plan["estimate"]["stages"]["base"]["steps"] > 0
+        assert plan["estimate"]["device"]["measured"] is False
+        assert not base.exists()
+
+    def test_text_says_what_it_costs_and_what_the_number_rests_on(self, base, capsys):
+        assert main(["run", "tiny", "--dry-run"]) == 0
+        out = capsys.readouterr().out
+        assert "assumed:" in out
+        assert "parameters  " in out
+        assert "-m mccore.worker" in out
+        assert not base.exists()
+
+    def test_a_measured_speed_is_used_and_said(self, base, capsys):
+        import platform
+
+        (base / "cache").mkdir(parents=True)
+        devices = {f"{platform.machine()} cpu": {"flops_per_second": 1e9, "ranks": 2, "dtype": "fp32", "n_embd": 64}}
+        (base / "cache" / "machine.json").write_text(json.dumps({"version": 1, "devices": devices}))
+        assert main(["run", "tiny", "--dry-run", "--json", "--set", "hardware.device=cpu"]) == 0
+        estimate = json.loads(capsys.readouterr().out)["estimate"]
+        assert estimate["device"]["flops_per_second"] == 2e9
+        assert estimate["device"]["measured"] is True
+        assert estimate["seconds"] == pytest.approx(estimate["flops"] / 2e9)
+        assert main(["run", "tiny", "--dry-run", "--set", "hardware.device=cpu"]) == 0
+        assert "measured here: 2 GFLOP/s at width 64" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("recipe", plugins.names("recipe"))
+    def test_every_recipe_has_a_plan(self, base, capsys, recipe):
+        assert main(["run", recipe, "--dry-run", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["config"]["recipe"] == recipe
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("arguments", "code", "message"),
+        [
+            ([], 2, "no recipe is given"),
+            (["tinny"], 1, "did you mean tiny"),
+            (["tiny", "--set", "model.deth=3"], 2, "did you mean model.depth"),
+            (["tiny", "--name", "a/b"], 2, "can't be the name"),
+            (["tiny", "--nnodes", "2"], 2, "--rdzv-endpoint"),
+            (["tiny", "--rdzv-endpoint", "a:1"], 2, "no effect"),
+            (["--resume", "nowhere"], 2, "there is no run 'nowhere'"),
+            (["--resume"], 2, "there is no run"),
+            (["--resume", "a", "--name", "b"], 2, "give one of them"),
+        ],
+    )
+    def test_before_anything_is_made(self, base, capsys, arguments, code, message):
+        assert main(["run", *arguments]) == code
+        assert message in capsys.readouterr().err
+        assert not base.exists()
+
+    def test_megacontext_training_waits_for_another_version(self, base, capsys):
+        assert main(["run", "tiny", "--mc"]) == 2
+        assert "MegaContext training isn't part of this version yet" in capsys.readouterr().err
+        assert not base.exists()
+
+    def test_an_existing_name(self, base, capsys):
+        RunDir.create(base / "runs", "x", RunConfig())
+        assert main(["run", "tiny", "--name", "x"]) == 1
+        assert "exists already" in capsys.readouterr().err
+
+
+class TestRun:
+    def test_from_start_to_finish(self, mccore, base):
+        code, out, err = mccore("run", "tiny", "--name", "x", *SHORT)
+        assert code == 0, err
+        assert out == ""
+        assert "the run 'x' finished" in err
+        assert "next: mccore chat x" in err
+        assert RunDir.open("x", base / "runs").outcome().state == "finished"
+
+    def test_a_name_is_made_of_recipe_and_time(self, mccore, base):
+        assert mccore("run", "tiny", *SHORT)[0] == 0
+        (name,) = [path.name for path in (base / "runs").iterdir()]
+        assert name.startswith("tiny-20")
+
+    def test_json_is_nothing_but_events_on_standard_output(self, mccore):
+        plan = {"base": [{"do": "step"}, {"do": "finish"}]}
+        code, out, err = mccore("run", "tiny", "--name", "x", "--json", *SHORT, plan=plan)
+        assert code == 0
+        types = [json.loads(line)["type"] for line in out.splitlines()]
+        assert types[0] == "run.start"
+        assert types[-1] == "run.end"
+        assert "step" in types
+        assert "parameters" in err
+
+    def test_a_failure(self, mccore):
+        code, _, err = mccore("run", "tiny", "--name", "x", *SHORT, plan={"base": [{"do": "raise"}]})
+        assert code == 1
+        assert "error: the run 'x' failed in base: ValueError: no good" in err
+        assert "logs/base.log" in err
+        assert "mccore run --resume x" in err
+
+    def test_ctrl_c_saves_and_resume_goes_on(self, mccore, base):
+        process = mccore.start(
+            "run", "tiny", "--name", "x", *SHORT, plan={"base": [{"do": "step"}, {"do": "stop-aware"}]}
+        )
+        run = RunDir(base / "runs" / "x")
+        wait_for(lambda: run.last_event("step") is not None)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "next: mccore run --resume x" in err
+        code, _, err = mccore("run", "--resume", "x")
+        assert code == 0
+        assert "resumed: base\n" in err
+        assert run.outcome().state == "finished"
+
+
+class TestResume:
+    @pytest.fixture
+    def stopped(self, base):
+        """A run whose second stage isn't done."""
+        run = RunDir.create(base / "runs", "x", resolve("tiny", sets=[SHORT[1]]))
+        run.write_result("tokenizer", {})
+        return run
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--resume", "x"],
+            ["--resume"],
+            ["--resume", "latest"],
+            ["tiny", "--name", "x", "--resume"],
+            ["--resume", "tiny", "--name", "x"],
+            ["tiny", "--name", "x", "--resume", *SHORT],  # the same again is no change
+            ["--resume", "x", "--set", "seed=42"],
+        ],
+    )
+    def test_every_way_to_say_it(self, stopped, capsys, arguments):
+        assert main(["run", *arguments, "--dry-run", "--json"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        assert plan["run_dir"] == str(stopped.path)
+        assert [item["stage"] for item in plan["commands"]] == ["base"]
+
+    def test_by_directory(self, stopped, capsys):
+        assert main(["run", "--resume", str(stopped.path), "--dry-run", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["run_dir"] == str(stopped.path)
+
+    @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            (["--set", "seed=43"], "`seed` is 42 in 'x', not 43"),
+            (["--seed", "43"], "`--seed` is 42 in 'x', not 43"),
+            (["--set", "model.depth=7"], "model.depth"),
+            (["--set", "hardware.dtype=bf16"], "hardware.dtype"),
+            (["--gpu", "h100"], "--gpu"),
+        ],
+    )
+    def test_a_changed_setting_is_named(self, stopped, capsys, arguments, named):
+        before = (stopped.path / "run.json").read_bytes()
+        assert main(["run", "--resume", "x", *arguments]) == 2
+        assert named in capsys.readouterr().err
+        assert (stopped.path / "run.json").read_bytes() == before
+
+    def test_another_recipe(self, stopped, capsys):
+        assert main(["run", "speedrun", "--name", "x", "--resume"]) == 2
+        assert "was made by the recipe 'tiny', not 'speedrun'" in capsys.readouterr().err
+
+    def test_another_width_may_be(self, stopped, capsys):
+        before = (stopped.path / "run.json").read_bytes()
+        arguments = ["--nproc", "2", "--set", "hardware.threads=3", "--dry-run", "--json"]
+        assert main(["run", "--resume", "x", *arguments]) == 0
+        (item,) = json.loads(capsys.readouterr().out)["commands"]
+        assert item["command"][3:5] == ["--nproc-per-node", "2"]
+        assert item["environment"]["OMP_NUM_THREADS"] == "3"
+        assert (stopped.path / "run.json").read_bytes() == before
+
+    def test_a_width_that_cant_share_the_batch(self, stopped, capsys):
+        assert main(["run", "--resume", "x", "--nproc", "7"]) == 2
+        assert "7 ranks can't share" in capsys.readouterr().err

@@ -1,0 +1,160 @@
+"""`mccore runs`: list, show, stop, compare, on directories written by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mccore.cli import main
+from mccore.config import BaseConfig, RunConfig
+from mccore.events import Event, EventWriter
+from mccore.rundir import RunDir
+
+STAGES = ("tokenizer", "base")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("MCCORE_BASE_DIR", str(tmp_path))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "runs"
+
+
+def make(root, name, *, start, loss, tokens=4096, outcome="finished", seed=42):
+    """A run whose `base` ended as told, `start` seconds after the epoch."""
+    config = RunConfig(recipe="tiny", stages=STAGES, seed=seed, base=BaseConfig(tokens=tokens))
+    run = RunDir.create(root, name, config)
+    with EventWriter(run.events_dir / "launcher.jsonl") as launcher:
+        launcher.write(Event("run.start", start))
+    with EventWriter(run.events_dir / "rank0.jsonl") as rank:
+        rank.write(Event("stage.start", start + 1, stage="base"))
+        metrics = {"loss": loss, "lod_loss/1": 3.0, "grad_norm": float("nan")}
+        rank.write(Event("step", start + 2, stage="base", step=1, tokens=tokens, metrics=metrics))
+        data = {"outcome": outcome, "message": "why", "seconds": 12.5}
+        rank.write(Event("stage.end", start + 3, stage="base", data=data))
+    with EventWriter(run.events_dir / "rank1.jsonl", rank=1) as other:
+        other.write(Event("step", start + 2.5, 1, "base", 1, tokens, {"loss": 99.0, "mfu": 0.5}))
+    run.write_result("tokenizer", {"vocab_size": 2048, "kind": "bpe"})
+    if outcome == "finished":
+        run.write_result("base", {"loss": loss})
+    return run
+
+
+def output(capsys, *arguments):
+    assert main(["runs", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def failure(capsys, *arguments):
+    code = main(["runs", *arguments])
+    return code, capsys.readouterr().err
+
+
+class TestList:
+    def test_empty(self, root, capsys):
+        assert output(capsys) == []
+        assert main(["runs"]) == 0
+        assert "mccore run tiny" in capsys.readouterr().out
+
+    def test_rows_in_the_order_of_their_start(self, root, capsys):
+        make(root, "b", start=2000.0, loss=2.5)
+        make(root, "a", start=3000.0, loss=3.5, outcome="failed")
+        rows = output(capsys)
+        assert rows == output(capsys, "list")
+        assert [(row["name"], row["state"], row["loss"], row["tokens"], row["recipe"]) for row in rows] == [
+            ("b", "finished", 2.5, 4096, "tiny"),
+            ("a", "failed", 3.5, 4096, "tiny"),
+        ]
+        assert main(["runs", "list"]) == 0
+        assert "failed" in capsys.readouterr().out
+
+    def test_a_damaged_run_doesnt_hide_the_others(self, root, capsys):
+        make(root, "good", start=1.0, loss=1.0)
+        (root / "bad").mkdir()
+        (root / "bad" / "run.json").write_text("{}{")
+        states = {row["name"]: row["state"] for row in output(capsys)}
+        assert states == {"good": "finished", "bad": "unreadable"}
+        assert main(["runs"]) == 0
+
+
+class TestShow:
+    def test_outcome_stages_and_last_metrics(self, root, capsys):
+        run = make(root, "one", start=1000.0, loss=2.5, outcome="stopped")
+        detail = output(capsys, "show", "one")
+        assert detail["outcome"] == {"state": "stopped", "stage": "base", "message": "why"}
+        assert detail["stages"] == [
+            {
+                "stage": "tokenizer",
+                "state": "finished",
+                "seconds": None,
+                "results": {"vocab_size": 2048, "kind": "bpe"},
+            },
+            {"stage": "base", "state": "stopped", "seconds": 12.5, "results": None},
+        ]
+        # rank 0's word counts, the other ranks fill in; what isn't finite is left out
+        assert detail["metrics"] == {"lod_loss/1": 3.0, "loss": 2.5, "mfu": 0.5}
+        assert output(capsys, "show", str(run.path)) == output(capsys, "show") == detail
+        assert main(["runs", "show", "one"]) == 0
+        text = capsys.readouterr().out
+        assert "vocab_size 2,048" in text
+        assert "nat" in text
+
+    def test_a_bad_selector(self, root, capsys):
+        make(root, "experiment", start=1.0, loss=1.0)
+        code, error = failure(capsys, "show", "experimant")
+        assert code == 2
+        assert "did you mean experiment?" in error
+
+
+class TestCompare:
+    def test_settings_and_metrics_side_by_side(self, root, capsys):
+        make(root, "a", start=1.0, loss=2.5, seed=1)
+        make(root, "b", start=2.0, loss=2.0, seed=2, tokens=8192)
+        content = output(capsys, "compare", "a", "b")
+        assert content["runs"] == ["a", "b"]
+        assert content["config"] == {"seed": [1, 2], "base.tokens": [4096, 8192]}
+        assert content["metrics"]["loss"] == [2.5, 2.0]
+        assert main(["runs", "compare", "a", "b"]) == 0
+        assert "-0.5" in capsys.readouterr().out
+
+    def test_the_same_settings(self, root, capsys):
+        make(root, "a", start=1.0, loss=2.5)
+        make(root, "b", start=2.0, loss=2.5)
+        assert main(["runs", "compare", "a", "b"]) == 0
+        assert "the configurations are the same" in capsys.readouterr().out
+
+
+class TestStop:
+    def test_a_run_that_isnt_running(self, root, capsys):
+        run = make(root, "one", start=1.0, loss=1.0)
+        code, error = failure(capsys, "stop", "one")
+        assert code == 1
+        assert "isn't running: it is finished" in error
+        assert not run.stop_requested()
+
+    def test_a_running_one_is_asked_and_waited_for(self, root, capsys):
+        run = make(root, "one", start=1.0, loss=1.0, outcome="stopped")
+        program = (
+            "import sys, time; from pathlib import Path; from mccore.rundir import RunDir\n"
+            "run = RunDir(Path(sys.argv[1]))\n"
+            "with run.lock():\n"
+            "    print('locked', flush=True)\n"
+            "    while not run.stop_requested(): time.sleep(0.01)\n"
+        )
+        command = [sys.executable, "-c", program, str(run.path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout.readline() == "locked\n"
+            assert output(capsys, "stop", "one", "--wait") == {"name": "one", "state": "stopped", "stage": "base"}
+        assert holder.returncode == 0
+
+    def test_waiting_has_an_end(self, root, capsys):
+        run = make(root, "one", start=1.0, loss=1.0)
+        with run.lock():
+            code, error = failure(capsys, "stop", "one", "--wait", "--timeout", "0.05")
+        assert code == 1
+        assert "hasn't ended" in error
+        assert run.stop_requested()
