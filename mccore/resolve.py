@@ -329,11 +329,10 @@ def _refuse_path(setting: Setting) -> NoReturn:
         raise ConfigError(f"`{setting.origin}`: a recipe is chosen by its name", hint="mccore run RECIPE")
     known = _settable()
     last = setting.path.rpartition(".")[2].replace("-", "_")
+    # By the last name first: whole paths of one section resemble each other too much.
     close = [path for path in known if path.rpartition(".")[2] == last]
-    close += [path for path in get_close_matches(setting.path, known, n=3) if path not in close]
-    close += [
-        path for path in known if path not in close and get_close_matches(last, [path.rpartition(".")[2]], cutoff=0.75)
-    ]
+    close = close or [path for path in known if get_close_matches(last, [path.rpartition(".")[2]], cutoff=0.75)]
+    close = get_close_matches(setting.path, close, n=3, cutoff=0) or get_close_matches(setting.path, known, n=3)
     raise ConfigError(
         f"`{setting.origin}`: there is no setting {setting.path!r}",
         hint=f"did you mean {' or '.join(close[:3])}?" if close else "`mccore run RECIPE --dry-run --json` shows all",

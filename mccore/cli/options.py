@@ -149,7 +149,7 @@ def dashed(token: str) -> str:
 def _generate(command: ConfiguredCommand, ctx: click.Context, args: Sequence[str]) -> list[FlagOption]:
     """The options for one command line. A plugin is loaded only where its options are asked for or shown."""
     schema_flags = [name for flag in flag_table() for name in _names(flag)]
-    typed = [dashed(arg.partition("=")[0]) for arg in args]
+    typed = {dashed(token): token for token in (arg.partition("=")[0] for arg in args)}
     asked = [
         flag for flag in typed if flag.startswith(("--allocator-", "--no-allocator-")) and flag not in schema_flags
     ]
@@ -170,7 +170,7 @@ def _generate(command: ConfiguredCommand, ctx: click.Context, args: Sequence[str
     for flag in asked:
         if flag not in there:
             option = flag.removeprefix("--no-").removeprefix("--").removeprefix("allocator-").replace("-", "_")
-            refuse_option("allocator", name, option, flag)
+            refuse_option("allocator", name, option, typed[flag])
     return [FlagOption(flag, _value_in(config, flag, name)) for flag in table]
 
 

@@ -293,7 +293,7 @@ def test_an_option_that_the_allocator_lacks_is_explained() -> None:
     with pytest.raises(ConfigError) as caught:
         typed("tiny", "--allocator", "greedy", "--allocator_sample_top_k", "4")
     message = caught.value.render()
-    assert "allocator 'greedy' has no option 'sample_top_k'" in message
+    assert "`--allocator_sample_top_k`: allocator 'greedy' has no option 'sample_top_k'" in message
     assert "stochastic_greedy has it" in message
 
 
