@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import IO, Any
@@ -45,7 +46,7 @@ class Lines(Notices):
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._pace = Pace()
-        self._shown = 0.0
+        self._shown = -math.inf
 
     def event(self, event: Event) -> None:
         line = self._line(event)
@@ -68,7 +69,7 @@ class Lines(Notices):
             eta = f"  {duration(left)} left" if left is not None else ""
             return f"{event.stage}: step {event.step}/{total or '?'}{describe_metrics(event)}{eta}"
         if event.type == "stage.start" and event.rank == 0:
-            self._pace, self._shown = Pace(), 0.0
+            self._pace, self._shown = Pace(), -math.inf
         return describe_event(event)
 
 
