@@ -75,19 +75,22 @@ class FlagOption(click.Option):
 
     def __init__(self, flag: Flag, default: Any) -> None:
         self.flag = flag
+        self.shown_default = default
         is_bool = flag.annotation is bool
-        several = get_origin(flag.annotation) is tuple
         names = [f"{name}/--no-{name[2:]}" if is_bool else name for name in flag.names]
         super().__init__(
             [flag.path.replace(".", "__"), *names],
             type=None if is_bool else _click_type(flag),
-            multiple=several,
+            multiple=get_origin(flag.annotation) is tuple,
             expose_value=False,
             callback=_collect,
-            help=_help(flag, default, several),
             shell_complete=_complete_plugins(flag) if _plugin_kind(flag) else None,
             metavar=_metavar(flag),
         )
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        self.help = _help(self.flag, self.shown_default, self.multiple)  # lists plugins: only when somebody reads it
+        return super().get_help_record(ctx)
 
 
 class ConfiguredCommand(click.Command):
