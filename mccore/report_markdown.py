@@ -260,9 +260,7 @@ def _chat_eval(data: Data) -> Iterable[str]:
         for name, tasks in answers:
             for task, one in tasks.items():
                 others = ", ".join(
-                    f"{score} {_percent(value['mean'])} ± {_percent(value['stderr'])}"
-                    for score, value in one["scores"].items()
-                    if score != "correct"
+                    f"{score} {_mean(value)}" for score, value in one["scores"].items() if score != "correct"
                 )
                 rows.append((name, f"**{task}**", _accuracy(one), others, str(one["n"]), str(one["skipped"] or "")))
                 rows += [
@@ -366,6 +364,13 @@ def _accuracy(one: Data) -> str:
     if one["accuracy"] is None:
         return "no questions"
     return f"{100 * one['accuracy']:.1f} ± {100 * one['stderr']:.1f} %"
+
+
+def _mean(value: Data) -> str:
+    """A mean score, with its standard error where the sample is large enough to have one."""
+    if value["mean"] is None or value["stderr"] is None:
+        return _percent(value["mean"])
+    return f"{100 * value['mean']:.1f} ± {100 * value['stderr']:.1f} %"
 
 
 def _percent(value: float | None) -> str:

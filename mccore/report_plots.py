@@ -54,8 +54,10 @@ def _figure(curves: Curves, metric: str, label: str) -> bytes:
 def _draw_loss(panel: Axes, metrics: Mapping[str, Points]) -> None:
     raw = metrics["loss"]
     x, y = zip(*thin(raw), strict=True)
-    panel.plot(x, y, color=_PALE, linewidth=0.9, label="training, each step", marker="o" if len(x) == 1 else None)
-    if len(raw) >= 20:
+    smoothed = len(raw) >= 20
+    look = {"color": _PALE, "linewidth": 0.9} if smoothed else {"color": _BLUE, "linewidth": 1.4}
+    panel.plot(x, y, label="training, each step", marker="o" if len(x) == 1 else None, **look)
+    if smoothed:
         x, y = zip(*thin(smooth(raw, max(5, round(len(raw) * _SMOOTHING)))), strict=True)
         panel.plot(x, y, color=_BLUE, linewidth=1.6, label="training, smoothed")
     if metrics.get("val_loss"):

@@ -155,7 +155,7 @@ def test_a_finished_run_has_everything(finished: RunDir) -> None:
         "| sft: held-out multiple choice | 40.0 ± 5.0 %, chance 25.0 %, n = 80 |",
         "rule `calibrated`, the best on 40 validation questions (sum 30.0 %, calibrated 45.0 %)",
         "| describe | 50.0 ± 5.0 % | 25.0 % | +1.5 | 40 |", "| answered by letter | 26.0 ± 5.0 % |",
-        "| sft | **arithmetic** | 75.0 ± 5.0 % | tool 80.0 % ± 9.0 % | 20 |", "| sft | **needle** | no questions |",
+        "| sft | **arithmetic** | 75.0 ± 5.0 % | tool 80.0 ± 9.0 % | 20 |", "| sft | **needle** | no questions |",
         "| needle in chat_eval_sft | no question of it fits into the model's context |",
         "| base | 40 of 40 | 4,000 | 5e+09 | 2.5000 | 2.7500 | 1.1250 | 1,234 | 1.50 |",
         "| prose | 100 | 40 | 2.50 | yes |", "| `model.depth` | `4` | `20` |", "What does a\\|b do?", "✗ Cut.",
