@@ -29,7 +29,7 @@ API_VERSION = 1
 class Options(BaseModel):
     """Base of a plugin's options: frozen, every field with a default and a description, unknown names refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 T_co = TypeVar("T_co", covariant=True)

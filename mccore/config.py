@@ -396,4 +396,6 @@ def read_config(path: Path) -> RunConfig:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} isn't text in UTF-8: {error}") from error
     return RunConfig.from_json(text, source=str(path))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from mccore import plugins as registry
+from mccore import registry
 from mccore.errors import MccoreError, RunError, UsageError
 
 
@@ -56,15 +57,16 @@ def new(kind: registry.KindName, name: str, directory: Path | None) -> None:
 
 
 def check_all() -> list[registry.Plugin]:
-    """`plugins.check`, and every recipe resolved with each of its profiles. What plugins print goes to stderr."""
+    """`mccore.plugins.check`, and every recipe resolved with each of its profiles. What plugins print goes to stderr."""
+    from mccore import plugins as loader
     from mccore.resolve import resolve
 
     rows = []
     with contextlib.redirect_stdout(sys.stderr):
-        for row in registry.check():
+        for row in loader.check():
             if row.kind == "recipe" and row.health == "ok":
                 try:
-                    for profile in ("", *registry.load("recipe", row.name).profiles):
+                    for profile in ("", *loader.load("recipe", row.name).profiles):
                         resolve(row.name, gpu=profile)
                 except MccoreError as error:
                     if error.blame in (None, row.blame):  # else it is another plugin's fault, and in that one's row
@@ -86,31 +88,28 @@ def _as_json(row: registry.Plugin) -> dict[str, str]:
 
 
 def _print_table(rows: list[registry.Plugin]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    """Aligned columns, the summary cut to a terminal's width. By hand: a table library imports longer than this takes."""
     if not rows:
         click.echo("no plugins are installed")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
-    for column in ("kind", "name", "distribution", "version", "health"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("summary", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        health = "faulty" if row.problem else row.health
-        colour = {"ok": "green", "disabled": "yellow", "faulty": "red"}[health]
-        table.add_row(
-            row.kind, row.name, row.distribution, row.version, f"[{colour}]{health}[/{colour}]", Text(row.summary)
-        )
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe has no width to fit into
-        console.width = 200
-    console.print(table)
+    cells = [("kind", "name", "distribution", "version", "health")]
+    cells += [
+        (row.kind, row.name, row.distribution, row.version, "faulty" if row.problem else row.health) for row in rows
+    ]
+    widths = [max(len(line[column]) for line in cells) for column in range(5)]
+    room = shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths) if sys.stdout.isatty() else None
+    for line, summary in zip(cells, ["summary", *(row.summary for row in rows)], strict=True):
+        fields = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        if line is cells[0]:
+            fields = [click.style(field, bold=True) for field in fields]
+        else:
+            fields[4] = click.style(fields[4], fg={"ok": "green", "disabled": "yellow"}.get(line[4], "red"))
+        if room is not None and len(summary) > room:
+            summary = summary[: max(0, room - 1)] + "…"
+        click.echo("  ".join([*fields, summary]).rstrip())
     for row in rows:
         if row.problem:
-            click.echo(f"{registry.KINDS[row.kind].noun} {row.name!r}: {row.problem}\nfrom: {row.blame}\n")
+            click.echo(f"\n{registry.KINDS[row.kind].noun} {row.name!r}: {row.problem}\nfrom: {row.blame}")
 
 
 # --- a new package -------------------------------------------------------------------------------------------------------
