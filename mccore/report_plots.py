@@ -55,8 +55,9 @@ def _draw_loss(panel: Axes, metrics: Mapping[str, Points]) -> None:
     raw = metrics["loss"]
     x, y = zip(*thin(raw), strict=True)
     smoothed = len(raw) >= 20
-    look = {"color": _PALE, "linewidth": 0.9} if smoothed else {"color": _BLUE, "linewidth": 1.4}
-    panel.plot(x, y, label="training, each step", marker="o" if len(x) == 1 else None, **look)
+    color, width = (_PALE, 0.9) if smoothed else (_BLUE, 1.4)
+    marker = "o" if len(x) == 1 else None
+    panel.plot(x, y, color=color, linewidth=width, marker=marker, label="training, each step")
     if smoothed:
         x, y = zip(*thin(smooth(raw, max(5, round(len(raw) * _SMOOTHING)))), strict=True)
         panel.plot(x, y, color=_BLUE, linewidth=1.6, label="training, smoothed")
