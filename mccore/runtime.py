@@ -111,7 +111,7 @@ class Runtime:
             "kind": "chat",
             "mixture": dict(sorted(section.mixture.items())),
             "seed": self.config.seed,
-            "corpus": self._conversations_version(section),
+            "sources": self._conversations_version(section),
             "tokenizer": self.tokenizer.fingerprint,
         }
         return self._store(key, lambda: self._encode_mixture(section), build)
@@ -157,15 +157,20 @@ class Runtime:
 
         return {"train": encode("train"), "val": encode("val")}
 
-    def _conversations_version(self, section: ChatTrainConfig) -> Any:
+    def _conversations_version(self, section: ChatTrainConfig) -> dict[str, Any]:
         """What the content of the mixture's sources depends on beside their names."""
-        files = {
-            name: _file_stamp(Path(path).expanduser())
-            for name in section.mixture
-            for kind, _, path in [name.partition(":")]
-            if path
-        }
-        return {"files": files, "stdlib": open_corpus("stdlib", cache_dir=self.cache).manifest()}
+        versions: dict[str, Any] = {}
+        for name in section.mixture:
+            _, _, path = name.partition(":")
+            if path:
+                versions[name] = _file_stamp(Path(path).expanduser())
+            else:  # made from the standard library
+                versions["stdlib"] = self._stdlib_manifest
+        return versions
+
+    @cached_property
+    def _stdlib_manifest(self) -> dict[str, Any]:
+        return open_corpus("stdlib", cache_dir=self.cache).manifest()
 
     def chat_section(self, stage: StageName) -> ChatTrainConfig:
         """The settings of a chat stage. Raises DataError for an empty mixture."""

@@ -117,7 +117,7 @@ def test_an_epoch_of_text_predicts_no_token_twice_and_nearly_all(text: TokenSpli
     report = rows.report()
     assert report["utilization"] == 1.0
     assert report["rows"] == len(every) == rows.count()
-    held = {id for id in inputs.flatten().tolist()} | {id for id in targets.flatten().tolist()}
+    held = set(inputs.flatten().tolist()) | set(targets.flatten().tolist())
     assert report["lost"] == pytest.approx(1 - len(held) / len(text.tokens))
     assert report["lost"] < 0.05
     long = int(text.lengths[text.lengths > T + 1].sum())

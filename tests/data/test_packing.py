@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -54,7 +56,7 @@ def test_a_documents_rows_are_consecutive_and_begin_with_its_continuation(length
     for document, length in enumerate(lengths):
         at = [(number, piece) for number, row in enumerate(packed.rows) for piece in row if piece.document == document]
         parts = [(number, piece) for number, piece in at if piece.length > 1 or length == 1]
-        for (before, first), (after, second) in zip(parts, parts[1:], strict=False):
+        for (before, first), (after, second) in itertools.pairwise(parts):
             assert after == before + 1
             assert second.start == first.stop - 1
             assert packed.rows[after][0] == second
