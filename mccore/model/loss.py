@@ -60,26 +60,31 @@ def _needs_gradient(*tensors: Tensor) -> bool:
 def _chunk(
     hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, upstream: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """One chunk: its losses [n], 0 where the target is negative, and, given d loss / d nll [n], d loss / d z [n, ids]."""
-    z = torch.mm(hidden, weight.t()).float()  # the logits before the cap; every later line reuses this memory
-    t = z.div_(head.softcap).tanh_() if head.softcap else z
-    capped = t * head.softcap if head.softcap else z.clone()
-    # Capped logits are bounded, so their exponentials can't overflow and need no shift by the row's maximum.
-    shift = None if 0 < head.softcap <= 40 else capped.amax(dim=-1, keepdim=True)
-    if shift is not None:
-        capped.sub_(shift)
+    """One chunk: its losses [n], 0 where the target is negative, and, given d loss / d nll [n], d loss / d z [n, ids].
+
+    cap * tanh(z / cap) = 2 cap * sigmoid(2 z / cap) - cap, and softmax doesn't see the constant: on a CPU a sigmoid costs a
+    sixth of a tanh.
+    """
+    z = torch.mm(hidden, weight.t()).float()  # the logits before the cap
+    cap = head.softcap
+    share = z.mul_(2 / cap).sigmoid_() if cap else None
+    scores = z.clone() if share is None else share * (2 * cap)
+    if not 0 < cap <= 20:  # scores below 40 have exponentials whose sum can't overflow
+        scores.sub_(scores.amax(dim=-1, keepdim=True))
     index = targets.clamp(min=0).unsqueeze(1)
-    picked = capped.gather(1, index)
-    exponentials = capped.exp_()
+    picked = scores.gather(1, index)
+    exponentials = scores.exp_()
     total = exponentials.sum(dim=-1, keepdim=True)
     nll = (total.log() - picked).squeeze(1).masked_fill_(targets < 0, 0.0)
     if upstream is None:
         return nll, None
     upstream = upstream.masked_fill(targets < 0, 0.0).unsqueeze(1)
+    if share is not None:
+        upstream = 4 * upstream  # the cap's slope is 4 * share * (1 - share)
     gradient = exponentials.mul_(upstream / total)
     gradient.scatter_add_(1, index, -upstream)
-    if head.softcap:
-        gradient.addcmul_(gradient, t.square_(), value=-1.0)
+    if share is not None:
+        gradient.mul_(share.addcmul_(share, share, value=-1.0))
     return nll, gradient
 
 
