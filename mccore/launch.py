@@ -30,7 +30,9 @@ from typing import Protocol
 
 import psutil
 
-from mccore.config import TRAINING_STAGES, HardwareConfig, StageName
+from mccore.config import TRAINING_STAGES, HardwareConfig, RunConfig, StageName
+from mccore.data.conversations import check_source
+from mccore.data.corpora import open_corpus
 from mccore.errors import RunError
 from mccore.events import Event, EventTail, EventWriter
 from mccore.files import disk_hint
@@ -89,6 +91,15 @@ def stage_environment(stage: StageName, hardware: HardwareConfig) -> dict[str, s
 def stages_to_do(run: RunDir) -> tuple[StageName, ...]:
     """The stages of a run that aren't complete."""
     return tuple(stage for stage in run.config.stages if not run.completed(stage))
+
+
+def check_sources(config: RunConfig) -> None:
+    """Raise DataError for a corpus or a source of conversations that isn't there, before hours are spent on getting to it."""
+    open_corpus(config.data.corpus)
+    for section in (config.mid if "mid" in config.stages else None, config.sft if "sft" in config.stages else None):
+        for name, count in section.mixture.items() if section else ():
+            if count:
+                check_source(name)
 
 
 def launch(

@@ -18,6 +18,7 @@ from mccore.errors import ConfigError
 REFERENCE_DEPTH = 12  # the depth at which batch and decay were tuned
 BATCH_EXPONENT = 0.383  # growth of the best batch with the horizon
 VOCAB_MULTIPLE = 64  # embedding rows per tile of the matrix units
+TRAIN_WC_SHARE = 0.2  # entries of a training Working Context at the end / tokens of the sequence
 WINDOW_MULTIPLE = 128  # entries per tile of the attention kernels
 
 TrainT = TypeVar("TrainT", bound=TrainConfig)
@@ -166,7 +167,13 @@ def derive(config: RunConfig) -> RunConfig:
             "weight_decay_scale": optim.weight_decay_scale or batch_scale * reference_horizon / tokens,
         }
     )
-    derived = config.model_copy(update={"model": model, "optim": optim})
+    megacontext = config.megacontext.model_copy(
+        update={
+            "train_wc_length": config.megacontext.train_wc_length or math.ceil(TRAIN_WC_SHARE * model.max_seq_len),
+            "wc_length": config.megacontext.wc_length or model.max_seq_len,
+        }
+    )
+    derived = config.model_copy(update={"model": model, "optim": optim, "megacontext": megacontext})
     base = config.base.model_copy(update={"tokens": tokens, "batch_tokens": batch})
     return derived.model_copy(
         update={

@@ -18,7 +18,15 @@ from mccore.cli.estimate import describe, estimate
 from mccore.cli.options import ConfiguredCommand, Given, given, resolve_given
 from mccore.config import HardwareConfig, RunConfig
 from mccore.errors import ConfigError, UsageError
-from mccore.launch import FREE_SETTINGS, effective_hardware, launch, stage_command, stage_environment, stages_to_do
+from mccore.launch import (
+    FREE_SETTINGS,
+    check_sources,
+    effective_hardware,
+    launch,
+    stage_command,
+    stage_environment,
+    stages_to_do,
+)
 from mccore.resolve import parse_set, resolve
 from mccore.rundir import Outcome, RunDir, check_name
 
@@ -65,6 +73,7 @@ def run(
             "MegaContext training isn't part of this version yet", hint="use --dry-run, or run without --mc"
         )
     _check_hardware(config.hardware)
+    check_sources(config)
     _print_cost(config, config.hardware)
     started = RunDir.create(root, name, config)
     return _start(started, config.hardware, as_json=as_json)

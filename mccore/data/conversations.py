@@ -85,12 +85,17 @@ def open_conversations(name: str, split: Split, *, seed: int = 0, limit: int | N
     _check_split(split)
     if limit is not None and limit < 1:
         raise DataError(f"a limit of {limit} conversations", hint="give a positive limit, or none")
-    kind, _, path = name.partition(":")
-    if kind == "jsonl":
-        if not path:
-            raise DataError("the conversations 'jsonl' name no path", hint="write jsonl:PATH")
-        return _from_jsonl(Path(path).expanduser(), split, seed, limit)
+    if (path := _jsonl_path(name)) is not None:
+        return _from_jsonl(path, split, seed, limit)
     return _source(name)(split, seed=seed, limit=limit)
+
+
+def check_source(name: str) -> None:
+    """Raise DataError unless `name` is a source that is there; its conversations aren't read."""
+    if (path := _jsonl_path(name)) is None:
+        _source(name)
+    elif not path.is_file():
+        raise _no_file(path)
 
 
 def mix_conversations(
@@ -180,6 +185,20 @@ def exchange(
     return made
 
 
+def _jsonl_path(name: str) -> Path | None:
+    """The file that `jsonl:PATH` names; None for other sources."""
+    kind, _, path = name.partition(":")
+    if kind != "jsonl":
+        return None
+    if not path:
+        raise DataError("the conversations 'jsonl' name no path", hint="write jsonl:PATH")
+    return Path(path).expanduser()
+
+
+def _no_file(path: Path) -> DataError:
+    return DataError(f"{path} doesn't exist or isn't a file", hint="check the path of the conversations")
+
+
 def _source(name: str) -> Source:
     if name not in _SOURCES:
         known = ", ".join([*source_names(), "jsonl:PATH"])
@@ -232,7 +251,7 @@ def _draw(name: str, split: Split, seed: int, count: int) -> Iterator[Conversati
 
 def _from_jsonl(path: Path, split: Split, seed: int, limit: int | None) -> Sequence[Conversation]:
     if not path.is_file():
-        raise DataError(f"{path} doesn't exist or isn't a file", hint="check the path of the conversations")
+        raise _no_file(path)
     task = f"jsonl:{path.name}"
     everything: dict[str, Conversation] = {}
     for number, value in read_json_lines(path):
