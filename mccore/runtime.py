@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from mccore import paths
 from mccore.config import TRAINING_STAGES, ChatTrainConfig, ModelConfig, RunConfig, StageName, TrainConfig
 from mccore.data.chat_format import render_conversation
-from mccore.data.conversations import Split, mix_conversations
-from mccore.data.corpora import Corpus, open_corpus
-from mccore.data.loader import Rows
+from mccore.data.conversations import mix_conversations
+from mccore.data.corpora import Corpus, Split, open_corpus
+from mccore.data.loader import Rows, validation_batches
 from mccore.data.store import Encoded, TokenStore, encode_documents, ensure_store, open_store, store_path
 from mccore.data.tokenizer import Tokenizer
 from mccore.errors import CheckpointError, DataError, Interrupted
 from mccore.eval.bits_per_byte import BitsPerByte, bits_per_byte
+from mccore.machine import available_cores
 from mccore.model.gpt import GPT
 from mccore.model.optim import Optimizer, build_optimizer
 from mccore.rundir import RunDir
@@ -30,7 +31,7 @@ from mccore.scaling import stage_config
 from mccore.serve.engine import Engine
 from mccore.telemetry import Emitter
 from mccore.train.checkpoint import Meta, latest, load_model
-from mccore.train.devices import available_cores, choose_dtype
+from mccore.train.devices import choose_dtype
 from mccore.train.distributed import World
 from mccore.train.loop import Objective, next_token_objective
 
@@ -97,22 +98,19 @@ class Runtime:
         """Bytes of each id, 0 for specials: int32 [vocab]."""
         return torch.from_numpy(self.tokenizer.token_bytes())
 
-    def text_store(self, *, build: bool = False) -> TokenStore:
-        """The corpus as tokens, made where it isn't there. `build` also checks a store that is there, and makes it again
-        when it is damaged.
+    def store(self, stage: StageName, *, build: bool = False) -> TokenStore:
+        """What a training stage reads, as tokens, made where it isn't there: the corpus for `base`, conversations with
+        their mask for the others. `build` also checks a store that is there, and makes it again when it is damaged.
         """
-        key = {"kind": "text", "corpus": self.corpus.manifest(), "tokenizer": self.tokenizer.fingerprint}
-        return self._store(key, self._encode_corpus, build)
-
-    def chat_store(self, stage: StageName, *, build: bool = False) -> TokenStore:
-        """The conversations of a chat stage as tokens with their mask; as `text_store`."""
+        key: dict[str, Any] = {"kind": "text", "corpus": None, "tokenizer": self.tokenizer.fingerprint}
+        if stage == "base":
+            return self._store({**key, "corpus": self.corpus.manifest()}, self._encode_corpus, build)
         section = self.chat_section(stage)
-        key = {
+        key |= {
             "kind": "chat",
+            "corpus": self._conversations_version(section),
             "mixture": dict(sorted(section.mixture.items())),
             "seed": self.config.seed,
-            "sources": self._conversations_version(section),
-            "tokenizer": self.tokenizer.fingerprint,
         }
         return self._store(key, lambda: self._encode_mixture(section), build)
 
@@ -182,21 +180,14 @@ class Runtime:
             )
         return section
 
-    def train_rows(self) -> Rows:
-        """The training rows of this stage."""
-        return self._rows(self.stage, "train", self.config.seed)
-
-    def val_rows(self, stage: StageName | None = None) -> Rows:
-        """The validation rows of a training stage, this one by default: the same whatever the seed."""
-        return self._rows(stage or self.stage, "val", 0)
-
-    def _rows(self, stage: StageName, split: str, seed: int) -> Rows:
+    def rows(self, stage: StageName, split: Literal["train", "val"]) -> Rows:
+        """The rows of a training stage. Those for validation are the same whatever the seed."""
+        tokens = self.store(stage).split(split)
         length = self.config.model.max_seq_len
+        seed = self.config.seed if split == "train" else 0
         if stage == "base":
-            return Rows(self.text_store().split(split), length, seed=seed)
-        section = self.chat_section(stage)
-        store = self.chat_store(stage)
-        return Rows(store.split(split), length, seed=seed, kind="chat", loss_on=section.loss_on)
+            return Rows(tokens, length, seed=seed)
+        return Rows(tokens, length, seed=seed, kind="chat", loss_on=self.chat_section(stage).loss_on)
 
     # --- models ------------------------------------------------------------------------------------------------------
 
@@ -257,8 +248,6 @@ class Runtime:
 
     def validate(self, gpt: GPT, rows: Rows, tokens: int, batch_rows: int) -> BitsPerByte:
         """Validation loss and bits per byte over up to `tokens` tokens; every rank takes its share and gets the result."""
-        from mccore.data.loader import validation_batches
-
         batches = validation_batches(rows, tokens, batch_rows, rank=self.world.rank, world_size=self.world.size)
         return bits_per_byte(gpt, batches, self.token_bytes, all_reduce=self.world.sum)
 

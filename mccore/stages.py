@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from mccore.config import STAGES, StageName
+from mccore.config import STAGES, TRAINING_STAGES, StageName
 from mccore.data.corpora import Document
-from mccore.data.loader import Rows
 from mccore.data.tokenizer import Tokenizer
 from mccore.data.tokenizer_eval import evaluate_tokenizer
 from mccore.eval.chat import evaluate_chat
@@ -70,31 +69,13 @@ def tokenizer_eval(runtime: Runtime) -> Results:
 def encode(runtime: Runtime) -> Results:
     """Turn the corpus, and the conversations of the chat stages, into token files."""
     results: Results = {}
-    seed, length = runtime.config.seed, runtime.config.model.max_seq_len
-    stores = {"text": lambda: runtime.text_store(build=True)}
-    stores |= {
-        stage: lambda stage=stage: runtime.chat_store(stage, build=True)  # type: ignore[misc]
-        for stage in ("mid", "sft")
-        if stage in runtime.config.stages
-    }
-    for name, build in stores.items():
+    for stage in TRAINING_STAGES:
+        if stage not in runtime.config.stages:
+            continue
         began = time.perf_counter()
-        store = build()
-        results[name] = {"key": store.directory.name, "bytes": store.nbytes, "seconds": time.perf_counter() - began}
-        for split in ("train", "val"):
-            rows = (
-                Rows(store.split(split), length, seed=seed)
-                if name == "text"
-                else Rows(
-                    store.split(split),
-                    length,
-                    seed=seed,
-                    kind="chat",
-                    loss_on=runtime.chat_section(name).loss_on,  # type: ignore[arg-type]
-                )
-            )
-            results[name][split] = rows.report()
-            runtime.progress(1, 1, f"{name} {split} split")
+        store = runtime.store(stage, build=True)
+        results[stage] = {"store": store.directory.name, "bytes": store.nbytes, "seconds": time.perf_counter() - began}
+        results[stage] |= {split: runtime.rows(stage, split).report() for split in ("train", "val")}
     return results
 
 
@@ -123,7 +104,7 @@ def base_eval(runtime: Runtime) -> Results:
     """Bits per byte of the base model on the held-out documents, and samples."""
     gpt, meta = runtime.trained_gpt("base")
     config = runtime.config
-    found = runtime.validate(gpt, runtime.val_rows("base"), config.eval.bpb_tokens, config.base.micro_batch_rows)
+    found = runtime.validate(gpt, runtime.rows("base", "val"), config.eval.bpb_tokens, config.base.micro_batch_rows)
     emit_validation(runtime, found, None)
     samples = sample_completions(
         runtime.engine(gpt), config.eval.sample_prompts, config.eval.sample_tokens, config.seed

@@ -42,7 +42,7 @@ class Stopped(Exception):
 def train_stage(runtime: Runtime) -> Results:
     """A training stage: data, model, plan, the loop, a last evaluation."""
     config, world, section = runtime.config, runtime.world, runtime.train_config
-    rows = runtime.train_rows()
+    rows = runtime.rows(runtime.stage, "train")
     plan = _plan(runtime, rows)
     training = runtime.training()
     writer = CheckpointWriter(
@@ -177,7 +177,7 @@ class _Hooks:
         """Loss on the validation rows, on all ranks together."""
         runtime, section = self.runtime, self.runtime.train_config
         if self._val_rows is None:
-            self._val_rows = runtime.val_rows()
+            self._val_rows = runtime.rows(runtime.stage, "val")
         found = runtime.validate(self.training.gpt, self._val_rows, section.eval_tokens, section.micro_batch_rows)
         if runtime.world.is_main:
             emit_validation(runtime, found, progress)

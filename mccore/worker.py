@@ -157,7 +157,7 @@ def _parse(arguments: Sequence[str]) -> tuple[RunDir, StageName]:
         raise UsageError(f"unknown stage {stage!r}", hint=f"stages are {', '.join(STAGES)}")
     if not (path / "run.json").is_file():
         raise UsageError(f"{path} is no run directory: it has no run.json")
-    return RunDir(path.resolve()), stage  # type: ignore[return-value]
+    return RunDir(path.resolve()), stage
 
 
 if __name__ == "__main__":

@@ -129,8 +129,9 @@ def write_checkpoint(directory: Path, state: Mapping[str, Tensor], meta: Meta) -
 
     Raises CheckpointError when the disk doesn't take it; earlier checkpoints are untouched and nothing is left behind.
     """
-    import torch.distributed.checkpoint as dcp  # slow to import, see tensor_files
+    # Slow to import, see tensor_files.
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     from mccore.train.tensor_files import TensorWriter
 
@@ -142,7 +143,7 @@ def write_checkpoint(directory: Path, state: Mapping[str, Tensor], meta: Meta) -
         partial.mkdir(parents=True)
         try:
             _ignore_no_dist_warning()
-            dcp.save(dict(state), storage_writer=TensorWriter(partial), no_dist=True)
+            save(dict(state), storage_writer=TensorWriter(partial), no_dist=True)
             (partial / _META).write_text(meta.to_json(), encoding="utf-8")
             sync_file(partial / _META)
             names = sorted(file.name for file in partial.iterdir())
@@ -252,8 +253,9 @@ def load_into(path: Path, model: Mapping[str, Tensor], optim: Mapping[str, Tenso
 
 def _load(path: Path, state: dict[str, Tensor]) -> None:
     """Fill `state` from the files of its groups, after checking them."""
-    import torch.distributed.checkpoint as dcp  # slow to import, see tensor_files
+    # Slow to import, see tensor_files.
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     from mccore.train.tensor_files import TensorReader
 
@@ -274,7 +276,7 @@ def _load(path: Path, state: dict[str, Tensor]) -> None:
         )
     try:
         _ignore_no_dist_warning()
-        dcp.load(state, storage_reader=reader, no_dist=True)
+        load(state, storage_reader=reader, no_dist=True)
     except (OSError, ValueError, SafetensorError, CheckpointException) as error:
         raise _damaged(path, str(error).strip().splitlines()[-1]) from error
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from mccore.config import HardwareConfig
 from mccore.errors import RunError
-from mccore.train.devices import available_cores, choose_device
+from mccore.machine import available_cores
+from mccore.train.devices import choose_device
 
 # Ranks wait this long for one that encodes a corpus or evaluates before they give up.
 TIMEOUT = timedelta(hours=2)
@@ -124,7 +125,7 @@ class GradientSum:
             self._buckets.append(_Bucket(chosen))
         for bucket in self._buckets:
             for parameter in bucket.parameters:
-                parameter.register_post_accumulate_grad_hook(self._hook(bucket))
+                parameter.register_post_accumulate_grad_hook(self._hook(bucket))  # type: ignore[no-untyped-call]
 
     def clear(self) -> None:
         """Forget the gradients of the step before."""

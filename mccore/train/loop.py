@@ -13,7 +13,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
@@ -101,7 +101,7 @@ class Hooks(Protocol):
 
     def on_step(self, progress: Progress, metrics: Mapping[str, float]) -> None: ...
 
-    def evaluate(self, progress: Progress) -> None: ...
+    def evaluate(self, progress: Progress) -> object: ...
 
     def sample(self, progress: Progress) -> None: ...
 
@@ -147,7 +147,7 @@ def train(
                 batch = replace(batch.to(world.device), step=progress.step, progress=progress.step / steps)
                 with gradients.last_backward() if last else nullcontext():
                     losses = objective(batch)
-                    losses.loss.backward()
+                    losses.loss.backward()  # type: ignore[no-untyped-call]
                 sums.add(losses)
             gradients.finish()
             norm = gradient_norm(optimizer.parameters.values())
@@ -197,7 +197,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def gradient_norm(parameters: Iterator[nn.Parameter] | Sequence[nn.Parameter] | Any) -> Tensor:
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """L2 norm of all gradients together, a scalar tensor."""
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
