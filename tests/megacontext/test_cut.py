@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -61,26 +62,64 @@ def apply_slowly(
     return sorted(present, key=lambda node: node[1] * size ** node[0])
 
 
+def parent(node: Node, size: int) -> Node:
+    return node[0] + 1, node[1] // size
+
+
+def child(node: Node, size: int, which: int) -> Node:
+    return node[0] - 1, node[1] * size + which
+
+
 @st.composite
-def edit_sets(draw: st.DrawFn, cut: Cut, max_lod: int) -> tuple[list[Node], list[Node]]:
-    """Mostly plausible edits: nodes of the cut, their parents and children, and now and then anything."""
-    there = nodes_of(cut) or [(0, 0)]
-    size = cut.block_size
+def edit_sets(draw: st.DrawFn, cut: Cut) -> tuple[list[Node], list[Node]]:
+    """Edits that are legal or wrong by one step, and now and then anything: each kind is drawn about as often."""
+    there, size = nodes_of(cut) or [(0, 0)], cut.block_size
+    coarse = [node for node in there if node[0] > 0] or there
+    parents = [parent(node, size) for node in there]
+    complete = [node for node in set(parents) if {child(node, size, at) for at in range(size)} <= set(there)]
+    which = st.integers(0, size - 1)
     anything = st.tuples(st.integers(-2, 130), st.integers(-3, 2**63 - 1))
+    legal_expand = st.sampled_from(coarse)
+    legal_collapse = st.sampled_from(sorted(complete) or parents)
 
-    def near(offset: int) -> st.SearchStrategy[Node]:
-        return st.sampled_from(there).map(
-            lambda node: (node[0] + offset, node[1] // size**offset if offset > 0 else node[1] * size**-offset)
-        )
+    @st.composite
+    def opened_twice(draw: st.DrawFn) -> list[Node]:
+        node = draw(legal_expand)
+        return [node, *(child(node, size, at) for at in draw(st.sets(which, max_size=2)))]
 
-    coarse = [node for node in there if node[0] > 0]
-    expandable = st.sampled_from(coarse) if coarse else near(0)
-    expand = draw(st.lists(st.one_of(expandable, expandable, expandable, near(0), near(-1), anything), max_size=4))
-    collapse = draw(st.lists(st.one_of(near(1), near(1), near(1), near(2), near(0), anything), max_size=4))
-    return [(int(k), int(j)) for k, j in expand], [(int(k), int(j)) for k, j in collapse]
+    @st.composite
+    def closed_twice(draw: st.DrawFn) -> list[Node]:
+        """A parent and the complete ones among its children: legal where no other child is missing."""
+        top = parent(draw(legal_collapse), size)
+        below = [child(top, size, at) for at in range(size)]
+        return [*(node for node in below if node in complete), top]
+
+    def alone(node: st.SearchStrategy[Node]) -> st.SearchStrategy[list[Node]]:
+        return st.lists(node, min_size=1, max_size=1)
+
+    below = st.builds(lambda node, at: child(node, size, at), legal_expand, which)
+    wrong_expand = st.one_of(below, below, st.sampled_from(there), anything)
+    incomplete = st.sampled_from(sorted(set(parents) - set(complete)) or there)
+    wrong_collapse = st.one_of(incomplete, incomplete, st.sampled_from(there), anything)
+    expand = draw(st.lists(st.one_of(alone(legal_expand), alone(legal_expand), opened_twice()), max_size=2))
+    collapse = draw(st.lists(st.one_of(alone(legal_collapse), alone(legal_collapse), closed_twice()), max_size=2))
+    chosen = [list(chain(*expand)), list(chain(*collapse))]
+    fault = draw(st.sampled_from(["none", "none", "none", "expand", "collapse", "both ways", "both ways twice"]))
+    if fault != "none" and draw(st.booleans()):
+        chosen = [[], []]  # the fault alone decides
+    if fault == "expand":
+        chosen[0].append(draw(wrong_expand))
+    elif fault == "collapse":
+        chosen[1].append(draw(wrong_collapse))
+    elif fault == "both ways":
+        chosen[1].append(draw(legal_expand))
+    elif fault == "both ways twice":
+        chosen = [[draw(legal_expand)], []]
+        chosen[1] = [chosen[0][0], parent(chosen[0][0], size)]
+    return chosen[0], chosen[1]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=250)
 @given(data=st.data())
 def test_any_sequence_of_appends_and_edits_keeps_a_legal_cut(data: st.DataObject) -> None:
     size = data.draw(st.sampled_from([2, 3, 4]), label="block size")
@@ -93,9 +132,10 @@ def test_any_sequence_of_appends_and_edits_keeps_a_legal_cut(data: st.DataObject
         if data.draw(st.booleans()):
             more = data.draw(st.integers(0, 2 * size))
             cut, tokens = cuts.append(cut, more), tokens + more
-        budget = data.draw(st.one_of(st.just(10**6), st.integers(0, len(cut) + 2 * size)), label="budget")
-        expand, collapse = data.draw(edit_sets(cut, max_lod), label="edits")
+        expand, collapse = data.draw(edit_sets(cut), label="edits")
         before = nodes_of(cut)
+        roomy = apply_slowly(cut, expand, collapse, 10**6, tail, max_lod)
+        budget = max(0, len(roomy or []) + data.draw(st.sampled_from([10**6, 10**6, 0, -1]), label="room"))
         expected = apply_slowly(cut, expand, collapse, budget, tail, max_lod)
         try:
             after = cuts.apply(

@@ -317,7 +317,7 @@ class TestNeedsItsDirectory(ZooTree):
             super().__init__(options, spec)
 
 
-# --- allocators -------------------------------------------------------------------------------------------------------
+# --- allocators: the healthy ones are the built-in ones, under the same suite in their own tests ----------------------
 
 
 class ZooAllocator(AllocatorSuite):
@@ -326,10 +326,6 @@ class ZooAllocator(AllocatorSuite):
 
     def extension(self) -> Extension[Any]:
         return Extension(build=self.allocator, options=self.options_type, summary="an allocator of the zoo")
-
-
-class TestHealthyAllocator(ZooAllocator):
-    allocator = GreedyAllocator
 
 
 class TestOffByOne(ZooAllocator):

@@ -168,6 +168,16 @@ def test_a_crash_between_any_two_writes_shows_a_flush(tmp_path: Path, monkeypatc
         again.close()
 
 
+def test_what_was_never_flushed_takes_no_space_after_opening(tmp_path: Path) -> None:
+    tree = open_tree(tmp_path)
+    grow(tree, 0, 100)
+    tree.flush()
+    grow(tree, 0, 50_000)
+    crash(tree)
+    open_tree(tmp_path).close()
+    assert (tmp_path / "level-0.rows").stat().st_size == 400
+
+
 WRITER = textwrap.dedent(
     """
     import sys
