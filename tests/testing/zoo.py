@@ -733,7 +733,7 @@ class TestStaysAlive(ZooTelemetry):
         def __init__(self, options: Options, spec: TelemetrySpec) -> None:
             super().__init__(options, spec)
             self.done = threading.Event()
-            self.thread = threading.Thread(target=self.done.wait, args=(60,))
+            self.thread = threading.Thread(target=self.done.wait, args=(2,))  # a real one wouldn't end
             self.thread.start()
 
         def close(self) -> None:
