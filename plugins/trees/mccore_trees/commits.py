@@ -1,8 +1,8 @@
 """The commit record of a disk tree: how much of every level counts.
 
-The record is kept twice, in two slots of one file, each with its own checksum. A commit writes and syncs the first slot,
-then the second, so at any moment at least one of them is whole: the new one or the one before. Damage to either alone
-loses nothing.
+The record is kept twice, in two slots of one file, each with its own checksum. A commit writes one slot, waits for the disk,
+and copies the record to the other; commits take turns in which slot comes first, so the slot being written is never the only
+one that the disk is known to have. At any moment one of them is whole, and damage to either alone loses nothing.
 """
 
 from __future__ import annotations
@@ -59,12 +59,13 @@ class Commit:
 
 
 def write_commit(file: FileIO, commit: Commit, *, durable: bool) -> None:
-    """Make a commit the one that counts; `durable` waits for the disk in between. Raises OSError."""
+    """Make a commit the one that counts; `durable` waits until the disk has it. Raises OSError."""
     slot = commit.encode().ljust(_SLOT_BYTES, b"\0")
-    for offset in (0, _SLOT_BYTES):
-        write_at(file, slot, offset)
-        if durable:
-            sync(file)
+    first = commit.sequence % 2 * _SLOT_BYTES
+    write_at(file, slot, first)
+    if durable:
+        sync(file)
+    write_at(file, slot, _SLOT_BYTES - first)
 
 
 def read_commit(file: FileIO, path: Path) -> Commit:

@@ -42,7 +42,7 @@ def read_at(file: FileIO, into: memoryview, offset: int) -> None:
 def sync(file: FileIO) -> None:
     """Wait until what was written to the file is on the disk. Raises SyncError."""
     try:
-        os.fsync(file.fileno())
+        getattr(os, "fdatasync", os.fsync)(file.fileno())  # without the time stamps, where the system can
     except OSError as error:
         raise SyncError(error.errno, error.strerror) from error
 

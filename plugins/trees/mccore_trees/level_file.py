@@ -36,6 +36,7 @@ class LevelFile:
         self.path, self._sums_path = level_paths(directory, rows.level)
         self._type = rows
         self.length = committed.rows
+        self._synced_length = -1  # whoever wrote these rows may not have waited for the disk
         self._tail_sum = committed.tail_sum
         self._pending: list[int] = []  # sums of blocks that filled up since the last commit
         self._committed_blocks = self._bytes // BLOCK_BYTES
@@ -90,12 +91,16 @@ class LevelFile:
 
     def commit(self, *, durable: bool) -> LevelCommit:
         """Complete the checksums, wait for the disk when `durable`, and say what a commit record has to hold. Raises OSError."""
-        write_at(self._sums, np.array(self._pending, dtype="<u4").tobytes(), 4 * self._committed_blocks)
-        if durable:
+        new_sums = len(self._pending)
+        if new_sums:
+            write_at(self._sums, np.array(self._pending, dtype="<u4").tobytes(), 4 * self._committed_blocks)
+            self._committed_blocks += new_sums
+            self._pending.clear()
+        if durable and self.length != self._synced_length:
+            if new_sums or self._synced_length < 0:
+                sync(self._sums)
             sync(self._file)
-            sync(self._sums)
-        self._committed_blocks += len(self._pending)
-        self._pending.clear()
+            self._synced_length = self.length
         return LevelCommit(self.length, self._tail_sum)
 
     def verify(self) -> None:
