@@ -123,7 +123,7 @@ class Runtime:
             if build or not directory.exists():
                 ensure_store(directory, key, self.tokenizer.vocab_size, splits)
 
-        self.world.main_first(make)  # the others wait and open it
+        self.world.once_per_machine(make)  # the others wait and open it
         return open_store(directory)
 
     def _encode_corpus(self) -> Mapping[str, Iterator[Encoded]]:
@@ -208,7 +208,8 @@ class Runtime:
 
     def training(self) -> Training:
         """A freshly initialised model, its optimizer for this stage and its objective."""
-        gpt = GPT(self.model_config, seed=self.config.seed, compute_dtype=self.dtype).to(self.world.device)
+        with self.world.device:
+            gpt = GPT(self.model_config, seed=self.config.seed, compute_dtype=self.dtype)
         model = nn.ModuleDict({"gpt": gpt})
         optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.")
         compiled = self.config.hardware.compile == "on" or (

@@ -267,7 +267,7 @@ class Loader:
         self.micro_rows = micro_rows
         self.rank = rank
         self.world_size = world_size
-        self.position = position or Position()
+        self.start = position or Position()
         self._pin = pin
         self._ready: queue.Queue[StepData | BaseException] = queue.Queue(maxsize=2)
         self._closing = threading.Event()
@@ -282,7 +282,6 @@ class Loader:
         item = self._ready.get()
         if isinstance(item, BaseException):
             raise item
-        self.position = item.position
         return replace(item, waited=time.perf_counter() - started)
 
     def close(self) -> None:
@@ -310,8 +309,8 @@ class Loader:
             self._ready.put(error)
 
     def steps(self) -> Iterator[StepData]:
-        """The steps from `position` on, made here and now."""
-        walk = self.rows.walk(self.position)
+        """The steps from the start on, made here and now."""
+        walk = self.rows.walk(self.start)
         own = self.step_rows // self.world_size
         start = self.rank * own
         while True:

@@ -57,11 +57,11 @@ class World:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def main_first(self, work: Callable[[], None]) -> None:
-        """Run `work` on rank 0, the others waiting; when it fails there, all ranks raise."""
+    def once_per_machine(self, work: Callable[[], object]) -> None:
+        """Run `work` on the first rank of each machine, the others waiting; when it fails somewhere, all ranks raise."""
         failed = torch.zeros(1, device=self.device)
         try:
-            if self.is_main:
+            if self.local_rank == 0:
                 work()
         except BaseException:
             failed += 1
@@ -69,7 +69,7 @@ class World:
         finally:
             self.sum(failed)
         if failed.item():
-            raise RunError("rank 0 failed; its log says why")
+            raise RunError("another rank failed; its log says why")
 
 
 @contextmanager
@@ -86,6 +86,7 @@ def join_world(hardware: HardwareConfig, environ: Mapping[str, str] | None = Non
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")  # what is left in fp32 may use the tensor cores
     world = World(rank, size, local_rank, device)
     if size == 1:
         yield world

@@ -133,6 +133,7 @@ def train(
     computed since the last checkpoint is then given up.
     """
     progress = start or Progress()
+    saved = progress.step  # the step of the last checkpoint
     gradients = GradientSum(list(optimizer.parameters.values()), world)
     with _quiet_garbage() as collect:
         while progress.step < steps:
@@ -154,7 +155,7 @@ def train(
             optimizer.step(settings)
             metrics, stop = sums.fetch(norm, hooks.stop_requested())  # the one wait for the device
 
-            check_finite(metrics, progress.step)
+            check_finite(metrics, progress.step, saved)
             duration = time.perf_counter() - began
             progress = Progress(
                 step=progress.step + 1,
@@ -181,6 +182,7 @@ def train(
             done = progress.step == steps
             if done or stop or _due(cadence.checkpoint, progress.tokens, step_tokens):
                 hooks.save(progress)
+                saved = progress.step
             if done or stop:
                 break
             if _due(cadence.evaluate, progress.tokens, step_tokens):
@@ -202,14 +204,15 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
-def check_finite(metrics: Mapping[str, float], step: int) -> None:
-    """Raise RunError when the loss or the gradients of a step aren't numbers."""
+def check_finite(metrics: Mapping[str, float], step: int, saved: int) -> None:
+    """Raise RunError when the loss or the gradients of a step aren't numbers; `saved` is the last checkpoint's step."""
     for name in ("loss", "grad_norm"):
         if not math.isfinite(metrics[name]):
+            last = f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint of this stage yet"
             raise RunError(
-                f"step {step}: {name} is {metrics[name]}, training has diverged",
-                hint="`mccore run --resume` goes on from the last checkpoint; if it happens again, lower the rates "
-                "(--set base.lr_scale=0.5) or look at the data of this step",
+                f"step {step}: {name} is {metrics[name]}, training has diverged; {last}",
+                hint="going on would repeat the same steps: start a run with lower rates (--set base.lr_scale=0.5), and look "
+                "at the gradient norms before this step",
             )
 
 

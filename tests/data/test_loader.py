@@ -205,7 +205,7 @@ def test_the_background_thread_gives_the_same_steps(text: TokenSplit) -> None:
             assert torch.equal(torch.cat([batch.inputs for batch in data.batches]), inputs)
             assert torch.equal(torch.cat([batch.targets for batch in data.batches]), targets)
             assert data.waited >= 0
-            assert loader.position == step.position  # of what was taken, not of what is ready
+            assert data.position == step.position  # of what was taken, not of what is ready
     assert loader._thread is not None
     assert not loader._thread.is_alive()
 

@@ -28,7 +28,7 @@ def test_without_torchrun_there_is_one_rank() -> None:
         world.broadcast([tensor])
         world.barrier()
         ran = []
-        world.main_first(lambda: ran.append(1))
+        world.once_per_machine(lambda: ran.append(1))
         assert ran == [1]
         assert tensor.tolist() == [1, 1]
 

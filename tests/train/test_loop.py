@@ -176,7 +176,8 @@ def test_a_loss_that_is_no_number_ends_training_without_a_checkpoint(chat: Token
             step_tokens=1, hooks=hooks, world=World(), cadence=Cadence(checkpoint=2),
         )  # fmt: skip
     assert hooks.calls == [("save", 2)]
-    assert "last checkpoint" in str(error.value.hint)
+    assert "the last checkpoint is of step 2" in error.value.message
+    assert "lower rates" in str(error.value.hint)
 
 
 def test_progress_survives_json_and_goes_on_exactly(chat: TokenSplit) -> None:

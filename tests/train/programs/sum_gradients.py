@@ -60,7 +60,7 @@ def main() -> None:
         assert tensor.tolist() == [0, 0, 0]
 
         order: list[int] = []
-        world.main_first(lambda: order.append(world.rank))
+        world.once_per_machine(lambda: order.append(world.rank))
         assert order == ([0] if world.rank == 0 else [])
 
         def fails() -> None:
@@ -68,10 +68,10 @@ def main() -> None:
 
         raised = ""
         try:
-            world.main_first(fails)
+            world.once_per_machine(fails)
         except (ValueError, RunError) as error:
             raised = str(error)
-        assert raised.startswith("on rank 0" if world.rank == 0 else "rank 0 failed")
+        assert raised.startswith("on rank 0" if world.rank == 0 else "another rank failed")
         world.barrier()
         print("all sums are right", flush=True)
     assert not dist.is_initialized()
