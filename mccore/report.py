@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mccore.config import STAGES, TRAINING_STAGES, RunConfig
+from mccore.config_diff import differences, flatten
 from mccore.errors import RunError
 from mccore.events import Event, read_events
 from mccore.files import write_atomic
@@ -218,21 +219,11 @@ def _samples(events: list[Event]) -> dict[str, list[dict[str, Any]]]:
 
 def _changed(config: RunConfig) -> dict[str, dict[str, Any]]:
     """The settings that aren't the schema's defaults: path -> default and value."""
-    default, given = (_flatten(one.model_dump(mode="json")) for one in (RunConfig(), config))
+    set_here = flatten(config)
     return {
-        path: {"default": default.get(path), "value": value}
-        for path, value in given.items()
-        if path not in default or default[path] != value
-    }
-
-
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {path: value}
-    return {
-        leaf: item
-        for name, inner in value.items()
-        for leaf, item in _flatten(inner, f"{path}.{name}" if path else name).items()
+        path: {"default": default, "value": value}
+        for path, (default, value) in differences(RunConfig(), config).items()
+        if path in set_here
     }
 
 

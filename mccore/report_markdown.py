@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mccore.units import duration, size
+
 Data = Mapping[str, Any]
 _CUT = 600  # characters of a question or an answer that are shown
 
@@ -70,7 +72,7 @@ def _summary(data: Data) -> Iterable[str]:
             )
         for task, found in (result.get("generated") or {}).items():
             rows.append((f"{name}: {task}, free answers", f"{_accuracy(found)}, n = {found['n']}"))
-    rows.append(("wall clock", duration(data["seconds"])))
+    rows.append(("wall clock", _duration(data["seconds"])))
     yield table(("figure", "value"), rows)
 
 
@@ -93,8 +95,8 @@ def _stages(data: Data) -> Iterable[str]:
         outcome = stage["outcome"] + (f": {stage['message']}" if stage["message"] else "")
         if stage["stage"] == "report" and stage["outcome"] in ("running", "not run"):
             outcome = "this report"
-        rows.append((stage["stage"], outcome, str(stage["attempts"] or ""), duration(stage["seconds"])))
-    rows.append(("in total", "", "", duration(data["seconds"])))
+        rows.append((stage["stage"], outcome, str(stage["attempts"] or ""), _duration(stage["seconds"])))
+    rows.append(("in total", "", "", _duration(data["seconds"])))
     yield table(("stage", "outcome", "starts", "wall clock"), rows)
 
 
@@ -111,7 +113,7 @@ def _environment(data: Data) -> Iterable[str]:
             ("commit of mccore", found["git_commit"] or "installed package, no commit"),
             ("system", found["system"]),
             ("CPU", f"{found['cpu']}, {found['cores']} cores usable"),
-            ("memory", size(found["memory_bytes"])),
+            ("memory", "unknown" if found["memory_bytes"] is None else size(found["memory_bytes"])),
             ("GPU", "; ".join(gpus) or "none"),
         ],
     )
@@ -148,7 +150,7 @@ def _tokenizer(data: Data) -> Iterable[str]:
         return
     yield "## Tokenizer"
     if trained:
-        yield f"{trained['vocab_size']:,} ids, trained in {duration(trained.get('seconds'))}."
+        yield f"{trained['vocab_size']:,} ids, trained in {_duration(trained.get('seconds'))}."
     if measured:
         rows = [
             (
@@ -381,17 +383,5 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as people read them; nothing for an unknown time."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def size(count: float | None) -> str:
-    """Bytes in GiB."""
-    return "unknown" if count is None else f"{count / 2**30:.1f} GiB"
+def _duration(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)

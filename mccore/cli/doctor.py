@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import click
 
 from mccore import machine, paths, plugins, settings
-from mccore.cli.units import size
 from mccore.errors import MccoreError
+from mccore.units import size
 
 State = Literal["ok", "warn", "fail"]
 _MIN_TORCH = (2, 11)

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mccore import machine
-from mccore.cli.units import count, duration, size
 from mccore.config import TRAINING_STAGES, HardwareConfig, RunConfig
 from mccore.scaling import (
     ParameterCount,
@@ -16,6 +15,7 @@ from mccore.scaling import (
     memory_estimate,
     train_plan,
 )
+from mccore.units import count, duration, size
 
 
 @dataclass(frozen=True)

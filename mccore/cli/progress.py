@@ -9,9 +9,9 @@ from typing import IO, Any
 
 import click
 
-from mccore.cli.units import count, duration, number
 from mccore.events import Event
 from mccore.launch import Listener
+from mccore.units import count, duration, number
 
 _LINE_SECONDS = 10.0
 

@@ -13,10 +13,10 @@ import click
 
 from mccore import paths, plugins
 from mccore.api import Recipe
-from mccore.cli.config_diff import differences
 from mccore.cli.estimate import describe, estimate
 from mccore.cli.options import ConfiguredCommand, Given, given, resolve_given
 from mccore.config import HardwareConfig, RunConfig
+from mccore.config_diff import differences
 from mccore.errors import ConfigError, UsageError
 from mccore.launch import (
     FREE_SETTINGS,

@@ -21,8 +21,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 KERNEL = {
-    "__init__", "api", "config", "errors", "events", "files", "flags", "hookspecs", "machine", "metrics", "paths",
-    "plugins", "processes", "registry", "resolve", "rundir", "scaling", "settings",
+    "__init__", "api", "config", "config_diff", "errors", "events", "files", "flags", "hookspecs", "machine", "metrics",
+    "paths", "plugins", "processes", "registry", "resolve", "rundir", "scaling", "settings", "units",
 }  # fmt: skip
 ENGINE = {"data", "eval", "megacontext", "model", "serve", "train"}
 ASSEMBLY = {

@@ -160,7 +160,7 @@ def test_a_finished_run_has_everything(finished: RunDir) -> None:
         "| base | 40 of 40 | 4,000 | 5e+09 | 2.5000 | 2.7500 | 1.1250 | 1,234 | 1.50 |",
         "| prose | 100 | 40 | 2.50 | yes |", "| `model.depth` | `4` | `20` |", "What does a\\|b do?", "✗ Cut.",
         "````text\nimport ⟶os\n``` `fence`\n````", "model ✓:  [1+1][2]1 + 1 = 2", "## MegaContext\n\nNot part of this run.",
-        "| CORE | its benchmark data isn't part of this run |", "| data | finished | 1 | 12.5 s |",
+        "| CORE | its benchmark data isn't part of this run |", "| data | finished | 1 | 12.5s |",
     ):  # fmt: skip
         assert expected in text, expected
     assert "cut short" not in text
@@ -196,7 +196,7 @@ def test_a_failed_run_says_where_and_why(tmp_path: Path) -> None:
     paths = write_report(run)
     text, data = read(paths)
     assert "Outcome: **failed** in base (loss is not a number)" in text
-    assert "| base | failed: loss is not a number | 1 | 3.0 s |" in text
+    assert "| base | failed: loss is not a number | 1 | 3.0s |" in text
     assert "| base | 7 of 40 | 700 | 7e+06 | 1.1429 |" in text
     told = {entry["what"]: entry["why"] for entry in data["missing"]}  # type: ignore[attr-defined]
     assert told["base"] == "failed: loss is not a number"
