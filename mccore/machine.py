@@ -20,8 +20,9 @@ from mccore import paths
 
 DeviceKind = Literal["cpu", "cuda"]
 
-# Dense bf16 peak in FLOP/s by a word of the GPU's name, from the vendors' data sheets; the longest word that fits counts.
-_PEAKS = {
+# Dense bf16 FLOP/s accumulating in fp32, from the makers' data sheets, by a part of the GPU's name; the longest that fits counts.
+_PEAK_BF16 = {
+    "B300": 2.25e15,
     "B200": 2.25e15,
     "H200": 9.89e14,
     "GH200": 9.89e14,
@@ -29,8 +30,9 @@ _PEAKS = {
     "H100 PCIe": 7.56e14,
     "A100": 3.12e14,
     "L40S": 3.62e14,
-    "RTX 5090": 2.09e14,
-    "RTX 4090": 1.65e14,
+    "L40": 1.81e14,
+    "RTX 5090": 2.095e14,
+    "RTX 4090": 1.652e14,
     "RTX 3090": 7.1e13,
     "L4": 1.21e14,
     "A10": 1.25e14,
@@ -98,18 +100,28 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cpu_key() -> str:
+    """What a CPU's measured speed is kept under."""
+    return f"{platform.machine()} cpu"
+
+
+def peak_bf16(gpu_name: str) -> float | None:
+    """FLOP/s that a GPU could reach in bf16, None for one that isn't in the table."""
+    return next((_PEAK_BF16[part] for part in sorted(_PEAK_BF16, key=len, reverse=True) if part in gpu_name), None)
+
+
 def speed(kind: DeviceKind, dtype: str, gpu_name: str = "") -> Speed:
     """The training speed of one device of this machine: measured where a run has been here before, else assumed."""
     if kind == "cuda" and not gpu_name:
         gpu_name = accelerators()[0].name if accelerators() else "unknown"
-    measured = _measured(gpu_name if kind == "cuda" else f"{platform.machine()} cpu", dtype, per_rank=kind == "cuda")
+    measured = _measured(gpu_name if kind == "cuda" else cpu_key(), dtype, per_rank=kind == "cuda")
     if measured is not None:
         return measured
     if kind == "cpu":
         cores = available_cores()
         source = f"assumed: {_ASSUMED_PER_CORE / 1e9:.0f} GFLOP/s for each of {cores} cores"
         return Speed(_ASSUMED_PER_CORE * cores, False, source)
-    peak = next((_PEAKS[word] for word in sorted(_PEAKS, key=len, reverse=True) if word in gpu_name), None)
+    peak = peak_bf16(gpu_name)
     if peak is None:
         return Speed(_UNKNOWN_GPU, False, f"assumed: {_UNKNOWN_GPU / 1e12:.0f} TFLOP/s, {gpu_name} isn't in the table")
     share = _ASSUMED_SHARE * (1.0 if dtype == "bf16" else _FP32_SHARE)

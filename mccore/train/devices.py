@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-
 import torch
 
 from mccore.errors import ConfigError
-
-# Dense bf16 FLOP/s of tensor cores accumulating in fp32, from the makers' data sheets; matched by part of the name.
-_PEAK_BF16 = {
-    "B300": 2250e12,
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "RTX 5090": 209.5e12,
-    "RTX 4090": 165.2e12,
-    "RTX 3090": 71e12,
-}
+from mccore.machine import cpu_key, peak_bf16
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
@@ -48,12 +33,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """FLOP/s that the device could reach in this type, where known."""
     if device.type != "cuda" or dtype is not torch.bfloat16:
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in _PEAK_BF16.items() if part in name), None)
+    return peak_bf16(torch.cuda.get_device_name(device))
 
 
 def device_name(device: torch.device) -> str:
     """What the device is called, the same for equal machines."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} cpu"
+    return cpu_key()
