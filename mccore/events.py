@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mccore.errors import RunError
+from mccore.files import disk_hint
 from mccore.metrics import METRICS, Metric, metric
 
 __all__ = [
@@ -205,7 +206,7 @@ class EventWriter:
             self._keep_reserve()
             self._end_torn_line()
         except OSError as error:
-            raise RunError(f"can't write events to {path}: {error.strerror}", hint=_disk_hint(error)) from error
+            raise RunError(f"can't write events to {path}: {error.strerror}", hint=disk_hint(error)) from error
 
     def write(self, event: Event, *, durable: bool = False) -> None:
         """Append one event; `durable` waits until it is on disk. Raises ValueError for an event outside the schema."""
@@ -213,15 +214,16 @@ class EventWriter:
         # Lone surrogates (a file name that isn't UTF-8) become JSON escapes.
         line = (event.to_json() + "\n").encode("utf-8", "backslashreplace")
         try:
-            self._append(line)
+            try:
+                self._append(line)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._give_up_reserve():
+                    raise
+                self._append(line)
+            if durable:
+                os.fsync(self._fd)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._give_up_reserve():
-                raise RunError(
-                    f"can't write events to {self.path}: {error.strerror}", hint=_disk_hint(error)
-                ) from error
-            self._append(line)
-        if durable:
-            os.fsync(self._fd)
+            raise RunError(f"can't write events to {self.path}: {error.strerror}", hint=disk_hint(error)) from error
 
     def emit(
         self,
@@ -272,12 +274,6 @@ class EventWriter:
         size = os.fstat(self._fd).st_size
         if size and os.pread(self._fd, 1, size - 1) != b"\n":
             os.write(self._fd, b"\n")
-
-
-def _disk_hint(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "free some space, then go on with `mccore run --resume`"
-    return "check the permissions of the run directory"
 
 
 class EventTail:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 
 import pytest
 from hypothesis import given
@@ -115,6 +117,17 @@ class TestWriter:
         (tmp_path / "file").write_text("")
         with pytest.raises(RunError, match="can't write events"):
             EventWriter(tmp_path / "file" / "rank0.jsonl")
+
+    @pytest.mark.parametrize("call", ["write", "fsync"])
+    def test_a_disk_without_even_the_reserve(self, tmp_path, monkeypatch, call):
+        def full(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with EventWriter(tmp_path / "rank0.jsonl") as writer:
+            monkeypatch.setattr(os, call, full)
+            with pytest.raises(RunError, match="can't write events") as caught:
+                writer.emit("step", step=1, durable=True)
+        assert "full" in caught.value.hint
 
 
 class TestTail:
