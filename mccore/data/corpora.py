@@ -10,8 +10,6 @@ import glob
 import gzip
 import hashlib
 import json
-import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mccore.errors import DataError
+from mccore.files import write_atomic
 
 Split = Literal["train", "val"]
 
@@ -211,7 +210,7 @@ class FileCorpus(Corpus):
             "sha256": digest.hexdigest(),
         }
         if cached is not None:
-            _write_atomically(cached, json.dumps(manifest))
+            write_atomic(cached, json.dumps(manifest))
         return manifest
 
     def describe(self) -> str:
@@ -417,12 +416,3 @@ def _until_magic(parts: tuple[str, ...]) -> Iterator[str]:
 
 def text_digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(path)

@@ -15,13 +15,13 @@ import codecs
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mccore.errors import DataError
 from mccore.files import write_atomic
+from mccore.machine import available_cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,8 +177,7 @@ class Tokenizer:
         """`encode` of every text, on several threads (default: one per CPU)."""
         from concurrent.futures import ThreadPoolExecutor
 
-        if threads is None:
-            threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = available_cores() if threads is None else threads
         if threads < 2 or len(texts) < 2:
             return [self.encode(text) for text in texts]
         with ThreadPoolExecutor(threads) as pool:
