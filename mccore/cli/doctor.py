@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -104,6 +105,7 @@ def _check_torch() -> Check:
 def check_plugins() -> Iterator[Check]:
     """Every plugin, loaded. One of ours that is broken is a failure, a third party's a warning."""
     rows = plugins.check()
+    ours = {re.split(r"[^\w.-]", line)[0] for line in metadata.requires("mccore") or ()}
     healthy = sum(1 for row in rows if not row.problem)
     if rows and healthy == len(rows):
         yield Check("plugins", "ok", f"{healthy} found, all usable")
@@ -111,7 +113,7 @@ def check_plugins() -> Iterator[Check]:
         yield Check("plugins", "ok" if healthy else "fail", f"{healthy} of {len(rows)} usable", "reinstall mccore")
     for row in rows:
         if row.problem:
-            state: State = "fail" if row.distribution.startswith("mccore-") else "warn"
+            state: State = "fail" if row.distribution in ours else "warn"
             yield Check(f"{row.kind} {row.name}", state, row.problem, f"reinstall or update {row.distribution}")
     for name in plugins.disabled_without_effect():
         yield Check("plugins", "warn", f"{plugins.DISABLE_VARIABLE} names {name!r}, which isn't there", "correct it")

@@ -93,14 +93,14 @@ class TestPlugins:
     def test_ours_fails_a_third_partys_warns(self, monkeypatch):
         rows = [
             plugins.Plugin("tree", "ram", "m.ram", "mccore-trees", "1", "", problem="broken"),
-            plugins.Plugin("tree", "mine", "m.mine", "my-trees", "1", "", problem="broken too"),
+            plugins.Plugin("tree", "mine", "m.mine", "mccore-tree-mine", "1", "", problem="broken too"),
             plugins.Plugin("tree", "good", "m.good", "my-trees", "1", ""),
         ]
         monkeypatch.setattr(plugins, "check", lambda: rows)
         found = {check.name: check for check in doctor.check_plugins()}
         assert found["plugins"].detail == "1 of 3 usable"
         assert (found["tree ram"].state, found["tree mine"].state) == ("fail", "warn")
-        assert "my-trees" in found["tree mine"].hint
+        assert "mccore-tree-mine" in found["tree mine"].hint
 
 
 class TestMachine:
