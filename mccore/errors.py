@@ -61,6 +61,12 @@ class PluginError(MccoreError):
     """A plugin is missing, broken, ambiguous or doesn't keep its contract."""
 
 
+class UnknownPlugin(PluginError):
+    """No plugin has the name that was asked for."""
+
+    exit_code = 2
+
+
 class RunError(MccoreError):
     """A run can't start, go on or be read."""
 
@@ -68,9 +74,13 @@ class RunError(MccoreError):
 class DataError(MccoreError):
     """A corpus, a conversation file or a tokenizer can't be used."""
 
+    exit_code = 2
+
 
 class CheckpointError(MccoreError):
     """A checkpoint is missing, damaged or doesn't fit the model."""
+
+    exit_code = 2
 
 
 class Interrupted(MccoreError):

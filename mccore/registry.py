@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from mccore.errors import Blame, PluginError
+from mccore.errors import Blame, PluginError, UnknownPlugin
 
 KindName = Literal["tree", "allocator", "telemetry", "recipe"]
 DISABLE_VARIABLE = "MCCORE_DISABLE_PLUGINS"
@@ -183,7 +183,7 @@ def find(kind: KindName, name: str) -> Plugin:
     noun = KINDS[kind].noun
     rows = [row for row in describe(kind) if row.name == name]
     if not rows:
-        raise PluginError(f"there is no {noun} named {name!r}", hint=_hint_names(kind, name))
+        raise UnknownPlugin(f"there is no {noun} named {name!r}", hint=_hint_names(kind, name))
     row = rows[0]
     if row.disabled:
         raise PluginError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mccore.errors import CheckpointError, RunError, UsageError
+from mccore.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,7 @@ def chat(
 
 
 def find_run(selector: str | None) -> RunDir:
-    """The run a user means; without a selector the newest that has a checkpoint. Raises UsageError, RunError."""
+    """The run a user means; without a selector the newest that has a checkpoint. Raises UsageError."""
     from mccore import paths
     from mccore.rundir import RunDir, list_runs
 
@@ -87,11 +87,11 @@ def find_run(selector: str | None) -> RunDir:
         if any(_latest(run, stage) for stage in STAGES):
             return run
     if runs:
-        raise RunError(
+        raise UsageError(
             f"none of the runs in {paths.runs_dir()} has a model yet",
             hint="wait for the first checkpoint, or train one: mccore run tiny",
         )
-    raise RunError(f"there is no run in {paths.runs_dir()}", hint="train one: mccore run tiny")
+    raise UsageError(f"there is no run in {paths.runs_dir()}", hint="train one: mccore run tiny")
 
 
 def find_checkpoint(run: RunDir, stage: str | None) -> tuple[str, Path]:

@@ -127,8 +127,8 @@ def test_a_prompt_from_standard_input_may_have_lines(
     [
         (["nosuch"], 2, "there is no run 'nosuch'"),
         (["redy"], 2, "did you mean ready?"),
-        (["empty"], 1, "the run 'empty' has no checkpoint yet (it is created)"),
-        (["ready", "--stage", "mid"], 1, "no checkpoint of mid, only of sft, base"),
+        (["empty"], 2, "the run 'empty' has no checkpoint yet (it is created)"),
+        (["ready", "--stage", "mid"], 2, "no checkpoint of mid, only of sft, base"),
         (["ready", "--temperature", "3"], 2, "not in the range 0<=x<=2"),
         (["ready", "--stage", "rl"], 2, "'rl' is not one of"),
         (["ready", "-p", "  "], 2, "the prompt is empty"),
@@ -145,10 +145,10 @@ def test_without_any_run_the_hint_is_to_train_one(
     tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MCCORE_BASE_DIR", str(tmp_path))
-    assert main(["chat"]) == 1
+    assert main(["chat"]) == 2
     assert "hint: train one: mccore run tiny" in capfd.readouterr().err
     make_run(tmp_path, "empty", None, byte_tokenizer)
-    assert main(["chat"]) == 1
+    assert main(["chat"]) == 2
     assert "none of the runs" in capfd.readouterr().err
 
 
@@ -159,7 +159,7 @@ def test_a_tokenizer_of_another_run_is_refused(
     run = make_run(tmp_path, "mixed", random_gpt(), byte_tokenizer)
     Tokenizer([*[bytes([i]) for i in range(256)], b"ab"], pattern=byte_tokenizer.pattern).save(run.tokenizer_dir)
     monkeypatch.setenv("MCCORE_BASE_DIR", str(tmp_path))
-    assert main(["chat", "-p", "hi", "--device", "cpu"]) == 1
+    assert main(["chat", "-p", "hi", "--device", "cpu"]) == 2
     assert "was trained with another tokenizer" in capfd.readouterr().err
 
 

@@ -118,14 +118,14 @@ class TestRefusals:
         ("arguments", "code", "message"),
         [
             ([], 2, "no recipe is given"),
-            (["tinny"], 1, "did you mean tiny"),
+            (["tinny"], 2, "did you mean tiny"),
             (["tiny", "--set", "model.deth=3"], 2, "did you mean model.depth"),
             (["tiny", "--name", "a/b"], 2, "can't be the name"),
             (["tiny", "--nnodes", "2"], 2, "--rdzv-endpoint"),
             (["tiny", "--rdzv-endpoint", "a:1"], 2, "no effect"),
-            (["tiny", "--set", "data.corpus=parquet:nowhere"], 1, "nowhere doesn't exist"),
-            (["tiny", "--set", "sft.mixture.smoltalks=9"], 1, "unknown conversations 'smoltalks'"),
-            (["speedrun"], 1, "climbmix"),
+            (["tiny", "--set", "data.corpus=parquet:nowhere"], 2, "nowhere doesn't exist"),
+            (["tiny", "--set", "sft.mixture.smoltalks=9"], 2, "unknown conversations 'smoltalks'"),
+            (["speedrun"], 2, "climbmix"),
             (["--resume", "nowhere"], 2, "there is no run 'nowhere'"),
             (["--resume"], 2, "there is no run"),
             (["--resume", "a", "--name", "b"], 2, "give one of them"),
@@ -252,6 +252,11 @@ class TestResume:
         assert item["command"][3:5] == ["--nproc-per-node", "2"]
         assert item["environment"]["OMP_NUM_THREADS"] == "3"
         assert (stopped.path / "run.json").read_bytes() == before
+
+    @pytest.mark.parametrize("value", ["many", "-1"])
+    def test_a_width_that_cant_be(self, stopped, capsys, value):
+        assert main(["run", "--resume", "x", "--set", f"hardware.nproc={value}"]) == 2
+        assert "error: hardware.nproc: input should be" in capsys.readouterr().err
 
     def test_a_width_that_cant_share_the_batch(self, stopped, capsys):
         assert main(["run", "--resume", "x", "--nproc", "7"]) == 2

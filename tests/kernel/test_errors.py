@@ -33,7 +33,8 @@ def test_render_shows_what_is_known_and_nothing_else() -> None:
 
 def test_exit_codes() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MccoreError)]
-    assert {kind.__name__ for kind in kinds if kind.exit_code == 2} == {"UsageError", "ConfigError"}
+    bad_input = {"UsageError", "ConfigError", "DataError", "CheckpointError", "UnknownPlugin"}
+    assert {kind.__name__ for kind in kinds if kind.exit_code == 2} == bad_input
     assert {kind.__name__ for kind in kinds if kind.exit_code == 130} == {"Interrupted"}
     assert {kind.exit_code for kind in kinds} == {1, 2, 130}
     assert issubclass(ConfigError, UsageError)
@@ -49,7 +50,7 @@ def test_every_error_says_what_it_is_for() -> None:
 def test_the_command_renders_an_error_once_and_without_a_traceback() -> None:
     code = "import sys; from mccore.cli import main; sys.exit(main(['run', 'no-such-recipe']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == PluginError.exit_code
+    assert done.returncode == UsageError.exit_code
     assert done.stdout == ""
     assert done.stderr.startswith("error: there is no recipe named 'no-such-recipe'\nhint: ")
     assert "Traceback" not in done.stderr

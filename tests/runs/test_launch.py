@@ -147,6 +147,12 @@ class TestDeath:
         (run.path / "plan.json").write_text("{}")
         assert start(run).outcome()["state"] == "finished"
 
+    def test_the_first_failure_is_the_one_that_is_told(self, make_run, start):
+        last = {"do": "raise", "rank": 1, "after": 0, "message": "RuntimeError: connection closed by peer"}
+        run = make_run({"base": [{"do": "raise", "rank": 0, "before": 1}, last]}, nproc=2, stages=("base",))
+        assert start(run).outcome()["message"] == "rank 0: ValueError: no good"
+        assert run.outcome().message == "rank 0: ValueError: no good"
+
     def test_a_killed_launcher_takes_torchruns_ranks_along(self, make_run, start, is_alive, until):
         run = make_run({"base": [{"do": "hang"}]}, nproc=2, stages=("base",))
         launched = start(run)

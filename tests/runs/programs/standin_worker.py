@@ -52,7 +52,10 @@ def act(behaviour: dict[str, Any], run: RunDir, stage: str, rank: int, events: E
             events.emit("stage.end", stage=stage, outcome="stopped", message="asked to stop")
             return 3 if os.environ.get("WORLD_SIZE", "1") == "1" else 0
         case "raise":
-            events.emit("stage.end", stage=stage, outcome="failed", message="ValueError: no good")
+            await_end(run, behaviour.get("after"))
+            message = behaviour.get("message", "ValueError: no good")
+            events.emit("stage.end", stage=stage, outcome="failed", message=message)
+            await_end(run, behaviour.get("before"))
             return 1
         case "kill":
             os.kill(os.getpid(), signal.Signals[behaviour.get("signal", "SIGKILL")])
@@ -71,6 +74,12 @@ def act(behaviour: dict[str, Any], run: RunDir, stage: str, rank: int, events: E
             for step in range(10_000_000):
                 events.emit("step", stage=stage, step=step, metrics={"loss": 1.0})
     return None
+
+
+def await_end(run: RunDir, rank: int | None) -> None:
+    """Wait until another rank has said how it ended."""
+    while rank is not None and run.last_event("stage.end", f"rank{rank}.jsonl") is None:
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":
