@@ -29,11 +29,12 @@ from types import FrameType
 from typing import Protocol
 
 import psutil
+from pydantic import ValidationError
 
-from mccore.config import TRAINING_STAGES, HardwareConfig, RunConfig, StageName
+from mccore.config import TRAINING_STAGES, HardwareConfig, RunConfig, StageName, describe_validation
 from mccore.data.conversations import check_source
 from mccore.data.corpora import open_corpus
-from mccore.errors import RunError
+from mccore.errors import ConfigError, RunError
 from mccore.events import Event, EventTail, EventWriter
 from mccore.files import disk_hint
 from mccore.machine import available_cores
@@ -302,7 +303,9 @@ class _Launch:
             several = self.hardware.nproc * self.hardware.nnodes > 1 and stage in TRAINING_STAGES
             if several:
                 message = f"rank {first.rank}: {message}"
-            return _Ending("failed", message, told=first is own, log=str(first.data.get("traceback") or last_lines))
+            # What other ranks say later is that a peer was gone: the last word must be that of the one that failed.
+            told = first is own and first is self.ends[-1]
+            return _Ending("failed", message, told=told, log=str(first.data.get("traceback") or last_lines))
         if len(self.signals) > 1:
             return _Ending("interrupted", f"{stage} was ended before it could save")
         if code == EXIT_STOPPED:
@@ -402,7 +405,13 @@ def _why(number: int) -> str:
 
 
 def effective_hardware(run: RunDir, changes: dict[str, object]) -> HardwareConfig:
-    """The hardware of this start: that of `run.json` with the free settings given anew (by field name)."""
+    """The hardware of this start: that of `run.json` with the free settings given anew (by field name).
+
+    Raises ConfigError for a value that none of them can have.
+    """
     if not changes:
         return run.config.hardware
-    return HardwareConfig.model_validate({**run.config.hardware.model_dump(), **changes})
+    try:
+        return HardwareConfig.model_validate({**run.config.hardware.model_dump(), **changes})
+    except ValidationError as error:
+        raise ConfigError(f"hardware.{describe_validation(error)}") from error
