@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mccore import paths
 from mccore.config import TRAINING_STAGES, ChatTrainConfig, ModelConfig, RunConfig, StageName, TrainConfig
 from mccore.data.chat_format import render_conversation
-from mccore.data.conversations import mix_conversations
+from mccore.data.conversations import code_version, mix_conversations
 from mccore.data.corpora import Corpus, Split, open_corpus
 from mccore.data.loader import Rows, validation_batches
 from mccore.data.store import Encoded, TokenStore, encode_documents, ensure_store, open_store, store_path
@@ -109,6 +109,7 @@ class Runtime:
         key |= {
             "kind": "chat",
             "corpus": self._conversations_version(section),
+            "code": code_version(),
             "mixture": dict(sorted(section.mixture.items())),
             "seed": self.config.seed,
         }

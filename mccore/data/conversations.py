@@ -6,6 +6,7 @@ it is held out by its hash: the same for every seed, so that no choice of seed c
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,14 @@ def mix_conversations(
         mixed += _draw(name, split, seed, count)
     random.Random(f"mix:{seed}").shuffle(mixed)
     return mixed
+
+
+def code_version() -> str:
+    """Hash of the code that makes, splits and renders conversations: what is cached of them is stale when it changes."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):  # all of the package: no list to keep up to date
+        digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def multiple_choice_questions(split: Split, *, seed: int = 0, limit: int | None = None) -> list[MultipleChoice]:

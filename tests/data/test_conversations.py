@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mccore.data import conversations
 from mccore.data.conversations import (
     Conversation,
     MultipleChoice,
@@ -442,3 +443,13 @@ def test_weights_share_the_total(weights: dict[str, float], total: int) -> None:
     assert len(mixed) == total
     for name, weight in weights.items():
         assert abs(counts[name] - total * weight / sum(weights.values())) < 1
+
+
+def test_the_version_of_the_code_follows_every_file_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("conversations.py", "a = 1"), ("stdlib_qa.py", "b = 2")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(conversations, "__file__", str(tmp_path / "conversations.py"))
+    before = conversations.code_version()
+    assert conversations.code_version() == before
+    (tmp_path / "stdlib_qa.py").write_text("b = 3")
+    assert conversations.code_version() != before
