@@ -63,8 +63,9 @@ class HardwareConfig(Section):
         "", description="host:port where several machines meet", json_schema_extra=flags("rdzv_endpoint")
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU when there is one")
-    dtype: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="compute type; auto is bf16 on GPUs that have it, fp32 on CPU"
+    dtype: Literal["auto", "native", "fp32", "bf16"] = Field(
+        "auto",
+        description="compute type; auto is bf16 on GPUs that have it, fp32 on CPU; native is bf16 also on CPUs that have it",
     )
     threads: Count = Field(0, description="CPU threads per rank; 0 shares the cores among the ranks")
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto is on for GPUs, off for CPU")

@@ -80,12 +80,23 @@ def stage_command(
     return [*command, *target]
 
 
+# For training on a CPU (figures in docs/LOG.md). Threads that wait by spinning slow a step thirtyfold when another process needs
+# one of the cores. And glibc gives the large blocks of every step back to the kernel and faults them in again.
+_CPU_RUNTIME = {
+    "OMP_WAIT_POLICY": "passive",
+    "MALLOC_MMAP_THRESHOLD_": "2000000000",
+    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
 def stage_environment(stage: StageName, hardware: HardwareConfig) -> dict[str, str]:
     """Variables a stage gets in addition to ours. A thread count the user has set stays, unless the configuration has one."""
     ranks = hardware.nproc if stage in TRAINING_STAGES else 1
     added = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # the directory one stands in isn't searched for modules
     if hardware.threads or "OMP_NUM_THREADS" not in os.environ:
         added["OMP_NUM_THREADS"] = str(hardware.threads or max(1, available_cores() // ranks))
+    added |= {name: value for name, value in _CPU_RUNTIME.items() if name not in os.environ}
     return added
 
 

@@ -16,8 +16,8 @@ from mccore.data.corpora import hash_share
 from mccore.data.stdlib import SourceFile, group_of, in_stdlib_val, source_files
 from mccore.data.stdlib_tools import words
 
-MAX_PASTE = 1200  # characters; about 400 tokens of a small vocabulary
-_MIN_PASTE = 300
+MAX_PASTE = 480  # characters: with question and reply it fits into 256 tokens of a small vocabulary
+_MIN_PASTE = 150
 _PLANTED_SHARE = 0.4  # makes planted and natural facts about equally frequent
 
 _VALUE = r"-?\d[\d_]*(?:\.\d+)?|0x[0-9a-fA-F]+|'[^'\\\n]{1,20}'|\"[^\"\\\n]{1,20}\"|True|False|None"

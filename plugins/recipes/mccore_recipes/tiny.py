@@ -1,6 +1,6 @@
 """The whole pipeline in minutes on two CPU cores, without a network.
 
-The standard library's own text and a model of four layers.
+The standard library's own text and a model of four layers. Every number here was measured: docs/LOG.md, "Sizing tiny".
 """
 
 from mccore.api import Recipe
@@ -11,6 +11,7 @@ from mccore.config import (
     EvalConfig,
     HardwareConfig,
     ModelConfig,
+    OptimConfig,
     RunConfig,
     TokenizerConfig,
 )
@@ -22,28 +23,40 @@ def mccore_recipe() -> Recipe:
     return Recipe(
         summary="the whole pipeline in minutes on two CPU cores",
         config=RunConfig(
-            hardware=HardwareConfig(nproc=1, dtype="auto"),
+            hardware=HardwareConfig(dtype="native"),
             tokenizer=TokenizerConfig(vocab_size=2048, max_chars=20_000_000),
             data=DataConfig(corpus="stdlib"),
-            model=ModelConfig(depth=4, head_dim=32, n_embd=128, max_seq_len=256),
+            model=ModelConfig(depth=4, head_dim=64, n_embd=128, max_seq_len=256, smear=True, smear_init=1.0),
+            # Steps of 2,048 tokens: with so few tokens, many small steps at high rates beat fewer large ones. The rule
+            # lr ~ sqrt(batch) would start these steps 32 times too low.
+            optim=OptimConfig(lr_batch_scale=2.0, weight_decay_scale=0.2, momentum_warmup_steps=20),
             base=BaseConfig(
-                tokens=2_000_000,
-                batch_tokens=8192,
-                eval_every_tokens=500_000,
+                tokens=1_400_000,
+                batch_tokens=2048,
+                micro_batch_rows=8,
+                warmup_steps=20,
+                eval_every_tokens=350_000,
                 eval_tokens=65_536,
-                sample_every_tokens=1_000_000,
-                checkpoint_every_tokens=500_000,
+                sample_every_tokens=700_000,
+                checkpoint_every_tokens=350_000,
             ),
             mid=ChatTrainConfig(
-                batch_tokens=8192,
-                mixture={"stdlib_qa": 2000, "spelling": 1000, "arithmetic": 500, "needle": 500},
+                batch_tokens=2048,
+                micro_batch_rows=8,
+                lr_scale=0.5,
+                mixture={"stdlib_qa": 8000, "spelling": 2000, "arithmetic": 1500, "needle": 800},
+                eval_every_tokens=400_000,
                 eval_tokens=32_768,
             ),
             sft=ChatTrainConfig(
-                batch_tokens=8192,
-                mixture={"stdlib_qa": 1000, "spelling": 200, "arithmetic": 200, "needle": 200},
+                batch_tokens=2048,
+                micro_batch_rows=8,
+                lr_scale=0.5,
+                warmdown_ratio=0.7,
+                mixture={"stdlib_qa": 8000, "spelling": 2000, "arithmetic": 1500, "needle": 800},
+                eval_every_tokens=400_000,
                 eval_tokens=32_768,
             ),
-            eval=EvalConfig(bpb_tokens=131_072, choice_questions=200, generated_questions=25, sample_tokens=32),
+            eval=EvalConfig(bpb_tokens=131_072, choice_questions=716, generated_questions=50, sample_tokens=48),
         ),
     )
