@@ -45,7 +45,7 @@ def evaluate_chat(engine: Engine, config: EvalConfig, *, seed: int = 0, max_new_
         questions = multiple_choice_questions("test", seed=seed, limit=config.choice_questions)
         result = evaluate_choices(model, tokenizer, questions, rule=best_rule(tuning), batch_rows=config.batch_rows)
         choice = result.to_json()
-        choice["chosen_on"] = {"n": limit, "rules": {rule: tuning.rules[rule].accuracy for rule in RULES}}
+        choice["chosen_on"] = {"n": tuning.overall.n, "rules": {rule: tuning.rules[rule].accuracy for rule in RULES}}
         overall = result.overall
         if overall.accuracy is not None and overall.stderr is not None:
             metrics |= {"choice_accuracy": overall.accuracy, "choice_accuracy_stderr": overall.stderr}
