@@ -27,8 +27,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mccore.data.corpora import open_corpus
-from mccore.data.loader import Loader, Rows
+from mccore.data.loader import Loader
 from mccore.data.packing import pack_text
+from mccore.data.rows import Rows
 from mccore.data.store import TokenStore, build_store, encode_documents
 from mccore.data.tokenizer import Tokenizer
 from mccore.model import GPT
@@ -37,8 +38,8 @@ from mccore.model.schedule import Schedule
 from mccore.resolve import resolve
 from mccore.train.checkpoint import CheckpointWriter, Meta, write_checkpoint
 from mccore.train.devices import choose_device, choose_dtype
-from mccore.train.distributed import World
 from mccore.train.loop import Cadence, Progress, next_token_objective, train
+from mccore.train.world import World
 
 
 class Silence:
@@ -78,7 +79,7 @@ def bench_loop(
     gpt: GPT, optimizer: Optimizer, rows: Rows, step_rows: int, micro: int, steps: int, repeats: int
 ) -> None:
     objective = next_token_objective(gpt)
-    world = World(device=gpt.device)
+    world = World(device_name=str(gpt.device))
     ready = [
         batch.to(gpt.device) for batch in next(Loader(rows, step_rows=step_rows, micro_rows=micro).steps()).batches
     ]

@@ -1,4 +1,8 @@
-"""The one place where names become objects: what a stage needs, built from the configuration of a run."""
+"""The one place where names become objects: what a stage needs, built from the configuration of a run.
+
+Stages that prepare data run without torch, whose import takes longer than some of them; what needs it is imported where it
+is used.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +11,35 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from mccore import paths
 from mccore.config import TRAINING_STAGES, ChatTrainConfig, ModelConfig, RunConfig, StageName, TrainConfig
 from mccore.data.chat_format import render_conversation
 from mccore.data.conversations import code_version, mix_conversations
 from mccore.data.corpora import Corpus, Split, open_corpus
-from mccore.data.loader import Rows, validation_batches
+from mccore.data.rows import Rows
 from mccore.data.store import Encoded, TokenStore, encode_documents, ensure_store, open_store, store_path
 from mccore.data.tokenizer import Tokenizer
 from mccore.errors import CheckpointError, DataError, Interrupted
-from mccore.eval.bits_per_byte import BitsPerByte, bits_per_byte
 from mccore.machine import available_cores
-from mccore.model.gpt import GPT
-from mccore.model.optim import Optimizer, build_optimizer
 from mccore.rundir import RunDir
 from mccore.scaling import stage_config
-from mccore.serve.engine import Engine
 from mccore.telemetry import Emitter
-from mccore.train.checkpoint import Meta, latest, load_model
-from mccore.train.devices import choose_dtype
-from mccore.train.distributed import World
-from mccore.train.loop import Objective, next_token_objective
+from mccore.train.world import World
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from mccore.eval.bits_per_byte import BitsPerByte
+    from mccore.model.gpt import GPT
+    from mccore.model.optim import Optimizer
+    from mccore.serve.engine import Engine
+    from mccore.train.checkpoint import Meta
+    from mccore.train.loop import Objective
 
 PROGRESS_SECONDS = 1.0
 VAL_CONVERSATIONS = 200  # held-out conversations per source, for the validation loss of chat stages
@@ -41,6 +47,14 @@ VAL_CONVERSATIONS = 200  # held-out conversations per source, for the validation
 
 class StopRequested(Interrupted):
     """The stage is asked to end and has nothing to save; it is done again when the run goes on."""
+
+
+class Stopped(Exception):
+    """A training stage was asked to end and has saved; `results` is what it reached."""
+
+    def __init__(self, results: dict[str, Any]) -> None:
+        super().__init__(f"stopped at step {results['step']}")
+        self.results = results
 
 
 @dataclass
@@ -96,6 +110,8 @@ class Runtime:
     @cached_property
     def token_bytes(self) -> Tensor:
         """Bytes of each id, 0 for specials: int32 [vocab]."""
+        import torch
+
         return torch.from_numpy(self.tokenizer.token_bytes())
 
     def store(self, stage: StageName, *, build: bool = False) -> TokenStore:
@@ -200,6 +216,8 @@ class Runtime:
     @cached_property
     def dtype(self) -> torch.dtype:
         """The compute type."""
+        from mccore.train.devices import choose_dtype
+
         return choose_dtype(self.config.hardware.dtype, self.world.device)
 
     @cached_property
@@ -209,6 +227,12 @@ class Runtime:
 
     def training(self) -> Training:
         """A freshly initialised model, its optimizer for this stage and its objective."""
+        from torch import nn
+
+        from mccore.model.gpt import GPT
+        from mccore.model.optim import build_optimizer
+        from mccore.train.loop import next_token_objective
+
         with self.world.device:
             gpt = GPT(self.model_config, seed=self.config.seed, compute_dtype=self.dtype)
         model = nn.ModuleDict({"gpt": gpt})
@@ -226,6 +250,8 @@ class Runtime:
 
     def last_checkpoint(self, stage: StageName) -> Path:
         """The newest checkpoint of a stage. Raises CheckpointError when there is none."""
+        from mccore.train.checkpoint import latest
+
         found = latest(self.run.checkpoint_dir(stage))
         if found is None:
             raise CheckpointError(
@@ -246,20 +272,33 @@ class Runtime:
 
     def engine(self, gpt: GPT) -> Engine:
         """Generation with a model."""
+        from mccore.serve.engine import Engine
+
         return Engine(gpt, self.tokenizer)
 
     def validate(self, gpt: GPT, rows: Rows, tokens: int, batch_rows: int) -> BitsPerByte:
         """Validation loss and bits per byte over up to `tokens` tokens; every rank takes its share and gets the result."""
+        from mccore.data.loader import validation_batches
+        from mccore.eval.bits_per_byte import bits_per_byte
+
         batches = validation_batches(rows, tokens, batch_rows, rank=self.world.rank, world_size=self.world.size)
         return bits_per_byte(gpt, batches, self.token_bytes, all_reduce=self.world.sum)
 
 
-def load_gpt(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[GPT, Meta]:
-    """The GPT in a checkpoint directory, which is all it needs. Raises CheckpointError when it is damaged."""
+def load_gpt(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> tuple[GPT, Meta]:
+    """The GPT in a checkpoint directory, which is all it needs, computing in `dtype` (fp32 by default).
+
+    Raises CheckpointError when it is damaged.
+    """
+    import torch
+
+    from mccore.model.gpt import GPT
+    from mccore.train.checkpoint import load_model
+
     state, meta = load_model(path, device)
     config = RunConfig.model_validate(meta.config)
     with torch.device("meta"):
-        gpt = GPT(config.model, compute_dtype=dtype)
+        gpt = GPT(config.model, compute_dtype=dtype or torch.float32)
     weights = {name.removeprefix("gpt."): tensor for name, tensor in state.items() if name.startswith("gpt.")}
     try:
         gpt.load_state_dict(weights, assign=True)

@@ -1,4 +1,7 @@
-"""The stages of a run: each a function from a runtime to its results, and each may be run again after it was cut short."""
+"""The stages of a run: each a function from a runtime to its results, and each may be run again after it was cut short.
+
+Those that need torch import what they need themselves, so that the others start at once.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from mccore.config import STAGES, TRAINING_STAGES, StageName
 from mccore.data.corpora import Document
 from mccore.data.tokenizer import Tokenizer
 from mccore.data.tokenizer_eval import evaluate_tokenizer
-from mccore.eval.chat import evaluate_chat
-from mccore.eval.samples import sample_completions
 from mccore.runtime import Runtime
-from mccore.training import Results, emit_validation, train_stage
 
-Stage = Callable[[Runtime], dict[str, Any]]
+Results = dict[str, Any]
+Stage = Callable[[Runtime], Results]
+
+# These compute with a model; the others run without torch.
+MODEL_STAGES: frozenset[StageName] = frozenset((*TRAINING_STAGES, "base_eval", "chat_eval_mid", "chat_eval_sft"))
 
 TOKENIZER_EVAL_DOCUMENTS = 200
 
@@ -84,16 +88,22 @@ def encode(runtime: Runtime) -> Results:
 
 def base(runtime: Runtime) -> Results:
     """Pretrain on the corpus."""
+    from mccore.training import train_stage
+
     return train_stage(runtime)
 
 
 def mid(runtime: Runtime) -> Results:
     """Train on conversations, every token of them, from the base model."""
+    from mccore.training import train_stage
+
     return train_stage(runtime)
 
 
 def sft(runtime: Runtime) -> Results:
     """Train on what the assistant says, from the midtrained model."""
+    from mccore.training import train_stage
+
     return train_stage(runtime)
 
 
@@ -102,6 +112,9 @@ def sft(runtime: Runtime) -> Results:
 
 def base_eval(runtime: Runtime) -> Results:
     """Bits per byte of the base model on the held-out documents, and samples."""
+    from mccore.eval.samples import sample_completions
+    from mccore.training import emit_validation
+
     gpt, meta = runtime.trained_gpt("base")
     config = runtime.config
     found = runtime.validate(gpt, runtime.rows("base", "val"), config.eval.bpb_tokens, config.base.micro_batch_rows)
@@ -125,6 +138,8 @@ def chat_eval_sft(runtime: Runtime) -> Results:
 
 
 def _chat_eval(runtime: Runtime, trained: StageName) -> Results:
+    from mccore.eval.chat import evaluate_chat
+
     gpt, meta = runtime.trained_gpt(trained)
     found = evaluate_chat(runtime.engine(gpt), runtime.config.eval, seed=runtime.config.seed)
     runtime.emit("eval", metrics=found["metrics"], name="chat", details={"stage": trained})

@@ -12,14 +12,15 @@ from typing import Any
 from mccore.config import ChatTrainConfig
 from mccore.data.chat_format import render_for_completion
 from mccore.data.conversations import mix_conversations
-from mccore.data.loader import Loader, Rows
+from mccore.data.loader import Loader
+from mccore.data.rows import Rows
 from mccore.data.tokenizer import StreamDecoder
 from mccore.errors import ConfigError, RunError
 from mccore.eval.bits_per_byte import BitsPerByte
 from mccore.eval.samples import sample_completions
 from mccore.files import write_atomic
 from mccore.model.schedule import schedule
-from mccore.runtime import Runtime, Training
+from mccore.runtime import Runtime, Stopped, Training
 from mccore.scaling import TrainPlan, count_parameters, flops_per_token, train_plan
 from mccore.train.checkpoint import CheckpointWriter, Meta, Saved, latest, load_into
 from mccore.train.devices import device_name, peak_flops
@@ -29,14 +30,6 @@ Results = dict[str, Any]
 
 CHAT_SAMPLES = 4
 _LOG_SECONDS = 2.0
-
-
-class Stopped(Exception):
-    """A training stage was asked to end and has saved; `results` is what it reached."""
-
-    def __init__(self, results: Results) -> None:
-        super().__init__(f"stopped at step {results['step']}")
-        self.results = results
 
 
 def train_stage(runtime: Runtime) -> Results:

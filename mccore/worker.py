@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,7 @@ from mccore.errors import Interrupted, MccoreError, UsageError
 from mccore.processes import die_with_parent
 from mccore.rundir import RunDir
 from mccore.telemetry import Emitter, build_emitter
+from mccore.train.world import World
 
 FINISHED, FAILED, STOPPED = 0, 1, 3
 STOP_SECONDS = 60.0  # for a step and a checkpoint; a rank whose peers are gone can hang for ever
@@ -73,19 +75,15 @@ def _run_stage(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal
 
 
 def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) -> _End:
-    # Imported here: torch takes seconds, and what fails before deserves an event too.
-    import torch
-
-    from mccore.runtime import build
+    # Imported here: what fails on import deserves an event too.
+    from mccore.runtime import Stopped, build
     from mccore.stages import STAGE_FUNCTIONS
-    from mccore.train.distributed import join_world
-    from mccore.training import Stopped
 
     def stop_requested() -> bool:
         return stop.requested or run.stop_requested()
 
     try:
-        with join_world(run.config.hardware) as world:
+        with _join(run, stage) as world:
             runtime = build(run.config, run, stage, world=world, emitter=emitter, stop_requested=stop_requested)
             if stage not in TRAINING_STAGES:
                 runtime.emit("stage.start", world_size=world.size, resumed_step=None, plan={}, durable=True)
@@ -99,14 +97,25 @@ def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) 
         return _End("stopped", error.message)
     except MccoreError as error:
         return _End("failed", error.message, error.render())
-    except torch.OutOfMemoryError as error:
-        hint = f"hint: lower {stage}.micro_batch_rows; the batch of a step stays the same"
-        return _End("failed", f"{stage} ran out of GPU memory", f"{error}\n{hint}")
     except Exception as error:  # a fault of ours: recorded with its traceback, and the stage has failed
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be imported here
+            hint = f"hint: lower {stage}.micro_batch_rows; the batch of a step stays the same"
+            return _End("failed", f"{stage} ran out of GPU memory", f"{error}\n{hint}")
         reason = str(error).strip().splitlines()
         return _End("failed", f"{type(error).__name__}: {reason[0] if reason else ''}", traceback.format_exc())
     finally:
         stop.interrupts = False
+
+
+def _join(run: RunDir, stage: StageName) -> AbstractContextManager[World]:
+    """The ranks of the stage; one without torch for stages that compute with no model."""
+    from mccore.stages import MODEL_STAGES
+
+    if stage not in MODEL_STAGES:
+        return nullcontext(World())
+    from mccore.train.distributed import join_world
+
+    return join_world(run.config.hardware)
 
 
 class StopSignal:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
@@ -18,58 +17,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mccore.config import HardwareConfig
-from mccore.errors import RunError
 from mccore.machine import available_cores
 from mccore.train.devices import choose_device
+from mccore.train.world import World
 
 # Ranks wait this long for one that encodes a corpus or evaluates before they give up.
 TIMEOUT = timedelta(hours=2)
 BUCKET_BYTES = 32 * 2**20  # of gradients per all-reduce: large enough for bandwidth, small enough to start early
-
-
-@dataclass(frozen=True)
-class World:
-    """This process among all ranks of the stage, and the device it computes on."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this rank writes what all ranks share."""
-        return self.rank == 0
-
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.size > 1:
-            dist.barrier(device_ids=[self.local_rank] if self.device.type == "cuda" else None)
-
-    def sum(self, tensor: Tensor) -> None:
-        """Sum `tensor` over the ranks in place."""
-        if self.size > 1:
-            dist.all_reduce(tensor)
-
-    def broadcast(self, tensors: Sequence[Tensor]) -> None:
-        """Give every rank rank 0's values."""
-        if self.size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
-
-    def once_per_machine(self, work: Callable[[], object]) -> None:
-        """Run `work` on the first rank of each machine, the others waiting; when it fails somewhere, all ranks raise."""
-        failed = torch.zeros(1, device=self.device)
-        try:
-            if self.local_rank == 0:
-                work()
-        except BaseException:
-            failed += 1
-            raise
-        finally:
-            self.sum(failed)
-        if failed.item():
-            raise RunError("another rank failed; its log says why")
 
 
 @contextmanager
@@ -87,7 +41,7 @@ def join_world(hardware: HardwareConfig, environ: Mapping[str, str] | None = Non
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # what is left in fp32 may use the tensor cores
-    world = World(rank, size, local_rank, device)
+    world = World(rank, size, local_rank, str(device))
     if size == 1:
         yield world
         return

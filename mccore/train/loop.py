@@ -21,12 +21,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from mccore.data.loader import Batch, Loader, Position
+from mccore.data.loader import Batch, Loader
+from mccore.data.rows import Position
 from mccore.errors import RunError
 from mccore.model.gpt import GPT
 from mccore.model.optim import Optimizer
 from mccore.model.schedule import Schedule
-from mccore.train.distributed import GradientSum, World
+from mccore.train.distributed import GradientSum
+from mccore.train.world import World
 
 COLLECT_EVERY = 1000  # steps between collections of Python's garbage, which pause a step for longer the more there is
 

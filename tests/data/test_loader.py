@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mccore.data.loader import IGNORED, Loader, Position, Rows, StepData, stack_rows, validation_batches
+from mccore.data.loader import Loader, StepData, stack_rows, validation_batches
+from mccore.data.rows import IGNORED, Position, Rows
 from mccore.data.store import Encoded, TokenSplit, build_store
 from mccore.errors import DataError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -52,16 +52,28 @@ def test_long_documents_lose_nothing_but_an_unfilled_last_row(lengths: list[int]
 
 @given(LENGTHS, st.integers(2, 24))
 def test_a_documents_rows_are_consecutive_and_begin_with_its_continuation(lengths: list[int], width: int) -> None:
-    packed = _pack(pack_text, lengths, width)
+    packed = pack_text(lengths, width, np.random.default_rng(7), together=True)
     for document, length in enumerate(lengths):
         at = [(number, piece) for number, row in enumerate(packed.rows) for piece in row if piece.document == document]
         parts = [(number, piece) for number, piece in at if piece.length > 1 or length == 1]
-        for (before, first), (after, second) in itertools.pairwise(parts):
+        for (before, first), (after, second) in pairwise(parts):
             assert after == before + 1
             assert second.start == first.stop - 1
             assert packed.rows[after][0] == second
     for row in packed.rows:  # everything else begins at a document's BOS
         assert all(piece.start == 0 for piece in row[1:])
+
+
+def test_rows_are_mixed_unless_documents_are_to_stay_together() -> None:
+    lengths = [400] * 10
+    mixed, ordered = (pack_text(lengths, 11, np.random.default_rng(7), together=flag) for flag in (False, True))
+    assert sorted(mixed.rows) == sorted(ordered.rows)
+
+    def changes(rows: list) -> int:
+        return sum(left[-1].document != right[0].document for left, right in pairwise(rows))
+
+    assert changes(mixed.rows) > 0.7 * len(mixed.rows)
+    assert changes(ordered.rows) < len(lengths)
 
 
 def test_a_gap_takes_the_largest_document_that_fits() -> None:

@@ -14,7 +14,8 @@ from torch import nn
 from mccore.config import HardwareConfig
 from mccore.errors import ConfigError
 from mccore.train.devices import choose_device, choose_dtype, peak_flops
-from mccore.train.distributed import GradientSum, World, join_world
+from mccore.train.distributed import GradientSum, join_world
+from mccore.train.world import World
 
 PROGRAM = Path(__file__).with_name("programs") / "sum_gradients.py"
 

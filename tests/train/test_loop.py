@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from mccore.config import ModelConfig, RunConfig
-from mccore.data.loader import Batch, Loader, Rows
+from mccore.data.loader import Batch, Loader
+from mccore.data.rows import Rows
 from mccore.data.store import Encoded, TokenSplit, build_store
 from mccore.errors import RunError
 from mccore.model import GPT
 from mccore.model.optim import Optimizer, build_optimizer
 from mccore.model.schedule import Schedule
 from mccore.scaling import derive
-from mccore.train.distributed import World
 from mccore.train.loop import (
     Cadence,
     Losses,
@@ -31,6 +31,7 @@ from mccore.train.loop import (
     step_seed,
     train,
 )
+from mccore.train.world import World
 
 T, ROWS, VOCAB = 16, 8, 265
 

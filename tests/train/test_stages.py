@@ -138,7 +138,7 @@ def test_a_stop_between_documents_ends_the_stage(new_run, make_config, in_proces
 
 
 def test_a_stop_while_training_saves_after_one_step(new_run, make_config, in_process) -> None:
-    from mccore.training import Stopped
+    from mccore.runtime import Stopped
 
     run = new_run("stop-file", make_config())
     in_process(run, "encode")
@@ -157,7 +157,7 @@ def test_ranks_that_dont_divide_the_batch_are_refused(new_run, make_config, byte
     from mccore.events import EventWriter
     from mccore.runtime import build
     from mccore.telemetry import Emitter
-    from mccore.train.distributed import World
+    from mccore.train.world import World
     from mccore.training import _plan
 
     run = new_run("three", make_config())

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mccore.config import HardwareConfig
 from mccore.errors import RunError
-from mccore.train.distributed import GradientSum, World, join_world
+from mccore.train.distributed import GradientSum, join_world
+from mccore.train.world import World
 
 
 def inputs(rank: int, step: int, part: int) -> Tensor:
