@@ -71,7 +71,10 @@ def estimate(config: RunConfig, hardware: HardwareConfig | None = None) -> Estim
     kind: Literal["cpu", "cuda"] = (
         "cuda" if hardware.device == "cuda" or (hardware.device == "auto" and gpus) else "cpu"
     )
-    dtype = hardware.dtype if hardware.dtype != "auto" else ("bf16" if kind == "cuda" else "fp32")
+    dtype: str = hardware.dtype
+    if dtype in ("auto", "native"):
+        has_bf16 = kind == "cuda" or (dtype == "native" and machine.cpu_multiplies_bf16())
+        dtype = "bf16" if has_bf16 else "fp32"
     speed = machine.speed(kind, dtype)
     # Ranks on a CPU share its cores; each GPU is one more.
     devices = hardware.nnodes * (hardware.nproc if kind == "cuda" else 1)

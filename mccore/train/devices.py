@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mccore.errors import ConfigError
-from mccore.machine import cpu_key, peak_bf16
+from mccore.machine import cpu_key, cpu_multiplies_bf16, peak_bf16
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
@@ -28,17 +28,9 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
         if device.type == "cuda":
             has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            has_bf16 = wanted == "native" and _cpu_multiplies_bf16()
+            has_bf16 = wanted == "native" and cpu_multiplies_bf16()
         wanted = "bf16" if has_bf16 else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[wanted]
-
-
-def _cpu_multiplies_bf16() -> bool:
-    """Whether the processor has instructions for products of bf16: without them bf16 is slower than fp32."""
-    if hasattr(torch.cpu, "get_capabilities"):
-        found = torch.cpu.get_capabilities()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # torch before 2.13
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:

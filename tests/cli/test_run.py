@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mccore import plugins
+from mccore import machine, plugins
 from mccore.cli import main
 from mccore.config import RunConfig
 from mccore.resolve import resolve
@@ -93,11 +93,11 @@ class TestDryRun:
         assert "-m mccore.worker" in out
         assert not base.exists()
 
-    def test_a_measured_speed_is_used_and_said(self, base, capsys):
-        import platform
-
+    @pytest.mark.parametrize(("has_bf16", "dtype"), [(True, "bf16"), (False, "fp32")])
+    def test_a_measured_speed_is_used_and_said(self, base, capsys, monkeypatch, has_bf16, dtype):
+        monkeypatch.setattr(machine, "cpu_multiplies_bf16", lambda: has_bf16)
         (base / "cache").mkdir(parents=True)
-        devices = {f"{platform.machine()} cpu": {"flops_per_second": 1e9, "ranks": 2, "dtype": "fp32", "n_embd": 64}}
+        devices = {machine.cpu_key(): {"flops_per_second": 1e9, "ranks": 2, "dtype": dtype, "n_embd": 64}}
         (base / "cache" / "machine.json").write_text(json.dumps({"version": 1, "devices": devices}))
         assert main(["run", "tiny", "--dry-run", "--json", "--set", "hardware.device=cpu"]) == 0
         estimate = json.loads(capsys.readouterr().out)["estimate"]
