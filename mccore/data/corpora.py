@@ -10,6 +10,7 @@ import glob
 import gzip
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -93,6 +94,8 @@ def open_corpus(spec: str, *, cache_dir: Path | None = None) -> Corpus:
     if not path:
         raise DataError(f"the corpus {spec!r} names no path", hint=f"write {kind}:PATH")
     root, files = _find_files(kind, path)
+    if unreadable := next((file for file in files if not os.access(file, os.R_OK)), None):
+        raise DataError(f"can't read {unreadable}", hint="correct its permissions, or leave it out of the corpus")
     corpora: dict[str, type[ParquetCorpus] | type[JsonlCorpus] | type[TextCorpus]]
     corpora = {"parquet": ParquetCorpus, "jsonl": JsonlCorpus, "text": TextCorpus}
     return corpora[kind](spec, root, files, field, cache_dir)
@@ -141,22 +144,29 @@ class FileCorpus(Corpus):
     def _label(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
 
+    def _all(self) -> Iterator[Document]:
+        """Everything in the files, as it is on disk: with empty documents and duplicates."""
+        for path in self._files:
+            try:
+                yield from self._read(path, self._label(path))
+            except OSError as error:
+                raise DataError(f"can't read {path}: {error.strerror}", hint="put it back, or mend its disk") from error
+
     def _keyed(self) -> Iterator[tuple[float, Document]]:
         """(hash share, document) of everything that isn't empty or a duplicate, in the order of the files."""
         seen: dict[bytes, None] = {}
         found = False
-        for path in self._files:
-            for document in self._read(path, self._label(path)):
-                if not document.text.strip():
-                    continue
-                digest = text_digest(document.text)
-                if digest in seen:
-                    continue
-                seen[digest] = None
-                if len(seen) > _DUPLICATE_WINDOW:
-                    del seen[next(iter(seen))]
-                found = True
-                yield hash_share(self._split_key(document, digest)), document
+        for document in self._all():
+            if not document.text.strip():
+                continue
+            digest = text_digest(document.text)
+            if digest in seen:
+                continue
+            seen[digest] = None
+            if len(seen) > _DUPLICATE_WINDOW:
+                del seen[next(iter(seen))]
+            found = True
+            yield hash_share(self._split_key(document, digest)), document
         if not found:
             raise DataError(f"the corpus {self.name!r} is empty", hint="give files that hold some text")
 
@@ -182,8 +192,7 @@ class FileCorpus(Corpus):
         return (document for share, document in self._keyed() if (share < threshold) == (split == "val"))
 
     def _count(self) -> int:
-        """Documents in the files, as they are on disk: with empty ones and duplicates."""
-        return sum(1 for path in self._files for _ in self._read(path, self._label(path)))
+        return sum(1 for _ in self._all())
 
     def manifest(self) -> dict[str, Any]:
         stats = [path.stat() for path in self._files]

@@ -315,3 +315,20 @@ def test_bad_parquet_is_named(tmp_path: Path) -> None:
 def test_an_unknown_split_is_an_error() -> None:
     with pytest.raises(DataError, match="unknown split 'test'"):
         open_corpus("stdlib").documents("test")  # type: ignore[arg-type]
+
+
+def test_a_file_that_goes_away_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text(f"the text of {name}")
+    corpus = open_corpus(f"text:{tmp_path}")
+    assert corpus.describe()  # the files were looked at
+    (tmp_path / "b.txt").unlink()
+    with pytest.raises(DataError, match=r"can't read .*b\.txt: No such file"):
+        list(corpus.documents("train"))
+
+
+def test_a_file_that_cant_be_read_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("secret")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # tests may run as root, who can read all
+    with pytest.raises(DataError, match=r"can't read .*a\.txt"):
+        open_corpus(f"text:{tmp_path}/a.txt")
