@@ -33,7 +33,6 @@ def mccore_recipe() -> Recipe:
             base=BaseConfig(
                 tokens=1_400_000,
                 batch_tokens=2048,
-                micro_batch_rows=8,
                 warmup_steps=20,
                 eval_every_tokens=350_000,
                 eval_tokens=65_536,
@@ -42,7 +41,6 @@ def mccore_recipe() -> Recipe:
             ),
             mid=ChatTrainConfig(
                 batch_tokens=2048,
-                micro_batch_rows=8,
                 lr_scale=0.5,
                 mixture={"stdlib_qa": 8000, "spelling": 2000, "arithmetic": 1500, "needle": 800},
                 eval_every_tokens=400_000,
@@ -50,7 +48,6 @@ def mccore_recipe() -> Recipe:
             ),
             sft=ChatTrainConfig(
                 batch_tokens=2048,
-                micro_batch_rows=8,
                 lr_scale=0.5,
                 warmdown_ratio=0.7,
                 mixture={"stdlib_qa": 8000, "spelling": 2000, "arithmetic": 1500, "needle": 800},
