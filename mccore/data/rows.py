@@ -18,7 +18,7 @@ from mccore.data.store import TokenSplit
 from mccore.errors import DataError
 
 IGNORED = -1  # a target that isn't trained on
-WINDOW_ROWS = 512  # rows packed together: large enough to fit and mix well, small enough to resume at once
+WINDOW_ROWS = 2**14  # packed and mixed together, in a third of a second; see docs/LOG.md for what smaller ones cost
 
 
 @dataclass(frozen=True)
