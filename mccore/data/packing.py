@@ -48,7 +48,7 @@ def pack_text(lengths: Sequence[int], width: int, rng: np.random.Generator, *, t
     is left, by cropping the shortest document. Only the last row, when it can't be filled, is lost.
 
     Rows come out in an order shuffled by `rng`. With `together` the rows of one document stay next to each other; batches
-    then hold few documents, which cost a small model 0.17 bits per byte after 100 steps (see docs/LOG.md).
+    then hold few documents, which cost a small model 0.2 bits per byte (see docs/LOG.md).
     """
     packed = Packed()
     long = [i for i, length in enumerate(lengths) if length > width]
