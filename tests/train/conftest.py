@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,7 @@ def wait_for_step(run: RunDir, process: subprocess.Popen[bytes], step: int) -> N
     while seen < step:
         assert process.poll() is None, run.log_path("base").read_text()
         seen = max([seen, *(event.step or 0 for event in tail.poll() if event.type == "step")])
+        time.sleep(0.01)  # between two looks, so as not to take the worker's core
 
 
 def losses(run: RunDir, stage: str) -> dict[int, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import psutil
@@ -81,8 +82,8 @@ def test_death_of_the_parent_and_kill_9_and_resume_are_bit_equal(
     parent.kill()
     parent.wait()
     while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:  # an orphan, for others to reap
-        worker_events = read_events(run.events_dir)
-        assert max(event.step or 0 for event in worker_events) < STEPS
+        assert max(event.step or 0 for event in read_events(run.events_dir)) < STEPS
+        time.sleep(0.05)  # between two looks
     end = read_events(run.events_dir)[-1]
     assert (end.type, end.data["outcome"]) == ("stage.end", "stopped")
     stopped = latest(run.checkpoint_dir("base"))
