@@ -236,7 +236,8 @@ class Runtime:
         with self.world.device:
             gpt = GPT(self.model_config, seed=self.config.seed, compute_dtype=self.dtype)
         model = nn.ModuleDict({"gpt": gpt})
-        optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.")
+        # Muon orthogonalises in the compute type: on a CPU with bf16 that halves the optimizer's share of a small step.
+        optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", dtype=self.dtype)
         compiled = self.config.hardware.compile == "on" or (
             self.config.hardware.compile == "auto" and self.world.device.type == "cuda"
         )
