@@ -19,7 +19,7 @@ from mccore.resolve import resolve
 from mccore.rundir import RunDir
 
 PROGRAMS = Path(__file__).parent.parent / "runs" / "programs"
-SHORT = ("--set", "stages=tokenizer,base")
+SHORT = ("--set", "stages=tokenizer,base", "--nproc", "1")
 
 
 @pytest.fixture
