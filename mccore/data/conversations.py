@@ -252,6 +252,8 @@ def _draw(name: str, split: Split, seed: int, count: int) -> Iterator[Conversati
     again = 1
     while count > 0:
         taken = open_conversations(name, split, seed=seed + 1_000_003 * (again - 1), limit=count)
+        if not taken:
+            raise DataError(f"the conversations {name!r} have none for the {split} split", hint="leave the source out")
         for conversation in taken:
             yield conversation if again == 1 else {**conversation, "id": f"{conversation['id']}~{again}"}
         count -= len(taken)
