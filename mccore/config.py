@@ -241,28 +241,44 @@ class GistNetConfig(Section):
     """The network that turns the vectors of one block into one gist."""
 
     kind: Literal["transformer", "mean"] = Field("transformer", description="transformer, or pooling alone")
-    layers: Literal[2, 4] = Field(2, description="layers of the transformer")
+    layers: Literal[1, 2, 4] = Field(2, description="layers of the transformer")
     pooling: Literal["mean", "query", "cls"] = Field("mean", description="how a block becomes one vector")
     head: Literal["linear", "mlp"] = Field("mlp", description="map after pooling")
+    skip: bool = Field(True, description="add the plain mean of the children to what the network makes")
+    matrix_lr: NonNegative = Field(0.02, description="Muon rate of its matrices")
+    lr: NonNegative = Field(0.003, description="rate of its other parameters and of the gists' score bias")
 
 
 class LensConfig(Section):
     """LensNet and its training."""
 
-    layers: Literal[2, 4] = Field(2, description="layers")
-    head: Literal["linear", "mlp"] = Field("mlp", description="map to a score")
-    loss_weight: NonNegative = Field(0.1, description="weight of the focus loss")
+    layers: Literal[1, 2, 4] = Field(2, description="layers")
+    head: Literal["linear", "mlp"] = Field("linear", description="map to a score")
+    lr: NonNegative = Field(0.002, description="rate of its parameters")
+    start: Fraction = Field(0.2, description="share of a stage after which it is trained; before, attention is noise")
+    target: Literal["attention", "preference", "both"] = Field(
+        "attention",
+        description="what it learns: where the full context's attention goes, which of two contexts predicts better, or both",
+    )
+    loss_weight: NonNegative = Field(1.0, description="weight of the focus loss")
+    gist_gradient: Fraction = Field(
+        0.0, description="share of the focus loss's gradient that reaches the gists, so that they tell what they hold"
+    )
+    key_floor: NonNegative = Field(
+        0.02, description="weight of a horizon token whose prediction doesn't suffer from gists, in nats"
+    )
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="temperature of the Bradley-Terry preference")
     adv_norm_beta: Fraction = Field(0.9, description="decay of the running scale of advantages")
-    kl_weight: NonNegative = Field(0.0, description="weight of the symmetric KL to the previous policy")
-    rank_weight: NonNegative = Field(0.5, description="weight of the rank margin")
-    budget_weight: NonNegative = Field(0.1, description="weight of the balance between expansions and collapses")
-    budget_smooth_weight: NonNegative = Field(0.0, description="weight of the smoothed budget balance")
-    budget_smooth_beta: Fraction = Field(0.9, description="decay of the smoothed budget balance")
+    rank_weight: NonNegative = Field(0.0, description="weight of the rank margin between preferred and other context")
+    rank_margin: NonNegative = Field(0.5, description="margin by which the preferred context's utility should lead")
     hard_negative_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of pairs kept, by largest gap"
     )
     max_pairs: Positive = Field(8, description="preference pairs per sequence")
+    kl_weight: NonNegative = Field(0.0, description="weight of the symmetric KL to the previous policy")
+    budget_weight: NonNegative = Field(0.0, description="weight of the balance between expansions and collapses")
+    budget_smooth_weight: NonNegative = Field(0.0, description="weight of the smoothed budget balance")
+    budget_smooth_beta: Fraction = Field(0.9, description="decay of the smoothed budget balance")
 
 
 class MegaContextConfig(Section):
@@ -282,6 +298,12 @@ class MegaContextConfig(Section):
     positional: Literal["simple", "gaussian", "gaussian_alibi", "gaussian_lod2d"] = Field(
         "gaussian", description="rotary encoding of spans"
     )
+    span_bias: bool = Field(
+        True, description="add a learned multiple of ln(span) to the scores of a gist's key, from 1 at the start"
+    )
+    position_skip: Count = Field(
+        0, description="positions skipped at most between the far past and the recent tokens of a training context"
+    )
     num_random_variants: Count = Field(2, description="random Working Contexts per sequence beside the full one (N)")
     start_wc_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         0.8, description="length of a variant at the start / sequence length"
@@ -289,7 +311,42 @@ class MegaContextConfig(Section):
     train_wc_length: Count = Field(
         0, description="entries of a variant at the end of training; 0 derives it: 20 % of the sequence"
     )
-    lod2_probability: Fraction = Field(0.25, description="share of far groups drawn at LOD2")
+    wc_length_steps: Positive = Field(
+        4, description="distinct lengths on the way from the first to the last; each is compiled once"
+    )
+    min_history: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="variants end at random places behind this share of the sequence; 1 is always at its end"
+    )
+    recent_tokens: Count = Field(
+        0, description="newest tokens of a variant that stay tokens; 0 derives it: horizon + block_size"
+    )
+    expanded_blocks: Count = Field(2, description="far blocks that stay tokens in every second variant")
+    random_share: Fraction = Field(
+        0.25,
+        description="share of those variants whose tokens lie anywhere, instead of in the newest blocks and a few far ones",
+    )
+    policy_share: Fraction = Field(
+        0.25, description="share of those variants whose expanded blocks LensNet chooses, once it is trained"
+    )
+    lod2_probability: Fraction = Field(0.25, description="share of far groups drawn at LOD2 and above")
+    baseline_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of the sequences that are also read in full, token by token"
+    )
+    variant_weight: NonNegative = Field(1.0, description="weight of the variants' next-token loss")
+    gist_target_weight: NonNegative = Field(
+        0.1, description="weight of predicting, at a gist, the token behind its span"
+    )
+    key_token_weight: NonNegative = Field(
+        0.0,
+        description="largest extra weight of a token that the full context predicts better than the variant does; 0 switches it off",
+    )
+    distill_weight: NonNegative = Field(
+        0.0, description="weight of the KL from the full context's predictions to a variant's; 0 switches it off"
+    )
+    recon_weight: NonNegative = Field(
+        0.0, description="weight of rebuilding a block's tokens from its gist; 0 switches it off"
+    )
+    recon_blocks: Positive = Field(4, description="blocks per sequence that are rebuilt")
     horizon: Positive = Field(64, description="tokens after the Working Context on which it is judged (H)")
     refocus_interval: Positive = Field(32, description="tokens between two refocuses at inference")
     wc_length: Count = Field(

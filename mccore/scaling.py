@@ -171,6 +171,8 @@ def derive(config: RunConfig) -> RunConfig:
         update={
             "train_wc_length": config.megacontext.train_wc_length or math.ceil(TRAIN_WC_SHARE * model.max_seq_len),
             "wc_length": config.megacontext.wc_length or model.max_seq_len,
+            "recent_tokens": config.megacontext.recent_tokens
+            or config.megacontext.horizon + config.megacontext.block_size,
         }
     )
     derived = config.model_copy(update={"model": model, "optim": optim, "megacontext": megacontext})

@@ -27,15 +27,17 @@ class Batch:
     and forward passes: a sum over a batch divided by it is that batch's share of the step's mean.
 
     inputs, targets: int64 [B, T]; targets are IGNORED where nothing is trained. `first_row` is the number of the batch's
-    first row within the step, over all ranks.
+    first row within the step, over all ranks. `weights`, fp32 [B, T], are those of the targets where they differ;
+    `step_targets` is then their sum.
     """
 
     inputs: Tensor
     targets: Tensor
-    step_targets: int
+    step_targets: float
     first_row: int = 0
     step: int = 0
     progress: float = 0.0  # share of the stage done when the step begins
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; from pinned memory the copy runs in the background."""
@@ -45,6 +47,7 @@ class Batch:
             self,
             inputs=self.inputs.to(device, non_blocking=True),
             targets=self.targets.to(device, non_blocking=True),
+            weights=None if self.weights is None else self.weights.to(device, non_blocking=True),
         )
 
 

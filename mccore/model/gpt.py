@@ -8,11 +8,13 @@ Signatures, with B rows, T entries, D = n_embd, L = depth, H = n_head:
     model.logits(hidden) -> logits             fp32 [..., vocab_ids]
     model.loss(tokens, targets, ignore_index=-1, reduction="mean", weights=None, **inputs)
     model.hidden_loss(hidden, targets, ...)    the same from hidden states
+    model.hidden_losses(hidden, targets, weights)      the weighted sum and each token's loss
+    model.distillation(hidden, teacher, weights)       KL to another pass's distributions
     model.embed(tokens), model.embed_values(tokens), model.rotary(positions)
     model.new_cache(rows, capacity, grow=False) -> KVCache
 
 `inputs` are keyword arguments of `hidden`: embeddings, value_embeddings, positions, rotary, key_bias, key_bias_weights,
-attn_bias, smear_mask, cache.
+attn_bias, smear_mask, cache, attend.
 """
 
 from __future__ import annotations
@@ -28,7 +30,15 @@ from mccore.config import ModelConfig
 from mccore.model.attention import Attend, Rotary, attend, rotary, rotate, with_key_bias
 from mccore.model.kernels import mix, relu_squared, rms_norm
 from mccore.model.kv_cache import KVCache
-from mccore.model.loss import Head, capped_logits, chunk_rows, token_cross_entropy, weighted_cross_entropy
+from mccore.model.loss import (
+    Head,
+    capped_logits,
+    chunk_rows,
+    cross_entropy_and_tokens,
+    distillation,
+    token_cross_entropy,
+    weighted_cross_entropy,
+)
 from mccore.scaling import derive_model, has_value_embedding, layer_windows
 
 
@@ -241,6 +251,7 @@ class GPT(nn.Module):
         attn_bias: Tensor | None = None,
         smear_mask: Tensor | None = None,
         cache: KVCache | None = None,
+        attend: Attend | None = None,
     ) -> Tensor:
         """Final hidden states [B, T, D], normed, in the compute dtype.
 
@@ -253,6 +264,7 @@ class GPT(nn.Module):
         attn_bias: added to the scores, broadcastable to [B, H, T, cached + T]; -inf hides. It costs a mask.
         smear_mask: [B, T], factor on the share an entry takes of the one before it (configs with `smear`).
         cache: read before, extended by this call's entries; only without gradients. CacheFull when it has no room.
+        attend: the attention function of this call; default: the model's own.
         Causality and windows always apply, by entry index.
         """
         config = self.config
@@ -280,6 +292,7 @@ class GPT(nn.Module):
         if config.smear:
             x = self._smear(x, smear_mask, cache)
         x0 = x
+        attention = self.attend if attend is None else attend
         value_layer = 0
         middle: Tensor | None = None
         for layer, block in enumerate(self.blocks):
@@ -293,7 +306,7 @@ class GPT(nn.Module):
             if config.residual_scalars:
                 x = mix(x, x0, self.residual_scale[layer], self.x0_scale[layer])
             weights = None if key_bias_weights is None else key_bias_weights[layer]
-            x = block(x, rotary, value, self.attend, attn_bias, key_bias, weights, cache)
+            x = block(x, rotary, value, attention, attn_bias, key_bias, weights, cache)
             if config.backout and layer == config.depth // 2:
                 middle = x
         if middle is not None:
@@ -333,6 +346,15 @@ class GPT(nn.Module):
         hidden = self.hidden(tokens, **inputs)
         return self.hidden_loss(hidden, targets, ignore_index=ignore_index, reduction=reduction, weights=weights)
 
+    def hidden_losses(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """`sum(weights * nll)` and, without gradient, the NLL of each target: fp32, shaped like `targets`, 0 where it is
+        negative. One pass over the head gives both; weights [...] carry no gradient.
+        """
+        flat, wanted = hidden.reshape(-1, hidden.size(-1)), targets.reshape(-1).long()
+        scale = weights.detach().reshape(-1).float() * (wanted >= 0)
+        total, losses = cross_entropy_and_tokens(flat, self.head.weight, wanted, scale, self._head)
+        return total, losses.view(targets.shape)
+
     def hidden_loss(
         self,
         hidden: Tensor,
@@ -362,6 +384,15 @@ class GPT(nn.Module):
             total = scale.sum()
             scale = scale / torch.where(total > 0, total, torch.ones_like(total))
         return weighted_cross_entropy(flat, self.head.weight, wanted, scale, self._head)
+
+    def distillation(self, hidden: Tensor, teacher: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """`sum(weights * KL(teacher || own))` of the next-token distributions at hidden states [..., D], and, without
+        gradient, each KL in nats, fp32 [...]. No gradient reaches the teacher's states or the head as the teacher used it.
+        """
+        flat = hidden.reshape(-1, hidden.size(-1))
+        known = teacher.detach().reshape(-1, teacher.size(-1)).to(flat.dtype)
+        total, each = distillation(flat, known, self.head.weight, weights.detach().reshape(-1).float(), self._head)
+        return total, each.view(weights.shape)
 
     @property
     def _head(self) -> Head:

@@ -6,11 +6,21 @@ scored. Logits are `softcap * tanh(z / softcap)` in fp32 over the first `ids` ro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+
+class Losses(NamedTuple):
+    """What an objective makes of a batch. `loss`: the batch's share of the step's mean, so that the sum over all forward
+    passes and ranks is the step's loss. `sums`: metric name -> (sum, count), detached; the step reports their quotients.
+    """
+
+    loss: Tensor
+    sums: Mapping[str, tuple[Tensor, Tensor]]
 
 
 class Head(NamedTuple):
@@ -41,6 +51,26 @@ def weighted_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, weig
     if not _needs_gradient(hidden, weight):
         return (_forward_chunks(hidden, weight, targets, head) * weights).sum()
     return _WeightedCrossEntropy.apply(hidden, weight, targets, weights, head)  # type: ignore[no-any-return]
+
+
+def cross_entropy_and_tokens(
+    hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, head: Head
+) -> tuple[Tensor, Tensor]:
+    """`weighted_cross_entropy`, and beside it each target's loss, fp32 [N], 0 where it is negative, without gradient."""
+    if not _needs_gradient(hidden, weight):
+        losses = _forward_chunks(hidden, weight, targets, head)
+        return (losses * weights).sum(), losses
+    return _CrossEntropyAndTokens.apply(hidden, weight, targets, weights, head)  # type: ignore[no-any-return]
+
+
+def distillation(hidden: Tensor, teacher: Tensor, weight: Tensor, weights: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """`sum(weights * KL(p || q))` with p from the teacher's states and q from `hidden`, both [N, D]; and each KL, fp32
+    [N], without gradient. weights: fp32 [N], no gradient. The gradient reaches `hidden` and, through q alone, `weight`.
+    """
+    if not _needs_gradient(hidden, weight):
+        each = _distill_chunks(hidden, teacher, weight, weights, head, gradients=False)[0]
+        return (each * weights).sum(), each
+    return _Distillation.apply(hidden, teacher, weight, weights, head)  # type: ignore[no-any-return]
 
 
 def token_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
@@ -117,6 +147,40 @@ def _forward_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head)
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 
+def _distill_chunks(
+    hidden: Tensor, teacher: Tensor, weight: Tensor, weights: Tensor, head: Head, *, gradients: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Each KL [N] and, if asked, the gradients of their weighted sum by hidden states [N, D] and weight [V, D]."""
+    used = weight[: head.ids].to(hidden.dtype)
+    each = torch.empty(hidden.size(0), device=hidden.device)
+    grad_hidden = torch.empty_like(hidden) if gradients else None
+    grad_weight = torch.zeros_like(weight, dtype=torch.float32) if gradients else None
+    for start in range(0, hidden.size(0), head.chunk):
+        rows = slice(start, start + head.chunk)
+        logits, slope = _cap((hidden[rows] @ used.t()).float(), head.softcap)
+        own = torch.log_softmax(logits, dim=-1)
+        known = torch.log_softmax(_cap((teacher[rows] @ used.t()).float(), head.softcap)[0], dim=-1)
+        p = known.exp()
+        each[rows] = (p * (known - own)).sum(dim=-1)
+        if grad_hidden is None or grad_weight is None:
+            continue
+        gradient = (own.exp() - p) * weights[rows].unsqueeze(1)
+        if slope is not None:
+            gradient *= slope
+        gradient = gradient.to(hidden.dtype)
+        grad_hidden[rows] = gradient @ used
+        grad_weight[: head.ids] += (gradient.t() @ hidden[rows]).float()
+    return each, grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype)
+
+
+def _cap(z: Tensor, softcap: float) -> tuple[Tensor, Tensor | None]:
+    """Capped logits and d capped / d z."""
+    if not softcap:
+        return z, None
+    share = torch.tanh(z / softcap)
+    return share * softcap, 1 - share * share
+
+
 class _WeightedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, head: Head) -> Tensor:
@@ -144,3 +208,37 @@ class _TokenCrossEntropy(torch.autograd.Function):
         hidden, weight, targets = ctx.saved_tensors
         _, grad_hidden, grad_weight = _backward_chunks(hidden, weight, targets, upstream.float(), ctx.head)
         return grad_hidden, grad_weight, None, None
+
+
+class _CrossEntropyAndTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, head: Head
+    ) -> tuple[Tensor, Tensor]:
+        losses, grad_hidden, grad_weight = _backward_chunks(hidden, weight, targets, weights, head)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.mark_non_differentiable(losses)
+        return (losses * weights).sum(), losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * upstream.to(grad_hidden.dtype), grad_weight * upstream, None, None, None
+
+
+class _Distillation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, teacher: Tensor, weight: Tensor, weights: Tensor, head: Head
+    ) -> tuple[Tensor, Tensor]:
+        each, grad_hidden, grad_weight = _distill_chunks(hidden, teacher, weight, weights, head, gradients=True)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.mark_non_differentiable(each)
+        return (each * weights).sum(), each
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * upstream.to(grad_hidden.dtype), None, grad_weight * upstream, None, None

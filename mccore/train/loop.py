@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +25,13 @@ from mccore.data.loader import Batch, Loader
 from mccore.data.rows import Position
 from mccore.errors import RunError
 from mccore.model.gpt import GPT
+from mccore.model.loss import Losses
 from mccore.model.optim import Optimizer
 from mccore.model.schedule import Schedule
 from mccore.train.distributed import GradientSum
 from mccore.train.world import World
 
 COLLECT_EVERY = 1000  # steps between collections of Python's garbage, which pause a step for longer the more there is
-
-
-class Losses(NamedTuple):
-    """What an objective makes of a batch. `loss`: the batch's share of the step's mean, so that the sum over all forward
-    passes and ranks is the step's loss. `sums`: metric name -> (sum, count), detached; the step reports their quotients.
-    """
-
-    loss: Tensor
-    sums: Mapping[str, tuple[Tensor, Tensor]]
 
 
 class Objective(Protocol):

@@ -1,0 +1,95 @@
+"""Everything that MegaContext trains beside the GPT, under one root."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from mccore.config import MegaContextConfig, ModelConfig
+from mccore.megacontext.gistnet import GistNet, build_pyramid
+from mccore.megacontext.lensnet import LensNet
+from mccore.megacontext.positions import SpanBias
+from mccore.megacontext.preferences import AdvantageScale
+from mccore.megacontext.reconstruction import WeakDecoder
+from mccore.model.optim import Group
+
+FORMER_DECAY = 0.9  # of the average of LensNet's parameters that stands for its previous policy
+
+
+class MegaContextNets(nn.Module):
+    """GistNet, LensNet, the bias of gist keys and, where its loss has a weight, the decoder that rebuilds blocks.
+
+    `model` must be a derived configuration. Parameters are fp32; GistNet and LensNet compute in `dtype`.
+    """
+
+    def __init__(
+        self, config: MegaContextConfig, model: ModelConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.gistnet = GistNet(config.gistnet, model.n_embd, config.block_size, config.max_lod)
+        self.lensnet = LensNet(config.lens, model.n_embd, config.max_lod)
+        self.bias: SpanBias | None = None
+        if config.span_bias:
+            self.bias = SpanBias(model, config.positional, config.block_size)
+        self.decoder: WeakDecoder | None = None
+        if config.recon_weight:
+            self.decoder = WeakDecoder(model.n_embd, config.block_size)
+        self.advantage: AdvantageScale | None = None
+        if config.lens.target != "attention":
+            self.advantage = AdvantageScale()
+        self.register_buffer("balance", torch.zeros(()) if config.lens.budget_smooth_weight else None)
+        self.reset(seed)
+        self.former: LensNet | None = None
+        if config.lens.kl_weight:
+            self.former = copy.deepcopy(self.lensnet).requires_grad_(False)
+
+    @torch.no_grad()
+    def reset(self, seed: int) -> None:
+        """Draw the start of every network from a generator of its own."""
+        for name, part in self.named_children():
+            device = next((parameter.device for parameter in part.parameters()), torch.device("meta"))
+            if device.type == "meta":
+                continue
+            generator = torch.Generator(device)
+            digest = hashlib.blake2b(f"{seed}/megacontext/{name}".encode(), digest_size=8).digest()
+            generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+            if isinstance(part, SpanBias):
+                part.reset()
+            else:
+                part.reset(generator)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def former_lens(self) -> LensNet:
+        """The previous policy: a running average of LensNet's parameters, which takes in the present ones after each use."""
+        assert self.former is not None
+        before = copy.deepcopy(self.former)
+        for former, present in zip(self.former.parameters(), self.lensnet.parameters(), strict=True):
+            former.lerp_(present, 1 - FORMER_DECAY)
+        return before
+
+    def pyramid(self, embeddings: Tensor) -> list[Tensor]:
+        """Token embeddings [B, T, D] and all gists over them; see `build_pyramid`."""
+        return build_pyramid(self.gistnet, embeddings.to(self.dtype), self.config.max_lod)
+
+
+def megacontext_groups(config: MegaContextConfig, prefix: str, scale: float) -> tuple[Group, ...]:
+    """Optimizer groups of `MegaContextNets` under `prefix` ("mc."); `scale` is the factor on every rate."""
+    at = prefix.replace(".", r"\.")
+    matrices = r"layers\.\d+\.(q|k|v|proj|fc|fc_proj)\.weight|head\.(fc|out)\.weight"
+    betas = (0.9, 0.98)
+    return (
+        Group("gist_matrices", rf"{at}(gistnet|decoder)\.({matrices})", "muon", config.gistnet.matrix_lr * scale),
+        Group(
+            "gist_rest",
+            rf"{at}((gistnet|decoder)\.(place|level|smear|probe|layers\.\d+\.temperature)|bias\.weights)",
+            "adamw",
+            config.gistnet.lr * scale,
+            betas,
+        ),
+        Group("lens", rf"{at}lensnet\..*", "adamw", config.lens.lr * scale, betas, 0.01),
+    )

@@ -1,0 +1,475 @@
+"""What a training step with MegaContext minimises: the plain model's loss, and the loss of Working Contexts drawn from it.
+
+For B rows of T tokens, all rows at once:
+
+1. Embed, and build the pyramid of gists, one GistNet call per level.
+2. The plain next-token pass: what keeps the model a good plain model, and the teacher of everything below.
+3. N variants: cuts of one length whose far past is gists. Even ones show the far past as gists only; in odd ones a few far
+   blocks stay tokens, chosen at random or by LensNet, or tokens lie anywhere. Training on both is what makes gists carry
+   something and an expansion useful.
+4. Targets by position: the entry that ends at token p predicts token p + 1.
+5. LensNet sees the history of a variant and is judged by the horizon behind it.
+
+Every number that depends on chance is a hash of (seed, step, row): the same run draws the same cuts on any number of ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mccore.config import MegaContextConfig
+from mccore.data.loader import Batch
+from mccore.megacontext.focus_targets import AttentionMass, attention_loss, group_scores, node_of_block
+from mccore.megacontext.networks import MegaContextNets
+from mccore.megacontext.positions import Spans
+from mccore.megacontext.preferences import budget_balance, policy_divergence, preference_losses
+from mccore.megacontext.random_cuts import (
+    CutShape,
+    check_shape,
+    draw_cuts,
+    hash_uniform,
+    possible_ends,
+    reachable_length,
+)
+from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
+from mccore.model.gpt import GPT
+from mccore.model.loss import Losses
+
+# What a random number is for: the third coordinate of its hash.
+_END, _KIND, _BLOCKS, _EXPANDED, _COARSE, _POLICY, _SKIP, _REBUILT = range(8)
+
+Forward = Callable[..., Tensor]
+
+
+class Plan(NamedTuple):
+    """The variants of a step: shapes of even and odd ones, how many there are of each, and which are drawn."""
+
+    coarse: CutShape
+    mixed: CutShape
+    coarse_variants: int
+    mixed_variants: int
+
+
+@dataclass
+class _Sums:
+    """Metrics of a batch: name -> (sum, count), detached."""
+
+    values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def add(self, name: str, total: Tensor, count: Tensor) -> None:
+        total, count = total.detach().double(), count.detach().double()
+        if name in self.values:
+            total, count = total + self.values[name][0], count + self.values[name][1]
+        self.values[name] = (total, count)
+
+
+class _Baseline(NamedTuple):
+    """What the plain pass over the first F rows leaves for the variants."""
+
+    rows: int  # F
+    hidden: Tensor  # [F, T, D]
+    nll: Tensor  # fp32 [F, T], no gradient
+    mass: Tensor | None  # [F, H, blocks]
+
+
+class _Taught(NamedTuple):
+    """What the plain pass says at the entries of variants."""
+
+    nll: Tensor  # fp32 [R, L], at the last token under each entry
+    hidden: Tensor  # [R, H, D], over the horizon
+
+
+class _Group(NamedTuple):
+    """Variants of one length: their contexts, hidden states, and losses without gradient."""
+
+    contexts: WorkingContexts
+    hidden: Tensor  # [R, L, D]
+    targets: Tensor  # [R, L]
+    nll: Tensor  # fp32 [R, L]
+
+
+class MegaContextObjective:
+    """One callable from a batch to its losses, for `mccore.train.loop.train`.
+
+    `nets` lie beside the GPT in the trained module. With `compiled` the GPT's passes go through torch.compile, one graph per
+    length. Raises ConfigError when the configuration has no legal Working Context.
+    """
+
+    def __init__(
+        self,
+        gpt: GPT,
+        nets: MegaContextNets,
+        *,
+        tokens: int,
+        seed: int,
+        compiled: bool = False,
+    ) -> None:
+        self.gpt = gpt
+        self.nets = nets
+        self.config: MegaContextConfig = nets.config
+        self.tokens = tokens
+        self.seed = seed
+        self._forward: Forward = torch.compile(gpt.hidden, dynamic=False) if compiled else gpt.hidden
+        self._ends_by_length: dict[tuple[int, int], list[int]] = {}
+        for progress in (0.0, 1.0):
+            plan = self.plan(0, progress)
+            for shape in (plan.coarse, plan.mixed):
+                check_shape(shape)
+
+    # --- what is drawn ------------------------------------------------------------------------------------------------
+
+    def plan(self, step: int, progress: float) -> Plan:
+        """The variants of a step at `progress` in [0, 1) of the stage. Lengths shrink in few steps, from the first share of
+        the sequence to `train_wc_length`."""
+        config, size = self.config, self.config.block_size
+        steps = config.wc_length_steps
+        share = min(steps - 1, math.floor(progress * steps)) / (steps - 1) if steps > 1 else 1.0
+        start = config.start_wc_fraction * self.tokens
+        wanted = round(start + (config.train_wc_length - start) * share)
+        shape = CutShape(self.tokens, 0, size, config.max_lod, config.recent_tokens)
+        mixed = shape._replace(length=reachable_length(wanted, shape))
+        coarse = shape._replace(length=reachable_length(mixed.length - config.expanded_blocks * (size - 1), shape))
+        odd = config.num_random_variants // 2
+        even = config.num_random_variants - odd
+        if config.num_random_variants == 1 and step % 2:
+            even, odd = 0, 1
+        return Plan(coarse, mixed, even, odd)
+
+    def _random(self, step: int, purpose: int, *coordinates: Tensor) -> Tensor:
+        digest = hashlib.blake2b(f"{self.seed}/{step}/{purpose}".encode(), digest_size=8).digest()
+        return hash_uniform(int.from_bytes(digest, "little", signed=True), *coordinates)
+
+    def _ends(self, batch: Batch, rows: Tensor, plan: Plan) -> Tensor:
+        """Tokens that the cuts of each row cover, int64 [B]."""
+        ends = self._possible_ends(plan)
+        if len(ends) == 1:
+            return torch.full_like(rows, ends[0])
+        drawn = self._random(batch.step, _END, rows) * len(ends)
+        return torch.tensor(ends, device=rows.device)[drawn.long()]
+
+    def _possible_ends(self, plan: Plan) -> list[int]:
+        key = (plan.coarse.length, plan.mixed.length)
+        if key not in self._ends_by_length:
+            least = math.ceil(self.tokens * self.config.min_history)
+            both = [possible_ends(shape, least) for shape in (plan.coarse, plan.mixed)]
+            self._ends_by_length[key] = sorted(set(both[0]) & set(both[1])) or [self.tokens]
+        return self._ends_by_length[key]
+
+    def _cuts(
+        self,
+        batch: Batch,
+        shape: CutShape,
+        rows: Tensor,
+        variant: Tensor,
+        ends: Tensor,
+        mixed: bool,
+        focus: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Cuts of `rows` (numbers within the step, int64 [R]) as level and index [R, L]; `focus` [R, blocks] are LensNet's
+        scores of blocks, where its choice is wanted."""
+        config, step = self.config, batch.step
+        block = torch.arange(shape.blocks, device=rows.device)
+        row, each = rows.unsqueeze(1), variant.unsqueeze(1)
+        priority = -block.float().expand(len(rows), -1)
+        protected = None
+        if mixed:
+            kind = self._random(step, _KIND, row, each)
+            anywhere = kind < config.random_share
+            priority = torch.where(anywhere, self._random(step, _BLOCKS, row, each, block), priority)
+            wish = self._random(step, _EXPANDED, row, each, block)
+            if focus is not None:
+                gumbel = -torch.log(-torch.log(self._random(step, _POLICY, row, each, block).clamp(1e-6, 1 - 1e-6)))
+                wish = torch.where(kind > 1 - config.policy_share, focus + gumbel, wish)
+            far = (block + 1) * shape.block_size <= (ends - shape.recent_tokens).unsqueeze(1)
+            # Blocks that a recency pyramid of this length would collapse: the newest are tokens anyway.
+            far = far & (
+                block < ((ends - shape.length) // (shape.block_size - 1)).unsqueeze(1) + config.expanded_blocks
+            )
+            chosen = wish.masked_fill(~far, -torch.inf).topk(min(config.expanded_blocks, shape.blocks), dim=1).indices
+            protected = torch.zeros_like(far).scatter(1, chosen, True) & far & ~anywhere
+        power = torch.arange(max(1, config.max_lod - 1), device=rows.device).view(1, -1, 1)
+        uniform = self._random(step, _COARSE, rows.view(-1, 1, 1), variant.view(-1, 1, 1), power, block.view(1, 1, -1))
+        return draw_cuts(shape, ends, priority, config.lod2_probability, uniform, protected)
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, batch: Batch) -> Losses:
+        config = self.config
+        sums = _Sums()
+        rows = batch.first_row + torch.arange(batch.inputs.size(0), device=batch.inputs.device)
+        weights = (batch.targets >= 0).float()
+        if batch.weights is not None:
+            weights = weights * batch.weights
+        levels = self.nets.pyramid(self.gpt.embed(batch.inputs))
+        plan = self.plan(batch.step, batch.progress)
+        ends = self._ends(batch, rows, plan)
+        focused = batch.progress >= config.lens.start and config.lens.loss_weight > 0 and config.num_random_variants > 0
+
+        baseline, loss = self._baseline(batch, levels[0], weights, ends, focused, sums)
+        if config.recon_weight and self.nets.decoder is not None:
+            loss = loss + config.recon_weight * self._rebuild(batch, levels[1], rows, weights, sums)
+
+        focus: Tensor | None = None
+        groups: list[_Group] = []
+        for mixed, shape, count in (
+            (False, plan.coarse, plan.coarse_variants),
+            (True, plan.mixed, plan.mixed_variants),
+        ):
+            if not count:
+                continue
+            group, term = self._variants(batch, levels, shape, rows, weights, ends, count, mixed, focus, baseline, sums)
+            loss = loss + config.variant_weight * term
+            groups.append(group)
+            if focused:
+                term, scores = self._lens(batch, group, shape, ends, weights, baseline, groups[0], sums)
+                loss = loss + config.lens.loss_weight * term
+                focus = scores.detach() if focus is None else focus
+        if focused and config.lens.target != "attention" and len(groups) == 2:
+            loss = loss + config.lens.loss_weight * self._preferences(batch, levels, groups, plan, ends, weights, sums)
+        return Losses(loss, sums.values)
+
+    def _baseline(
+        self, batch: Batch, embeddings: Tensor, weights: Tensor, ends: Tensor, focused: bool, sums: _Sums
+    ) -> tuple[_Baseline, Tensor]:
+        config = self.config
+        rows = max(1, math.ceil(batch.inputs.size(0) * config.baseline_share))
+        inputs, targets = batch.inputs[:rows], batch.targets[:rows]
+        recorder: AttentionMass | None = None
+        if focused and config.lens.target != "preference":
+            blocks = -(-self.tokens // config.block_size)
+            recorder = AttentionMass(
+                ends[:rows] - config.horizon, config.horizon, config.block_size, blocks, self.gpt.attend
+            )
+        hidden = self._forward(
+            embeddings=embeddings[:rows],
+            value_embeddings=self.gpt.embed_values(inputs),
+            attend=recorder,
+        )
+        share = weights[:rows] * (batch.inputs.size(0) / rows / batch.step_targets)
+        loss, nll = self.gpt.hidden_losses(hidden, targets, share)
+        sums.add("token_loss", nll.sum(), (targets >= 0).sum())
+        return _Baseline(rows, hidden, nll, recorder.mass() if recorder else None), loss
+
+    def _variants(
+        self,
+        batch: Batch,
+        levels: list[Tensor],
+        shape: CutShape,
+        rows: Tensor,
+        weights: Tensor,
+        ends: Tensor,
+        count: int,
+        mixed: bool,
+        focus: Tensor | None,
+        baseline: _Baseline,
+        sums: _Sums,
+    ) -> tuple[_Group, Tensor]:
+        """`count` variants of every row, and the mean of their losses."""
+        config = self.config
+        own = torch.arange(len(rows), device=rows.device).repeat(count)
+        variant = torch.arange(count, device=rows.device).repeat_interleave(len(rows)) * 2 + mixed
+        spread = None if focus is None else focus.repeat(count, 1)
+        level, index = self._cuts(batch, shape, rows[own], variant, ends[own], mixed, spread)
+        offset = self._skip(batch, shape, rows[own], variant, level, index) if config.position_skip else None
+        contexts = assemble(levels, own, level, index, config.block_size, offset)
+        hidden = self._forward(**model_inputs(self.gpt, contexts, batch.inputs, self.nets.bias, config.positional))
+        targets = context_targets(contexts, batch.targets)
+        raw = level == 0
+        scored = weights[own].gather(1, contexts.last) * torch.where(raw, 1.0, config.gist_target_weight)
+        # Each row counts as much as its tokens do in the plain loss, whatever the cut shows of it.
+        share = scored * (weights.sum(dim=1)[own] / scored.sum(dim=1).clamp(min=1e-9)).unsqueeze(1)
+        share = share / (batch.step_targets * config.num_random_variants)
+        teachers = own < baseline.rows
+        taught = self._taught(contexts, baseline, hidden)
+        known = taught.nll
+        if config.key_token_weight:
+            with torch.no_grad():
+                nll = self.gpt.hidden_losses(hidden, targets, torch.zeros_like(share))[1]
+            extra = torch.exp(nll - known).clamp(max=config.key_token_weight) * (raw & teachers.unsqueeze(1))
+            share = share * (1 + extra)
+        loss, nll = self.gpt.hidden_losses(hidden, targets, share)
+
+        there = targets >= 0
+        for lod in range(config.max_lod + 1):
+            at = there & (level == lod)
+            sums.add(f"lod_loss/{lod}", (nll * at).sum(), at.sum())
+        sums.add("gist_loss", (nll * (there & ~raw)).sum(), (there & ~raw).sum())
+        paired = there & raw & teachers.unsqueeze(1)
+        gap = torch.where(paired, nll - known, torch.zeros_like(nll))
+        sums.add("adv_delta", gap.sum(), paired.sum())
+        horizon = slice(-config.horizon, None)
+        sums.add("delta_nll", gap[:, horizon].sum(), paired[:, horizon].sum())
+        if config.distill_weight:
+            weight = share[:, horizon] * teachers.unsqueeze(1)
+            term, each = self.gpt.distillation(hidden[:, horizon], taught.hidden, weight)
+            sums.add("distill_loss", (each * paired[:, horizon]).sum(), paired[:, horizon].sum())
+            loss = loss + config.distill_weight * term
+        return _Group(contexts, hidden, targets, nll), loss
+
+    def _taught(self, contexts: WorkingContexts, baseline: _Baseline, hidden: Tensor) -> _Taught:
+        """The plain pass's losses at each entry's last token, [R, L], and its states over the horizon, [R, H, D]; for rows it
+        didn't read those of another, to be masked."""
+        row = contexts.row.clamp(max=baseline.rows - 1)
+        nll = baseline.nll[row].gather(1, contexts.last)
+        if not self.config.distill_weight:
+            return _Taught(nll, hidden)
+        at = contexts.last[:, -self.config.horizon :].unsqueeze(-1).expand(-1, -1, hidden.size(-1))
+        return _Taught(nll, baseline.hidden.detach()[row].gather(1, at))
+
+    def _skip(
+        self, batch: Batch, shape: CutShape, rows: Tensor, variant: Tensor, level: Tensor, index: Tensor
+    ) -> Tensor:
+        """Positions to add to each entry: the recent tokens, and all behind them, move away from the far past."""
+        drawn = self._random(batch.step, _SKIP, rows, variant) * (self.config.position_skip + 1)
+        recent = torch.arange(shape.length, device=rows.device) >= shape.length - shape.recent_tokens
+        return drawn.long().unsqueeze(1) * recent
+
+    def _rebuild(self, batch: Batch, gists: Tensor, rows: Tensor, weights: Tensor, sums: _Sums) -> Tensor:
+        """The loss of rebuilding some blocks of every row from their gists [B, n, D]."""
+        decoder, count = self.nets.decoder, min(self.config.recon_blocks, gists.size(1))
+        assert decoder is not None
+        block = torch.arange(gists.size(1), device=rows.device)
+        chosen = self._random(batch.step, _REBUILT, rows.unsqueeze(1), block).topk(count, dim=1).indices  # [B, count]
+        picked = gists.gather(1, chosen.unsqueeze(-1).expand(-1, -1, gists.size(-1)))
+        size = self.config.block_size
+        at = (chosen.unsqueeze(-1) * size + torch.arange(size, device=rows.device)).flatten(1)
+        wanted = batch.inputs.gather(1, at)  # [B, count * K]
+        hidden = decoder(picked.flatten(0, 1)).view(len(rows), -1, gists.size(-1)).to(self.gpt.compute_dtype)
+        share = weights.sum(dim=1, keepdim=True) / (batch.step_targets * wanted.size(1))
+        loss, nll = self.gpt.hidden_losses(hidden, wanted, share.expand_as(wanted))
+        sums.add("recon_loss", nll.sum(), torch.tensor(nll.numel(), device=nll.device))
+        return loss
+
+    # --- focus --------------------------------------------------------------------------------------------------------
+
+    def _lens(
+        self,
+        batch: Batch,
+        group: _Group,
+        shape: CutShape,
+        ends: Tensor,
+        weights: Tensor,
+        baseline: _Baseline,
+        coarse: _Group,
+        sums: _Sums,
+    ) -> tuple[Tensor, Tensor]:
+        """LensNet's loss on the histories of one variant per row, and its scores of blocks, fp32 [B, blocks]."""
+        config, rows = self.config, len(ends)
+        history = slice(0, shape.length - config.horizon)
+        contexts = group.contexts
+        level, index = contexts.level[:rows, history], contexts.index[:rows, history]
+        scores = self._scores(contexts, rows, history)
+        limit = (ends - config.recent_tokens) // config.block_size
+        blocks = shape.blocks
+        first, node = node_of_block(level, index, config.block_size, blocks)
+        values, there = group_scores(scores, first, blocks)
+        values = values.masked_fill(~there, -torch.inf)
+        loss = scores.sum() * 0.0
+        if baseline.mass is not None:
+            known = baseline.rows
+            at = (ends[:known] - config.horizon).unsqueeze(1) + torch.arange(config.horizon, device=ends.device)
+            full = baseline.nll.gather(1, at)
+            suffered = (coarse.nll[:known, -config.horizon :] - full).clamp(min=0) + config.lens.key_floor
+            suffered = suffered * weights[:known].gather(1, at)
+            mass = (baseline.mass * suffered.unsqueeze(-1)).sum(dim=1)
+            each, _ = attention_loss(
+                scores[:known], level[:known], index[:known], mass, limit[:known], config.block_size
+            )
+            counted = (suffered.sum(dim=1) > 0).float()
+            portion = weights[:known].sum(dim=1) / batch.step_targets * (rows / known)
+            loss = loss + (each * counted * portion).sum()
+            sums.add("lens_loss", (each * counted).sum(), counted.sum())
+        loss = loss + self._regularise(batch, values, contexts, rows, history, first, blocks, weights)
+        return loss, torch.where(there, values, 0.0).gather(1, node)
+
+    def _scores(self, contexts: WorkingContexts, rows: int, history: slice, lens: Any = None) -> Tensor:
+        """LensNet's scores of the histories, fp32 [rows, L - H]."""
+        entries = contexts.embeddings[:rows, history]
+        share = self.config.lens.gist_gradient
+        entries = entries.detach() if not share else entries.detach() + share * (entries - entries.detach())
+        spans = Spans(*(part[:rows, history] for part in contexts.spans))
+        scores: Tensor = (lens or self.nets.lensnet)(entries.to(self.nets.dtype), spans)
+        return scores
+
+    def _regularise(
+        self,
+        batch: Batch,
+        values: Tensor,
+        contexts: WorkingContexts,
+        rows: int,
+        history: slice,
+        first: Tensor,
+        blocks: int,
+        weights: Tensor,
+    ) -> Tensor:
+        """Balance of the budget and nearness to the previous policy, where they have a weight."""
+        lens = self.config.lens
+        portion = weights.sum() / batch.step_targets
+        loss = torch.zeros((), device=values.device)
+        if lens.budget_weight or lens.budget_smooth_weight:
+            balance = budget_balance(values)
+            loss = loss + lens.budget_weight * portion * balance.square().mean()
+            if lens.budget_smooth_weight:
+                smooth = self.nets.balance
+                with torch.no_grad():
+                    smooth.mul_(lens.budget_smooth_beta).add_((1 - lens.budget_smooth_beta) * balance.mean())
+                loss = loss + lens.budget_smooth_weight * portion * (balance.mean() - smooth).square()
+        if lens.kl_weight:
+            with torch.no_grad():
+                former = self._scores(contexts, rows, history, self.nets.former_lens())
+                former, there = group_scores(former, first, blocks)
+                former = former.masked_fill(~there, -torch.inf)
+            loss = loss + lens.kl_weight * portion * policy_divergence(values, former).mean()
+        return loss
+
+    def _preferences(
+        self,
+        batch: Batch,
+        levels: list[Tensor],
+        groups: list[_Group],
+        plan: Plan,
+        ends: Tensor,
+        weights: Tensor,
+        sums: _Sums,
+    ) -> Tensor:
+        """Bradley-Terry between the odd variants of each row, by LensNet's scores on the even one."""
+        config, rows = self.config, len(ends)
+        coarse, mixed = groups
+        history = slice(0, plan.coarse.length - config.horizon)
+        scores = self._scores(coarse.contexts, rows, history)
+        blocks = plan.coarse.blocks
+        level, index = coarse.contexts.level[:rows, history], coarse.contexts.index[:rows, history]
+        first, node = node_of_block(level, index, config.block_size, blocks)
+        values = group_scores(scores, first, blocks)[0].gather(1, node)  # [B, blocks]
+
+        count = plan.mixed_variants
+        raw = mixed.contexts.level == 0
+        at = torch.where(raw, mixed.contexts.index // config.block_size, blocks)
+        shown = torch.zeros(rows * count, blocks + 1, device=values.device).scatter(1, at, 1.0)[:, :blocks]
+        limit = ((ends - config.recent_tokens) // config.block_size).repeat(count)
+        shown = shown * (torch.arange(blocks, device=values.device) < limit.unsqueeze(1))
+        utilities = (shown.view(count, rows, blocks) * values).sum(dim=2).t()  # [B, count]
+        targets = mixed.targets[:, -config.horizon :] >= 0
+        nll = (mixed.nll[:, -config.horizon :] * targets).sum(dim=1) / targets.sum(dim=1).clamp(min=1)
+        nll = nll.view(count, rows).t()
+        found = preference_losses(utilities, nll, config.lens, self.nets.advantage)
+        one = torch.ones((), device=values.device)
+        sums.add("preference_agreement", found.agreement * found.pairs, found.pairs)
+        sums.add("preference_loss", found.loss, one)
+        sums.add("preference_corr", _correlation(utilities, nll), one)
+        portion = weights.sum() / batch.step_targets
+        return portion * (found.loss + config.lens.rank_weight * found.rank)
+
+
+def _correlation(utilities: Tensor, nll: Tensor) -> Tensor:
+    """Pearson correlation over all contexts, both centred by row: -1 where higher utility always means lower loss."""
+    x = (utilities - utilities.mean(dim=1, keepdim=True)).detach().flatten().double()
+    y = (nll - nll.mean(dim=1, keepdim=True)).detach().flatten().double()
+    return (x * y).sum() / (x.square().sum() * y.square().sum()).sqrt().clamp(min=1e-12)

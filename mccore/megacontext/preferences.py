@@ -1,0 +1,87 @@
+"""Preferences between Working Contexts of one history: LensNet's utilities against what the contexts were worth.
+
+Contexts are small perturbations of one cut: they differ in which far blocks are tokens. The utility of a context is the sum of
+LensNet's scores over the blocks that it shows as tokens; of two, only the blocks in which they differ count.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mccore.config import LensConfig
+
+
+class Preferences(NamedTuple):
+    """Terms and measures over the pairs of R rows, each a scalar tensor."""
+
+    loss: Tensor  # Bradley-Terry, weighted by the gaps
+    rank: Tensor  # hinge on the margin
+    agreement: Tensor  # share of pairs ordered rightly
+    pairs: Tensor  # how many there were
+
+
+class AdvantageScale(nn.Module):
+    """A running root mean square of gaps, so that temperature means the same early and late."""
+
+    square: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("square", torch.zeros(()))
+        self.register_buffer("count", torch.zeros(()))
+
+    @torch.no_grad()
+    def forward(self, gaps: Tensor, beta: float) -> Tensor:
+        """Take gaps in, where they aren't 0, and return them in units of the scale."""
+        there = gaps != 0
+        mean = (gaps.square() * there).sum() / there.sum().clamp(min=1)
+        self.square.mul_(beta).add_((1 - beta) * mean)
+        self.count.mul_(beta).add_(1 - beta)
+        return gaps / (self.square / self.count).clamp(min=1e-12).sqrt()
+
+
+def preference_losses(
+    utilities: Tensor, nll: Tensor, config: LensConfig, scale: AdvantageScale | None = None
+) -> Preferences:
+    """Bradley-Terry over the pairs of contexts of each row.
+
+    utilities: [R, V], LensNet's utility of V contexts; nll: [R, V], their mean loss over the horizon, no gradient. All pairs
+    are formed, the `hard_negative_ratio` with the largest gaps kept, at most `max_pairs` a row.
+    """
+    variants = utilities.size(1)
+    left, right = torch.triu_indices(variants, variants, offset=1, device=utilities.device)
+    gap = (nll[:, right] - nll[:, left]).detach()  # > 0: the left one is better
+    kept = max(1, min(config.max_pairs, round(config.hard_negative_ratio * gap.size(1))))
+    chosen = gap.abs().topk(kept, dim=1).indices
+    gap = gap.gather(1, chosen)
+    lead = (utilities[:, left] - utilities[:, right]).gather(1, chosen)
+    weight = gap.abs() if scale is None else scale(gap, config.adv_norm_beta).abs()
+    signed = lead * gap.sign()
+    total = weight.sum().clamp(min=1e-9)
+    loss = (weight * F.softplus(-signed / config.temperature)).sum() / total
+    rank = (weight * F.relu(config.rank_margin - signed)).sum() / total
+    counted = gap != 0
+    agreement = ((signed > 0) & counted).sum() / counted.sum().clamp(min=1)
+    return Preferences(loss, rank, agreement.detach(), counted.sum())
+
+
+def budget_balance(scores: Tensor) -> Tensor:
+    """How far expansions and collapses asked for are out of balance, per row, in [-1, 1]: scores [R, n] are centred by their
+    mean, -inf is left out."""
+    there = torch.isfinite(scores)
+    kept = torch.where(there, scores, torch.zeros_like(scores))
+    centred = torch.tanh(kept - kept.sum(dim=1, keepdim=True) / there.sum(dim=1, keepdim=True).clamp(min=1)) * there
+    up, down = F.relu(centred).sum(dim=1), F.relu(-centred).sum(dim=1)
+    return (up - down) / (up + down + 1e-6)
+
+
+def policy_divergence(scores: Tensor, previous: Tensor) -> Tensor:
+    """The symmetric KL between the softmax policies of two sets of scores [R, n], per row; -inf is left out of both."""
+    own, former = torch.log_softmax(scores, dim=1), torch.log_softmax(previous, dim=1)
+    difference = torch.where(torch.isfinite(own) & torch.isfinite(former), own - former, torch.zeros_like(own))
+    return ((own.exp() - former.exp()) * difference).sum(dim=1)
