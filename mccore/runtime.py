@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mccore.eval.bits_per_byte import BitsPerByte
+    from mccore.megacontext.networks import MegaContextNets
     from mccore.model.gpt import GPT
     from mccore.model.optim import Optimizer
     from mccore.serve.engine import Engine
@@ -65,6 +66,7 @@ class Training:
     gpt: GPT
     optimizer: Optimizer
     objective: Objective
+    nets: MegaContextNets | None = None
 
 
 @dataclass
@@ -220,6 +222,14 @@ class Runtime:
 
         return choose_dtype(self.config.hardware.dtype, self.world.device)
 
+    @property
+    def aux_dtype(self) -> torch.dtype:
+        """The compute type of GistNet and LensNet: the GPT's, unless the configuration names one."""
+        import torch
+
+        named = {"fp32": torch.float32, "bf16": torch.bfloat16}
+        return named.get(self.config.megacontext.aux_dtype, self.dtype)
+
     @cached_property
     def model_config(self) -> ModelConfig:
         """The GPT's configuration. Ids that the tokenizer turned out not to have are never predicted."""
@@ -235,13 +245,30 @@ class Runtime:
 
         with self.world.device:
             gpt = GPT(self.model_config, seed=self.config.seed, compute_dtype=self.dtype)
-        model = nn.ModuleDict({"gpt": gpt})
-        # Muon orthogonalises in the compute type: on a CPU with bf16 that halves the optimizer's share of a small step.
-        optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", dtype=self.dtype)
         compiled = self.config.hardware.compile == "on" or (
             self.config.hardware.compile == "auto" and self.world.device.type == "cuda"
         )
-        return Training(model, gpt, optimizer, next_token_objective(gpt, compiled=compiled))
+        # Muon orthogonalises in the compute type: on a CPU with bf16 that halves the optimizer's share of a small step.
+        if not self.config.megacontext.enabled:
+            model = nn.ModuleDict({"gpt": gpt})
+            optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", dtype=self.dtype)
+            return Training(model, gpt, optimizer, next_token_objective(gpt, compiled=compiled))
+        from mccore.megacontext.networks import MegaContextNets, megacontext_groups
+        from mccore.megacontext.objectives import MegaContextObjective
+
+        with self.world.device:
+            nets = MegaContextNets(
+                self.config.megacontext, self.model_config, seed=self.config.seed, dtype=self.aux_dtype
+            )
+        model = nn.ModuleDict({"gpt": gpt, "mc": nets})
+        groups = megacontext_groups(
+            self.config.megacontext, "mc.", self.train_config.lr_scale * self.config.optim.lr_batch_scale
+        )
+        optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", extra=groups, dtype=self.dtype)
+        objective = MegaContextObjective(
+            gpt, nets, tokens=self.config.model.max_seq_len, seed=self.config.seed, compiled=compiled
+        )
+        return Training(model, gpt, optimizer, objective, nets)
 
     def previous_stage(self) -> StageName | None:
         """The training stage whose model this one starts from, or None for the first."""
@@ -308,6 +335,32 @@ def load_gpt(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype 
             f"{path} doesn't hold the model its configuration describes: {error}", hint="use another checkpoint"
         ) from error
     return gpt.eval(), meta
+
+
+def load_megacontext(
+    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> MegaContextNets | None:
+    """GistNet, LensNet and what belongs to them in a checkpoint directory, computing in `dtype` (fp32 by default); None for
+    a model that was trained without. Raises CheckpointError when it is damaged.
+    """
+    import torch
+
+    from mccore.megacontext.networks import MegaContextNets
+    from mccore.train.checkpoint import load_model
+
+    state, meta = load_model(path, device)
+    config = RunConfig.model_validate(meta.config)
+    weights = {name.removeprefix("mc."): tensor for name, tensor in state.items() if name.startswith("mc.")}
+    if not weights:
+        return None
+    nets = MegaContextNets(config.megacontext, config.model, dtype=dtype or torch.float32).to(device)
+    try:
+        nets.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} doesn't hold the networks its configuration describes: {error}", hint="use another checkpoint"
+        ) from error
+    return nets.eval()
 
 
 def build(

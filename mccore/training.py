@@ -19,6 +19,7 @@ from mccore.errors import ConfigError, RunError
 from mccore.eval.bits_per_byte import BitsPerByte
 from mccore.eval.samples import sample_completions
 from mccore.files import write_atomic
+from mccore.megacontext.objectives import MegaContextObjective
 from mccore.model.schedule import schedule
 from mccore.runtime import Runtime, Stopped, Training
 from mccore.scaling import TrainPlan, count_parameters, flops_per_token, train_plan
@@ -155,6 +156,7 @@ class _Hooks:
         """Record a step."""
         if not self.runtime.world.is_main:
             return
+        metrics = {**metrics, **self._variant_metrics(progress)}
         self.runtime.emit("step", step=progress.step, tokens=progress.tokens, metrics=metrics, steps=self.plan.steps)
         now = time.monotonic()
         if now - self._logged >= _LOG_SECONDS or progress.step == self.plan.steps:
@@ -165,6 +167,15 @@ class _Hooks:
                 f"epoch {metrics['epoch']:.2f}",
                 flush=True,
             )
+
+    def _variant_metrics(self, progress: Progress) -> dict[str, float]:
+        """What a step with MegaContext drew: entries of a variant, and variants so far."""
+        objective = self.training.objective
+        if not isinstance(objective, MegaContextObjective):
+            return {}
+        plan = objective.plan(progress.step - 1, (progress.step - 1) / self.plan.steps)
+        drawn = progress.step * self.plan.rows * (plan.coarse_variants + plan.mixed_variants)
+        return {"wc_length": plan.mixed.length, "variants_total": drawn}
 
     def evaluate(self, progress: Progress) -> BitsPerByte:
         """Loss on the validation rows, on all ranks together."""

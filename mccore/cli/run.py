@@ -68,10 +68,6 @@ def run(
     if dry_run:
         _show_plan(config, config.hardware, root / name, config.stages, as_json=as_json)
         return 0
-    if config.megacontext.enabled:
-        raise ConfigError(
-            "MegaContext training isn't part of this version yet", hint="use --dry-run, or run without --mc"
-        )
     _check_hardware(config.hardware)
     check_sources(config)
     _print_cost(config, config.hardware)

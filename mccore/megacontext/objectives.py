@@ -216,6 +216,9 @@ class MegaContextObjective:
         if config.recon_weight and self.nets.decoder is not None:
             loss = loss + config.recon_weight * self._rebuild(batch, levels[1], rows, weights, sums)
 
+        if not focused:
+            # A gradient of zeros, as the other ranks of a larger world would bring, instead of none.
+            loss = loss + 0.0 * sum(parameter.flatten()[0] for parameter in self.nets.lensnet.parameters())
         focus: Tensor | None = None
         groups: list[_Group] = []
         for mixed, shape, count in (
