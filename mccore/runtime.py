@@ -266,7 +266,12 @@ class Runtime:
         )
         optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", extra=groups, dtype=self.dtype)
         objective = MegaContextObjective(
-            gpt, nets, tokens=self.config.model.max_seq_len, seed=self.config.seed, compiled=compiled
+            gpt,
+            nets,
+            tokens=self.config.model.max_seq_len,
+            seed=self.config.seed,
+            compiled=compiled,
+            all_reduce=self.world.sum if self.world.size > 1 else None,
         )
         return Training(model, gpt, optimizer, objective, nets)
 

@@ -43,10 +43,10 @@ class MegaContextNets(nn.Module):
         if config.lens.target != "attention":
             self.advantage = AdvantageScale()
         self.register_buffer("balance", torch.zeros(()) if config.lens.budget_smooth_weight else None)
-        self.reset(seed)
         self.former: LensNet | None = None
         if config.lens.kl_weight:
             self.former = copy.deepcopy(self.lensnet).requires_grad_(False)
+        self.reset(seed)
 
     @torch.no_grad()
     def reset(self, seed: int) -> None:
@@ -60,21 +60,24 @@ class MegaContextNets(nn.Module):
             generator.manual_seed(int.from_bytes(digest, "little") >> 1)
             if isinstance(part, SpanBias):
                 part.reset()
-            else:
+            elif part is not self.former:
                 part.reset(generator)  # type: ignore[operator]
+        for buffer in self.buffers():
+            buffer.zero_()
+        if self.former is not None:
+            self.former.load_state_dict(self.lensnet.state_dict())
 
     @torch.no_grad()
-    def former_lens(self) -> LensNet:
-        """The previous policy: a running average of LensNet's parameters, which takes in the present ones after each use."""
+    def follow_lens(self) -> None:
+        """Move the previous policy, a running average of LensNet's parameters, towards the present one: once per step."""
         assert self.former is not None
-        before = copy.deepcopy(self.former)
         for former, present in zip(self.former.parameters(), self.lensnet.parameters(), strict=True):
             former.lerp_(present, 1 - FORMER_DECAY)
-        return before
 
     def pyramid(self, embeddings: Tensor) -> list[Tensor]:
-        """Token embeddings [B, T, D] and all gists over them; see `build_pyramid`."""
-        return build_pyramid(self.gistnet, embeddings.to(self.dtype), self.config.max_lod)
+        """Token embeddings [B, T, D] and all gists over them, in the embeddings' dtype; see `build_pyramid`."""
+        _, *gists = build_pyramid(self.gistnet, embeddings.to(self.dtype), self.config.max_lod)
+        return [embeddings, *(level.to(embeddings.dtype) for level in gists)]
 
 
 def megacontext_groups(config: MegaContextConfig, prefix: str, scale: float) -> tuple[Group, ...]:

@@ -19,14 +19,16 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mccore.config import MegaContextConfig
 from mccore.data.loader import Batch
+from mccore.errors import ConfigError
 from mccore.megacontext.focus_targets import AttentionMass, attention_loss, group_scores, node_of_block
+from mccore.megacontext.lensnet import LensNet
 from mccore.megacontext.networks import MegaContextNets
 from mccore.megacontext.positions import Spans
 from mccore.megacontext.preferences import budget_balance, policy_divergence, preference_losses
@@ -71,19 +73,12 @@ class _Sums:
 
 
 class _Baseline(NamedTuple):
-    """What the plain pass over the first F rows leaves for the variants."""
+    """What the plain pass leaves for the variants. Rows it didn't read have zeros."""
 
-    rows: int  # F
-    hidden: Tensor  # [F, T, D]
-    nll: Tensor  # fp32 [F, T], no gradient
-    mass: Tensor | None  # [F, H, blocks]
-
-
-class _Taught(NamedTuple):
-    """What the plain pass says at the entries of variants."""
-
-    nll: Tensor  # fp32 [R, L], at the last token under each entry
-    hidden: Tensor  # [R, H, D], over the horizon
+    read: Tensor  # bool [B]
+    nll: Tensor  # fp32 [B, T], no gradient
+    hidden: Tensor | None  # [B, T, D], no gradient; for distillation
+    mass: Tensor | None  # [B, H, blocks]; for LensNet
 
 
 class _Group(NamedTuple):
@@ -99,7 +94,8 @@ class MegaContextObjective:
     """One callable from a batch to its losses, for `mccore.train.loop.train`.
 
     `nets` lie beside the GPT in the trained module. With `compiled` the GPT's passes go through torch.compile, one graph per
-    length. Raises ConfigError when the configuration has no legal Working Context.
+    length. `all_reduce` sums a tensor over the ranks in place, for running scales that all ranks share. Raises ConfigError
+    when the configuration has no legal Working Context.
     """
 
     def __init__(
@@ -110,18 +106,27 @@ class MegaContextObjective:
         tokens: int,
         seed: int,
         compiled: bool = False,
+        all_reduce: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.gpt = gpt
         self.nets = nets
         self.config: MegaContextConfig = nets.config
         self.tokens = tokens
         self.seed = seed
+        self._all_reduce = all_reduce
+        self._followed = -1  # the step in which the previous policy was moved last
         self._forward: Forward = torch.compile(gpt.hidden, dynamic=False) if compiled else gpt.hidden
         self._ends_by_length: dict[tuple[int, int], list[int]] = {}
         for progress in (0.0, 1.0):
             plan = self.plan(0, progress)
             for shape in (plan.coarse, plan.mixed):
                 check_shape(shape)
+            if self.config.num_random_variants and plan.coarse.length <= self.config.horizon:
+                raise ConfigError(
+                    f"a Working Context of {plan.coarse.length} entries has no history before a horizon of "
+                    f"{self.config.horizon} tokens",
+                    hint="lower megacontext.horizon or raise megacontext.train_wc_length",
+                )
 
     # --- what is drawn ------------------------------------------------------------------------------------------------
 
@@ -171,14 +176,14 @@ class MegaContextObjective:
         ends: Tensor,
         mixed: bool,
         focus: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Cuts of `rows` (numbers within the step, int64 [R]) as level and index [R, L]; `focus` [R, blocks] are LensNet's
-        scores of blocks, where its choice is wanted."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Cuts of `rows` (numbers within the step, int64 [R]) as level and index [R, L], and which of them LensNet chose, bool
+        [R]; `focus` [R, blocks] are its scores of blocks, where its choice is wanted."""
         config, step = self.config, batch.step
         block = torch.arange(shape.blocks, device=rows.device)
         row, each = rows.unsqueeze(1), variant.unsqueeze(1)
         priority = -block.float().expand(len(rows), -1)
-        protected = None
+        protected = by_policy = None
         if mixed:
             kind = self._random(step, _KIND, row, each)
             anywhere = kind < config.random_share
@@ -186,7 +191,8 @@ class MegaContextObjective:
             wish = self._random(step, _EXPANDED, row, each, block)
             if focus is not None:
                 gumbel = -torch.log(-torch.log(self._random(step, _POLICY, row, each, block).clamp(1e-6, 1 - 1e-6)))
-                wish = torch.where(kind > 1 - config.policy_share, focus + gumbel, wish)
+                by_policy = kind.squeeze(1) > 1 - config.policy_share
+                wish = torch.where(by_policy.unsqueeze(1), focus + gumbel, wish)
             far = (block + 1) * shape.block_size <= (ends - shape.recent_tokens).unsqueeze(1)
             # Blocks that a recency pyramid of this length would collapse: the newest are tokens anyway.
             far = far & (
@@ -196,7 +202,7 @@ class MegaContextObjective:
             protected = torch.zeros_like(far).scatter(1, chosen, True) & far & ~anywhere
         power = torch.arange(max(1, config.max_lod - 1), device=rows.device).view(1, -1, 1)
         uniform = self._random(step, _COARSE, rows.view(-1, 1, 1), variant.view(-1, 1, 1), power, block.view(1, 1, -1))
-        return draw_cuts(shape, ends, priority, config.lod2_probability, uniform, protected)
+        return *draw_cuts(shape, ends, priority, config.lod2_probability, uniform, protected), by_policy
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
@@ -241,24 +247,44 @@ class MegaContextObjective:
     def _baseline(
         self, batch: Batch, embeddings: Tensor, weights: Tensor, ends: Tensor, focused: bool, sums: _Sums
     ) -> tuple[_Baseline, Tensor]:
-        config = self.config
-        rows = max(1, math.ceil(batch.inputs.size(0) * config.baseline_share))
-        inputs, targets = batch.inputs[:rows], batch.targets[:rows]
+        """The plain pass over `baseline_share` of the rows, evenly spread over the step's."""
+        config, share, first = self.config, self.config.baseline_share, batch.first_row
+        count = batch.inputs.size(0)
+        chosen = [i for i in range(count) if math.floor((first + i + 1) * share) > math.floor((first + i) * share)]
+        if not chosen:
+            nothing = torch.zeros(weights.shape, device=weights.device)
+            return _Baseline(nothing[:, 0] > 0, nothing, None, None), embeddings.sum() * 0.0
+        every = len(chosen) == count
+        read = torch.full((count,), every, device=weights.device)
+        at = torch.tensor(chosen, device=weights.device)
+
+        def some(x: Tensor) -> Tensor:
+            return x if every else x[at]
+
+        def spread(x: Tensor) -> Tensor:
+            return x if every else x.new_zeros(count, *x.shape[1:]).index_copy(0, at, x)
+
         recorder: AttentionMass | None = None
         if focused and config.lens.target != "preference":
             blocks = -(-self.tokens // config.block_size)
             recorder = AttentionMass(
-                ends[:rows] - config.horizon, config.horizon, config.block_size, blocks, self.gpt.attend
+                some(ends) - config.horizon, config.horizon, config.block_size, blocks, self.gpt.attend
             )
+        inputs, targets = some(batch.inputs), some(batch.targets)
         hidden = self._forward(
-            embeddings=embeddings[:rows],
-            value_embeddings=self.gpt.embed_values(inputs),
-            attend=recorder,
+            embeddings=some(embeddings), value_embeddings=self.gpt.embed_values(inputs), attend=recorder
         )
-        share = weights[:rows] * (batch.inputs.size(0) / rows / batch.step_targets)
-        loss, nll = self.gpt.hidden_losses(hidden, targets, share)
+        loss, nll = self.gpt.hidden_losses(hidden, targets, some(weights) / (share * batch.step_targets))
         sums.add("token_loss", nll.sum(), (targets >= 0).sum())
-        return _Baseline(rows, hidden, nll, recorder.mass() if recorder else None), loss
+        return (
+            _Baseline(
+                read if every else read.index_fill(0, at, True),
+                spread(nll),
+                spread(hidden.detach()) if config.distill_weight else None,
+                spread(recorder.mass()) if recorder else None,
+            ),
+            loss,
+        )
 
     def _variants(
         self,
@@ -279,23 +305,26 @@ class MegaContextObjective:
         own = torch.arange(len(rows), device=rows.device).repeat(count)
         variant = torch.arange(count, device=rows.device).repeat_interleave(len(rows)) * 2 + mixed
         spread = None if focus is None else focus.repeat(count, 1)
-        level, index = self._cuts(batch, shape, rows[own], variant, ends[own], mixed, spread)
+        level, index, chosen = self._cuts(batch, shape, rows[own], variant, ends[own], mixed, spread)
         offset = self._skip(batch, shape, rows[own], variant, level, index) if config.position_skip else None
         contexts = assemble(levels, own, level, index, config.block_size, offset)
         hidden = self._forward(**model_inputs(self.gpt, contexts, batch.inputs, self.nets.bias, config.positional))
         targets = context_targets(contexts, batch.targets)
         raw = level == 0
         scored = weights[own].gather(1, contexts.last) * torch.where(raw, 1.0, config.gist_target_weight)
+        if chosen is not None:
+            # A choice by LensNet has seen all of the history: only what comes behind it may be predicted from it.
+            behind = torch.arange(shape.length, device=rows.device) >= shape.length - config.horizon
+            scored = scored * (behind | ~chosen.unsqueeze(1))
         # Each row counts as much as its tokens do in the plain loss, whatever the cut shows of it.
         share = scored * (weights.sum(dim=1)[own] / scored.sum(dim=1).clamp(min=1e-9)).unsqueeze(1)
         share = share / (batch.step_targets * config.num_random_variants)
-        teachers = own < baseline.rows
-        taught = self._taught(contexts, baseline, hidden)
-        known = taught.nll
+        teachers = baseline.read[own]
+        known = baseline.nll[own].gather(1, contexts.last)
         if config.key_token_weight:
             with torch.no_grad():
                 nll = self.gpt.hidden_losses(hidden, targets, torch.zeros_like(share))[1]
-            extra = torch.exp(nll - known).clamp(max=config.key_token_weight) * (raw & teachers.unsqueeze(1))
+            extra = torch.expm1(nll - known).clamp(0, config.key_token_weight) * (raw & teachers.unsqueeze(1))
             share = share * (1 + extra)
         loss, nll = self.gpt.hidden_losses(hidden, targets, share)
 
@@ -309,22 +338,13 @@ class MegaContextObjective:
         sums.add("adv_delta", gap.sum(), paired.sum())
         horizon = slice(-config.horizon, None)
         sums.add("delta_nll", gap[:, horizon].sum(), paired[:, horizon].sum())
-        if config.distill_weight:
+        if config.distill_weight and baseline.hidden is not None:
+            at = contexts.last[:, horizon].unsqueeze(-1).expand(-1, -1, hidden.size(-1))
             weight = share[:, horizon] * teachers.unsqueeze(1)
-            term, each = self.gpt.distillation(hidden[:, horizon], taught.hidden, weight)
+            term, each = self.gpt.distillation(hidden[:, horizon], baseline.hidden[own].gather(1, at), weight)
             sums.add("distill_loss", (each * paired[:, horizon]).sum(), paired[:, horizon].sum())
             loss = loss + config.distill_weight * term
         return _Group(contexts, hidden, targets, nll), loss
-
-    def _taught(self, contexts: WorkingContexts, baseline: _Baseline, hidden: Tensor) -> _Taught:
-        """The plain pass's losses at each entry's last token, [R, L], and its states over the horizon, [R, H, D]; for rows it
-        didn't read those of another, to be masked."""
-        row = contexts.row.clamp(max=baseline.rows - 1)
-        nll = baseline.nll[row].gather(1, contexts.last)
-        if not self.config.distill_weight:
-            return _Taught(nll, hidden)
-        at = contexts.last[:, -self.config.horizon :].unsqueeze(-1).expand(-1, -1, hidden.size(-1))
-        return _Taught(nll, baseline.hidden.detach()[row].gather(1, at))
 
     def _skip(
         self, batch: Batch, shape: CutShape, rows: Tensor, variant: Tensor, level: Tensor, index: Tensor
@@ -374,25 +394,21 @@ class MegaContextObjective:
         first, node = node_of_block(level, index, config.block_size, blocks)
         values, there = group_scores(scores, first, blocks)
         values = values.masked_fill(~there, -torch.inf)
+        portion = weights.sum(dim=1) / batch.step_targets
         loss = scores.sum() * 0.0
         if baseline.mass is not None:
-            known = baseline.rows
-            at = (ends[:known] - config.horizon).unsqueeze(1) + torch.arange(config.horizon, device=ends.device)
-            full = baseline.nll.gather(1, at)
-            suffered = (coarse.nll[:known, -config.horizon :] - full).clamp(min=0) + config.lens.key_floor
-            suffered = suffered * weights[:known].gather(1, at)
+            at = (ends - config.horizon).unsqueeze(1) + torch.arange(config.horizon, device=ends.device)
+            suffered = coarse.nll[:rows, -config.horizon :] - baseline.nll.gather(1, at)
+            suffered = (suffered.clamp(min=0) + config.lens.key_floor) * weights.gather(1, at)
             mass = (baseline.mass * suffered.unsqueeze(-1)).sum(dim=1)
-            each, _ = attention_loss(
-                scores[:known], level[:known], index[:known], mass, limit[:known], config.block_size
-            )
-            counted = (suffered.sum(dim=1) > 0).float()
-            portion = weights[:known].sum(dim=1) / batch.step_targets * (rows / known)
-            loss = loss + (each * counted * portion).sum()
+            each, _ = attention_loss(scores, level, index, mass, limit, config.block_size)
+            counted = (baseline.read & (suffered.sum(dim=1) > 0)).float()
+            loss = loss + (each * counted * portion).sum() / config.baseline_share
             sums.add("lens_loss", (each * counted).sum(), counted.sum())
-        loss = loss + self._regularise(batch, values, contexts, rows, history, first, blocks, weights)
+        loss = loss + self._regularise(batch, values, contexts, rows, history, first, portion)
         return loss, torch.where(there, values, 0.0).gather(1, node)
 
-    def _scores(self, contexts: WorkingContexts, rows: int, history: slice, lens: Any = None) -> Tensor:
+    def _scores(self, contexts: WorkingContexts, rows: int, history: slice, lens: LensNet | None = None) -> Tensor:
         """LensNet's scores of the histories, fp32 [rows, L - H]."""
         entries = contexts.embeddings[:rows, history]
         share = self.config.lens.gist_gradient
@@ -409,27 +425,28 @@ class MegaContextObjective:
         rows: int,
         history: slice,
         first: Tensor,
-        blocks: int,
-        weights: Tensor,
+        portion: Tensor,
     ) -> Tensor:
         """Balance of the budget and nearness to the previous policy, where they have a weight."""
-        lens = self.config.lens
-        portion = weights.sum() / batch.step_targets
+        lens, nets = self.config.lens, self.nets
         loss = torch.zeros((), device=values.device)
         if lens.budget_weight or lens.budget_smooth_weight:
             balance = budget_balance(values)
-            loss = loss + lens.budget_weight * portion * balance.square().mean()
-            if lens.budget_smooth_weight:
-                smooth = self.nets.balance
-                with torch.no_grad():
-                    smooth.mul_(lens.budget_smooth_beta).add_((1 - lens.budget_smooth_beta) * balance.mean())
-                loss = loss + lens.budget_smooth_weight * portion * (balance.mean() - smooth).square()
-        if lens.kl_weight:
+            loss = loss + lens.budget_weight * (portion * balance.square()).sum()
+            if lens.budget_smooth_weight and nets.balance is not None:
+                found = torch.stack((balance.detach().sum(), torch.full_like(balance[0], rows)))
+                if self._all_reduce is not None:
+                    self._all_reduce(found)
+                nets.balance.mul_(lens.budget_smooth_beta).add_((1 - lens.budget_smooth_beta) * found[0] / found[1])
+                loss = loss + lens.budget_smooth_weight * (portion * (balance - nets.balance).square()).sum()
+        if lens.kl_weight and nets.former is not None:
+            if self._followed != batch.step:
+                nets.follow_lens()
+                self._followed = batch.step
             with torch.no_grad():
-                former = self._scores(contexts, rows, history, self.nets.former_lens())
-                former, there = group_scores(former, first, blocks)
+                former, there = group_scores(self._scores(contexts, rows, history, nets.former), first, values.size(1))
                 former = former.masked_fill(~there, -torch.inf)
-            loss = loss + lens.kl_weight * portion * policy_divergence(values, former).mean()
+            loss = loss + lens.kl_weight * (portion * policy_divergence(values, former)).sum()
         return loss
 
     def _preferences(
@@ -462,13 +479,13 @@ class MegaContextObjective:
         targets = mixed.targets[:, -config.horizon :] >= 0
         nll = (mixed.nll[:, -config.horizon :] * targets).sum(dim=1) / targets.sum(dim=1).clamp(min=1)
         nll = nll.view(count, rows).t()
-        found = preference_losses(utilities, nll, config.lens, self.nets.advantage)
+        found = preference_losses(utilities, nll, config.lens, self.nets.advantage, self._all_reduce)
         one = torch.ones((), device=values.device)
-        sums.add("preference_agreement", found.agreement * found.pairs, found.pairs)
-        sums.add("preference_loss", found.loss, one)
+        sums.add("preference_agreement", found.right, found.pairs)
+        sums.add("preference_loss", found.loss.sum(), rows * one)
         sums.add("preference_corr", _correlation(utilities, nll), one)
-        portion = weights.sum() / batch.step_targets
-        return portion * (found.loss + config.lens.rank_weight * found.rank)
+        portion = weights.sum(dim=1) / batch.step_targets
+        return (portion * (found.loss + config.lens.rank_weight * found.rank)).sum()
 
 
 def _correlation(utilities: Tensor, nll: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ LensNet's scores over the blocks that it shows as tokens; of two, only the block
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,12 +17,12 @@ from mccore.config import LensConfig
 
 
 class Preferences(NamedTuple):
-    """Terms and measures over the pairs of R rows, each a scalar tensor."""
+    """Terms per row, fp32 [R], and counts over all rows, scalars without gradient."""
 
-    loss: Tensor  # Bradley-Terry, weighted by the gaps
-    rank: Tensor  # hinge on the margin
-    agreement: Tensor  # share of pairs ordered rightly
-    pairs: Tensor  # how many there were
+    loss: Tensor  # Bradley-Terry: mean over the row's pairs, each weighted by its gap
+    rank: Tensor  # hinge on the margin, likewise
+    right: Tensor  # pairs ordered rightly
+    pairs: Tensor  # pairs with a gap
 
 
 class AdvantageScale(nn.Module):
@@ -36,22 +37,27 @@ class AdvantageScale(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     @torch.no_grad()
-    def forward(self, gaps: Tensor, beta: float) -> Tensor:
-        """Take gaps in, where they aren't 0, and return them in units of the scale."""
-        there = gaps != 0
-        mean = (gaps.square() * there).sum() / there.sum().clamp(min=1)
-        self.square.mul_(beta).add_((1 - beta) * mean)
+    def forward(self, gaps: Tensor, beta: float, all_reduce: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Take gaps in, where they aren't 0, and return them in units of the scale. `all_reduce` sums over the ranks."""
+        found = torch.stack((gaps.square().sum(), (gaps != 0).sum().to(gaps.dtype)))
+        if all_reduce is not None:
+            all_reduce(found)
+        self.square.mul_(beta).add_((1 - beta) * found[0] / found[1].clamp(min=1))
         self.count.mul_(beta).add_(1 - beta)
         return gaps / (self.square / self.count).clamp(min=1e-12).sqrt()
 
 
 def preference_losses(
-    utilities: Tensor, nll: Tensor, config: LensConfig, scale: AdvantageScale | None = None
+    utilities: Tensor,
+    nll: Tensor,
+    config: LensConfig,
+    scale: AdvantageScale | None = None,
+    all_reduce: Callable[[Tensor], None] | None = None,
 ) -> Preferences:
     """Bradley-Terry over the pairs of contexts of each row.
 
-    utilities: [R, V], LensNet's utility of V contexts; nll: [R, V], their mean loss over the horizon, no gradient. All pairs
-    are formed, the `hard_negative_ratio` with the largest gaps kept, at most `max_pairs` a row.
+    utilities: [R, V], LensNet's utility of V >= 2 contexts; nll: [R, V], their mean loss over the horizon, no gradient. All
+    pairs are formed, the `hard_negative_ratio` with the largest gaps kept, at most `max_pairs` a row.
     """
     variants = utilities.size(1)
     left, right = torch.triu_indices(variants, variants, offset=1, device=utilities.device)
@@ -60,14 +66,12 @@ def preference_losses(
     chosen = gap.abs().topk(kept, dim=1).indices
     gap = gap.gather(1, chosen)
     lead = (utilities[:, left] - utilities[:, right]).gather(1, chosen)
-    weight = gap.abs() if scale is None else scale(gap, config.adv_norm_beta).abs()
+    weight = (gap if scale is None else scale(gap, config.adv_norm_beta, all_reduce)).abs()
     signed = lead * gap.sign()
-    total = weight.sum().clamp(min=1e-9)
-    loss = (weight * F.softplus(-signed / config.temperature)).sum() / total
-    rank = (weight * F.relu(config.rank_margin - signed)).sum() / total
+    loss = (weight * F.softplus(-signed / config.temperature)).mean(dim=1)
+    rank = (weight * F.relu(config.rank_margin - signed)).mean(dim=1)
     counted = gap != 0
-    agreement = ((signed > 0) & counted).sum() / counted.sum().clamp(min=1)
-    return Preferences(loss, rank, agreement.detach(), counted.sum())
+    return Preferences(loss, rank, ((signed > 0) & counted).sum(), counted.sum())
 
 
 def budget_balance(scores: Tensor) -> Tensor:
