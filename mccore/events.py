@@ -1,4 +1,4 @@
-"""Events: what a run writes as it happens, and the one table of metrics that every reader of it shares.
+"""Events: what a run writes as it happens; the types in `event_types` and the metrics in `metrics` are what readers share.
 
 A run's flight recorder is `events/rank<N>.jsonl`: one JSON object a line, appended from the first second, readable while it
 is written and after a crash. `EventWriter` writes it, `EventTail` follows it; the console, the report, the monitor and
@@ -19,94 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from mccore.errors import RunError
+from mccore.event_types import EVENT_TYPES, EVENT_VERSION, EventType, Field
 from mccore.files import disk_hint
 from mccore.metrics import METRICS, Metric, metric
 
 __all__ = [
-    "EVENT_TYPES", "EVENT_VERSION", "METRICS", "Event", "EventTail", "EventType", "EventWriter", "Metric", "check_event",
-    "finite", "last_metrics", "metric", "read_events",
+    "EVENT_TYPES", "EVENT_VERSION", "METRICS", "Event", "EventTail", "EventType", "EventWriter", "Field", "Metric",
+    "check_event", "finite", "last_metrics", "metric", "read_events",
 ]  # fmt: skip
-
-EVENT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class EventType:
-    """What an event of one type means and which `data` fields it carries (name -> meaning)."""
-
-    name: str
-    description: str
-    data: Mapping[str, str] = field(default_factory=dict)
-    metrics: bool = False
-
-
-EVENT_TYPES: dict[str, EventType] = {
-    kind.name: kind
-    for kind in (
-        EventType(
-            "run.start",
-            "the launcher begins or resumes a run",
-            {
-                "pid": "process id of the launcher",
-                "resumed": "whether the run existed before",
-                "version": "mccore's version",
-                "stages": "stages still to do",
-            },
-        ),
-        EventType(
-            "run.end",
-            "the launcher is done",
-            {
-                "outcome": "finished, stopped, interrupted or failed",
-                "message": "one line of why",
-                "seconds": "wall time of this attempt",
-            },
-        ),
-        EventType(
-            "stage.start",
-            "a stage begins",
-            {
-                "world_size": "ranks",
-                "resumed_step": "step of the checkpoint it goes on from, or null",
-                "plan": "derived numbers of the stage",
-            },
-        ),
-        EventType(
-            "stage.end",
-            "a stage is over",
-            {
-                "outcome": "finished, stopped or failed",
-                "message": "one line of why, empty when finished",
-                "traceback": "of a failure",
-                "seconds": "wall time",
-                "results": "what the stage found",
-            },
-        ),
-        EventType(
-            "stage.progress",
-            "a stage without training steps moved on",
-            {"done": "units done", "total": "units in all, or null", "unit": "what is counted"},
-        ),
-        EventType("step", "one optimizer step", {"steps": "steps of the stage in all"}, metrics=True),
-        EventType("eval", "an evaluation", {"name": "which evaluation", "details": "its parts"}, metrics=True),
-        EventType(
-            "checkpoint",
-            "a checkpoint is complete on disk",
-            {"path": "directory below the run", "bytes": "size", "seconds": "time to write"},
-        ),
-        EventType("sample", "text continued by the model", {"prompt": "given", "text": "continued"}),
-        EventType(
-            "telemetry",
-            "the state of a telemetry provider",
-            {"provider": "name", "state": "failing or recovered", "lost": "events not delivered", "message": "why"},
-        ),
-        EventType(
-            "alert",
-            "a metric left its band",
-            {"metric": "name", "value": "seen", "band": "expected", "since": "seconds", "advice": "what to look at"},
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -184,6 +104,9 @@ def check_event(event: Event) -> None:
         raise ValueError(f"{event.type}: this type carries no metrics")
     if unknown := set(event.data) - set(kind.data):
         raise ValueError(f"{event.type}: unknown data {sorted(unknown)}")
+    for name, value in event.data.items():
+        if value is not None and not kind.data[name].accepts(value):
+            raise ValueError(f"{event.type}: {name} is {type(value).__name__}, not of kind {kind.data[name].kind}")
 
 
 _RESERVE_BYTES = 64 * 1024

@@ -60,7 +60,6 @@ _ROWS = (
     Metric("recon_loss", "nat", "gauge", "mc", "loss of reconstructing a block from its gist"),
     Metric("wc_length", "{entry}", "gauge", "mc", "entries of a training Working Context (variant) of this step"),
     Metric("variants_total", "{variant}", "counter", "mc", "training Working Contexts drawn: variants per sequence times rows"),
-    Metric("wc_length", "{entry}", "gauge", "mc", "entries of a training variant, mean over those of the step (wc_length/coarse, wc_length/mixed by kind)"),
     Metric("adv_delta", "nat", "gauge", "mc", "delta NLL of training variants (mean; adv_delta/p95 the 95th percentile)"),
     Metric("preference_corr", "1", "gauge", "mc", "correlation of LensNet's utility for a variant with its delta NLL", (-1.0, -0.5)),
     Metric("preference_agreement", "1", "gauge", "mc", "share of held-out preference pairs ordered rightly", (0.5, 1.0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,15 @@ from mccore.api import Extension, TelemetryProvider, TelemetrySpec
 from mccore.config import RunConfig
 from mccore.events import EVENT_TYPES, METRICS, Event, check_event
 from mccore.testing.extensions import ExtensionSuite
+
+_EXAMPLES: dict[str, Any] = {
+    "integer": 2**40,
+    "number": math.nan,
+    "text": "eine Zeile – größer, 大",
+    "boolean": True,
+    "list": [[0, 64], [1, 8.5], []],
+    "object": {"größe": "大", "inner": {"values": [1, math.inf, None]}},
+}
 
 
 def example_events() -> list[Event]:
@@ -32,7 +42,7 @@ def example_events() -> list[Event]:
                 step=number,
                 tokens=number * 524_288,
                 metrics=metrics,
-                data={field: f"{meaning} – größer, 大" for field, meaning in kind.data.items()},
+                data={name: _EXAMPLES[field.kind] for name, field in kind.data.items()},
             )
         )
     for event in events:

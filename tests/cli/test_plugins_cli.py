@@ -279,7 +279,7 @@ def test_flags_become_paths(arguments: list[str], flags: dict[str, object]) -> N
         (["--mc-lens-temperature", "0"], "0.0 is not in the range x>0"),
         (["--block-size", "1"], "1 is not in the range 2<=x<=128"),
         (["--nproc", "many"], "'many' is not a valid integer"),
-        (["--mc-gistnet-layers", "3"], "'3' is not one of '2', '4'"),
+        (["--mc-gistnet-layers", "3"], "'3' is not one of '1', '2', '4'"),
         (["--mc-lens-temprature", "1"], "--mc-lens-temperature"),
     ],
 )

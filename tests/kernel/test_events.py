@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,8 @@ from mccore.events import (
     metric,
     read_events,
 )
+from mccore.events_page import render_page
+from mccore.metrics import _ROWS
 
 text = st.text(st.characters(), max_size=20)  # lone surrogates included
 numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(2**60), 2**60)
@@ -85,13 +88,59 @@ class TestSchema:
         with pytest.raises(ValueError, match="unknown data"):
             check_event(Event("step", 0.0, data={"nonsense": 1}))
 
+    @pytest.mark.parametrize(
+        ("type", "data"),
+        [
+            ("run.start", {"pid": "1"}),
+            ("run.start", {"pid": True}),
+            ("run.start", {"pid": 1.0}),
+            ("run.start", {"resumed": 1}),
+            ("run.start", {"stages": "base"}),
+            ("run.end", {"message": 3}),
+            ("checkpoint", {"seconds": "1"}),
+            ("eval", {"details": []}),
+        ],
+    )
+    def test_data_of_another_kind(self, type, data):
+        with pytest.raises(ValueError, match="not of kind"):
+            check_event(Event(type, 0.0, data=data))
+
+    def test_any_field_may_be_unknown(self):
+        for kind in EVENT_TYPES.values():
+            check_event(Event(kind.name, 0.0))
+            check_event(Event(kind.name, 0.0, data=dict.fromkeys(kind.data)))
+
+    def test_a_cut_and_a_refocus_go_through_the_file(self, tmp_path):
+        with EventWriter(tmp_path / "rank0.jsonl") as writer:
+            writer.emit("working_context_snapshot", tokens=320, entries=72, block_size=32, runs=[(1, 8), (0, 64)])
+            writer.emit(
+                "focus_allocator",
+                metrics={"swap_rate": 0.1, "residency": 0.95, "dwell": 4.0, "dwell/p95": 9.0, "thrash": 0.0},
+                expand=[(1, 2)],
+                collapse=[(1, 7)],
+                scores={"min": -0.5, "max": 0.5},
+            )
+        cut, refocus = read_events(tmp_path)
+        assert cut.data["runs"] == [[1, 8], [0, 64]]
+        assert refocus.data["expand"] == [[1, 2]]
+        assert refocus.metrics["dwell/p95"] == 9.0
+
+    def test_the_page_is_what_the_code_says(self):
+        page = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
+        assert page == render_page(), "write it again: python -m mccore.events_page > docs/events.md"
+        for name in (*EVENT_TYPES, *METRICS):
+            assert f"`{name}`" in page
+
     def test_a_family_shares_its_definition(self):
         assert metric("lod_loss/2") is METRICS["lod_loss"]
         with pytest.raises(KeyError):
             metric("nonsense/2")
 
     def test_every_type_and_metric_is_described(self):
-        assert all(kind.description and all(kind.data.values()) for kind in EVENT_TYPES.values())
+        assert len(METRICS) == len(_ROWS)
+        assert all(
+            kind.description and all(field.meaning for field in kind.data.values()) for kind in EVENT_TYPES.values()
+        )
         assert all(row.definition and row.unit for row in METRICS.values())
 
 

@@ -21,8 +21,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 KERNEL = {
-    "__init__", "api", "config", "config_diff", "errors", "events", "files", "flags", "hookspecs", "machine", "metrics",
-    "paths", "plugins", "processes", "registry", "resolve", "rundir", "scaling", "settings", "units",
+    "__init__", "api", "config", "config_diff", "errors", "event_types", "events", "events_page", "files", "flags",
+    "hookspecs", "machine", "metrics", "paths", "plugins", "processes", "registry", "resolve", "rundir", "scaling",
+    "settings", "units",
 }  # fmt: skip
 ENGINE = {"data", "eval", "megacontext", "model", "serve", "train"}
 ASSEMBLY = {
