@@ -55,6 +55,7 @@ _ROWS = (
     Metric("lod_loss", "nat", "gauge", "mc", "next-token loss at entries of one level (lod_loss/1, lod_loss/2, ...)"),
     Metric("gist_loss", "nat", "gauge", "mc", "next-token loss at gist entries of every level"),
     Metric("lens_loss", "nat", "gauge", "mc", "LensNet's loss", (0.0, 0.1)),
+    Metric("question_loss", "nat", "gauge", "mc", "KL from each recent token's own attention on nodes to LensNet's shares for it"),
     Metric("preference_loss", "nat", "gauge", "mc", "Bradley-Terry loss over pairs of Working Contexts of one history"),
     Metric("distill_loss", "nat", "gauge", "mc", "KL from the full-context distribution to the Working Context's"),
     Metric("recon_loss", "nat", "gauge", "mc", "loss of reconstructing a block from its gist"),

@@ -7,13 +7,16 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
+
+import torch
 
 from mccore.config import ChatTrainConfig
 from mccore.data.chat_format import render_for_completion
 from mccore.data.conversations import mix_conversations
-from mccore.data.loader import Loader
-from mccore.data.rows import Rows
+from mccore.data.loader import Batch, Loader, stack_rows
+from mccore.data.rows import Position, Rows
 from mccore.data.tokenizer import StreamDecoder
 from mccore.errors import ConfigError, RunError
 from mccore.eval.bits_per_byte import BitsPerByte
@@ -26,6 +29,7 @@ from mccore.scaling import TrainPlan, count_parameters, flops_per_token, train_p
 from mccore.train.checkpoint import CheckpointWriter, Meta, Saved, latest, load_into
 from mccore.train.devices import device_name, peak_flops
 from mccore.train.loop import Cadence, Progress, train
+from mccore.train.probe import choose_rows, free_memory, measure
 
 Results = dict[str, Any]
 
@@ -59,7 +63,7 @@ def train_stage(runtime: Runtime) -> Results:
     loader = Loader(
         rows,
         step_rows=plan.rows,
-        micro_rows=section.micro_batch_rows,
+        micro_rows=_micro_rows(runtime, training, rows, plan),
         rank=world.rank,
         world_size=world.size,
         position=start.position,
@@ -117,6 +121,32 @@ def _plan(runtime: Runtime, rows: Rows) -> TrainPlan:
             hint=f"choose a number of ranks that divides {plan.rows}",
         )
     return plan
+
+
+def _micro_rows(runtime: Runtime, training: Training, rows: Rows, plan: TrainPlan) -> int:
+    """Sequences of one forward pass per rank: as configured, or fewer where MegaContext's passes need more memory than there
+    is. Tokens per step stay the same."""
+    configured = runtime.train_config.micro_batch_rows
+    objective, nets, world = training.objective, training.nets, runtime.world
+    if not runtime.config.megacontext.auto_batch or not isinstance(objective, MegaContextObjective) or nets is None:
+        return configured
+    inputs, targets = stack_rows(rows, [row for row, _ in islice(rows.walk(Position()), 2)])
+    batch = Batch(inputs, targets, float((targets >= 0).sum()), progress=0.0).to(world.device)
+    state = {name: tensor.clone() for name, tensor in nets.state_dict().items()}
+    # The longest variants come at the start of a stage, LensNet later: the passes with both need the most.
+    footprint = measure(objective.eager(focused=True), batch, list(training.model.parameters()))
+    nets.load_state_dict(state)
+    hardware = runtime.config.hardware
+    found = choose_rows(footprint, free_memory(world.device, hardware.nproc), plan.rows // world.size, configured)
+    chosen = torch.tensor([found], device=world.device)
+    world.broadcast([chosen])  # ranks that split a step alike can also share their running scales
+    if world.is_main:
+        print(
+            f"{int(chosen)} of {configured} configured rows per forward pass: {footprint.per_row / 2**20:,.0f} MiB each, "
+            f"measured",
+            flush=True,
+        )
+    return int(chosen)
 
 
 def _starting_point(runtime: Runtime, training: Training) -> Progress:

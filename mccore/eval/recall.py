@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mccore.config import LensConfig, MegaContextConfig, ModelConfig, OptimConfig, RunConfig
 from mccore.data.loader import Batch
 from mccore.data.recall import RecallTask, draw_recall
-from mccore.megacontext.focus_targets import AttentionMass, group_scores, node_of_block
+from mccore.megacontext.focus_targets import AttentionMass, block_scores, node_of_block
 from mccore.megacontext.networks import MegaContextNets, megacontext_groups
 from mccore.megacontext.objectives import MegaContextObjective
 from mccore.megacontext.positions import Spans
@@ -36,7 +36,7 @@ EVAL_SEED = 1_000_003
 class RecallSetting:
     """Task, model and training of one experiment."""
 
-    task: RecallTask = RecallTask()
+    task: RecallTask = field(default_factory=RecallTask)
     width: int = 64
     depth: int = 2
     head_dim: int = 32
@@ -135,7 +135,8 @@ def train_recall(
         if progress is not None and (step % 20 == 19 or step + 1 == setting.steps):
             progress(step + 1, {name: float(total / count) for name, (total, count) in losses.sums.items() if count})
     gpt, nets = module["gpt"], module["mc"]
-    assert isinstance(gpt, GPT) and isinstance(nets, MegaContextNets)
+    assert isinstance(gpt, GPT)
+    assert isinstance(nets, MegaContextNets)
     return gpt.eval(), nets.eval()
 
 
@@ -198,28 +199,25 @@ class _Contexts:
     def lens(self, contexts: WorkingContexts) -> Tensor:
         history = contexts.level.size(1) - self.task.horizon
         spans = Spans(*(part[:, :history] for part in contexts.spans))
-        scores = self.nets.lensnet(contexts.embeddings[:, :history].to(self.nets.dtype), spans)
-        return self._by_node(contexts, scores)
+        editable = contexts.last[:, :history] < self.task.far
+        found = self.nets.lensnet(contexts.embeddings[:, :history].to(self.nets.dtype), spans, editable)
+        size = self.task.block_size
+        return block_scores(found, contexts.level[:, :history], contexts.index[:, :history], size, self.blocks)
 
     def raw_attention(self, contexts: WorkingContexts) -> Tensor:
         """What the asked keys themselves attend to in the model."""
         history = contexts.level.size(1) - self.task.horizon
         first = torch.full((len(contexts.row),), history - self.task.asked)
-        recorder = AttentionMass(first, self.task.asked, 1, contexts.level.size(1))
+        entries = contexts.level.size(1)
+        recorder = AttentionMass(first, self.task.asked, 1, entries, torch.full_like(first, entries - self.task.tail))
         self.hidden(contexts, recorder)
-        return self._by_node(contexts, recorder.mass().sum(dim=1)[:, :history])
+        found = recorder.excess().sum(dim=1)
+        first_block, _ = node_of_block(contexts.level, contexts.index, self.task.block_size, self.blocks)
+        return torch.zeros_like(self.needed).scatter_add(1, first_block, found)
 
     def oracle(self, contexts: WorkingContexts) -> Tensor:
         _, node = node_of_block(contexts.level, contexts.index, self.task.block_size, self.blocks)
         return torch.zeros_like(self.needed).scatter_add(1, node, self.needed)
-
-    def _by_node(self, contexts: WorkingContexts, scores: Tensor) -> Tensor:
-        entries = slice(0, scores.size(1))
-        first, _ = node_of_block(
-            contexts.level[:, entries], contexts.index[:, entries], self.task.block_size, self.blocks
-        )
-        values, there = group_scores(scores, first, self.blocks)
-        return values.masked_fill(~there, -torch.inf)
 
 
 @torch.inference_mode()

@@ -1,39 +1,55 @@
-"""What LensNet learns from: where the full context's attention goes, block by block."""
+"""What LensNet learns from: where the full context's attention goes, block by block, for every token that asks."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mccore.megacontext.lensnet import Focus
 from mccore.model.attention import Attend, attend
 
 
 class AttentionMass:
-    """An attention function that also records how much of each horizon query's attention falls on each block.
+    """An attention function that also records which blocks some queries attend to more than to others.
 
     Pass it as `GPT.hidden(attend=)` of a full-context pass over [B, T] tokens. `first` is the position of each row's first
-    horizon query, int64 [B]; `count` queries follow each other from there. Recording carries no gradient.
+    query, int64 [B]; `count` queries follow each other from there. Blocks from `limit` on, int64 [B], don't take part.
+    Recording carries no gradient.
+
+    What is recorded for a query is the one head of all layers that has decided most: its mass on each block above its mean
+    over blocks, where that peaks highest. Heads that have decided nothing spread their mass evenly, and in a mean over heads
+    they would drown the one that has.
     """
 
-    def __init__(self, first: Tensor, count: int, block_size: int, blocks: int, base: Attend = attend) -> None:
+    def __init__(
+        self, first: Tensor, count: int, block_size: int, blocks: int, limit: Tensor, base: Attend = attend
+    ) -> None:
         self._first = first
         self._count = count
         self._block_size = block_size
         self._blocks = blocks
+        self._taken = torch.arange(blocks, device=first.device) < limit.unsqueeze(1)  # [B, blocks]
         self._base = base
-        self._layers: list[Tensor] = []
+        self._excess: Tensor | None = None
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int = 0, bias: Tensor | None = None
     ) -> Tensor:
         with torch.no_grad():
-            self._layers.append(self._record(q.detach(), k.detach(), scale, window))
+            found = self._record(q.detach(), k.detach(), scale, window)
+            if self._excess is not None:
+                higher = found.amax(dim=-1, keepdim=True) > self._excess.amax(dim=-1, keepdim=True)
+                found = torch.where(higher, found, self._excess)
+            self._excess = found
         return self._base(q, k, v, scale=scale, window=window, bias=bias)
 
     def _record(self, q: Tensor, k: Tensor, scale: float, window: int) -> Tensor:
-        """The mass of each query on each block, the greatest over heads: fp32 [B, count, blocks]."""
+        """fp32 [B, count, blocks]."""
         rows, heads, length, channels = q.shape
         position = self._first.unsqueeze(1) + torch.arange(self._count, device=q.device)  # [B, count]
+        position = position.clamp(0, length - 1)
         chosen = q.gather(2, position[:, None, :, None].expand(rows, heads, self._count, channels))
         keys = k.repeat_interleave(heads // k.size(1), dim=1)
         scores = (chosen @ keys.transpose(-1, -2)).float() * scale  # [B, H, count, T]
@@ -43,12 +59,19 @@ class AttentionMass:
             hidden = hidden | (at <= position.unsqueeze(-1) - window)
         shares = torch.softmax(scores.masked_fill(hidden.unsqueeze(1), -torch.inf), dim=-1)
         padding = self._blocks * self._block_size - length
-        blocks = torch.nn.functional.pad(shares, (0, padding)).unflatten(-1, (self._blocks, self._block_size))
-        return blocks.sum(dim=-1).amax(dim=1)
+        shares = torch.nn.functional.pad(shares, (0, padding))
+        mass = shares.unflatten(-1, (self._blocks, self._block_size)).sum(dim=-1)
+        taken = self._taken[:, None, None]
+        mass = mass * taken
+        mean = mass.sum(dim=-1, keepdim=True) / taken.sum(dim=-1, keepdim=True).clamp(min=1)
+        excess = (mass - mean).clamp(min=0) * taken  # [B, H, count, blocks]
+        head = excess.amax(dim=-1).argmax(dim=1)  # [B, count]
+        return excess.gather(1, head[:, None, :, None].expand(-1, 1, -1, self._blocks)).squeeze(1)
 
-    def mass(self) -> Tensor:
-        """The mean over layers, fp32 [B, count, blocks]."""
-        return torch.stack(self._layers).mean(dim=0)
+    def excess(self) -> Tensor:
+        """fp32 [B, count, blocks], each in [0, 1]."""
+        assert self._excess is not None
+        return self._excess
 
 
 def node_of_block(level: Tensor, index: Tensor, block_size: int, blocks: int) -> tuple[Tensor, Tensor]:
@@ -63,32 +86,47 @@ def node_of_block(level: Tensor, index: Tensor, block_size: int, blocks: int) ->
     return first, start.cummax(dim=1).values
 
 
-def group_scores(scores: Tensor, first: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
-    """Scores of nodes, the mean over their entries: fp32 [R, blocks] at the node's first block, and whether one is there."""
-    zeros = torch.zeros(scores.size(0), blocks, device=scores.device, dtype=scores.dtype)
-    total = zeros.scatter_add(1, first, scores)
-    count = zeros.scatter_add(1, first, torch.ones_like(scores))
-    return total / count.clamp(min=1), count > 0
+def by_node(of_blocks: Tensor, focus: Focus, level: Tensor, index: Tensor, block_size: int) -> Tensor:
+    """Sums of what blocks have, [R, Q, blocks], over the nodes of a focus: [R, Q, L] at the nodes' numbers."""
+    blocks = of_blocks.size(2)
+    first, over = node_of_block(level, index, block_size, blocks)
+    number = torch.zeros(level.size(0), blocks, dtype=torch.int64, device=level.device)
+    number = number.scatter(1, first.clamp(max=blocks - 1), focus.node).gather(1, over)  # of the node over each block
+    found = of_blocks.new_zeros(of_blocks.size(0), of_blocks.size(1), level.size(1))
+    return found.scatter_add(2, number.unsqueeze(1).expand_as(of_blocks), of_blocks)
 
 
-def attention_loss(
-    scores: Tensor, level: Tensor, index: Tensor, mass: Tensor, limit: Tensor, block_size: int
-) -> tuple[Tensor, Tensor]:
-    """KL from the attention on each node to the softmax of the nodes' scores, per row: fp32 [R]; and the nodes' scores
-    with -inf where there is none, [R, blocks].
+class AttentionLosses(NamedTuple):
+    """Per row, fp32 [R]."""
 
-    Args:
-        scores: LensNet's, fp32 [R, L], of entries `(level, index)` [R, L].
-        mass: weighted attention on each block, [R, blocks]; only its proportions matter.
-        limit: int64 [R], blocks before which nodes take part: those behind are in the recent tokens.
+    focus: Tensor  # KL from the horizon's attention to the scores
+    questions: Tensor  # KL from each query's attention to its own shares, mean weighted by how much attention there is
+
+
+def attention_losses(focus: Focus, wanted: Tensor, weights: Tensor) -> AttentionLosses:
+    """How far a focus is from the attention that was paid.
+
+    wanted: fp32 [R, Q, L], attention of every query of `focus.questions` on nodes (`by_node`); weights: fp32 [R, H], of the
+    last H queries, those of the horizon, in what the scores have to foresee.
     """
-    blocks = mass.size(1)
-    first, node = node_of_block(level, index, block_size, blocks)
-    inside = torch.arange(blocks, device=mass.device) < limit.unsqueeze(1)
-    target = torch.zeros_like(mass).scatter_add(1, node, mass * inside)
-    target = target / target.sum(dim=1, keepdim=True).clamp(min=1e-9)
-    values, there = group_scores(scores, first, blocks)
-    values = values.masked_fill(~(there & inside), -torch.inf)
-    shares = torch.log_softmax(values, dim=1)
-    known = torch.where(target > 0, target.clamp(min=1e-12).log() - shares, torch.zeros_like(target))
-    return (target * known).sum(dim=1), values
+    horizon = weights.size(1)
+    foreseen = (wanted[:, -horizon:] * weights.unsqueeze(-1)).sum(dim=1)  # [R, L]
+    scores = torch.full_like(foreseen, -1e9).scatter(1, focus.node, focus.scores)
+    scores = torch.log_softmax(scores.masked_fill(~focus.there, -1e9), dim=1)
+    mass = wanted.sum(dim=2)
+    each = _divergence(wanted, focus.questions)  # [R, Q]
+    questions = (each * mass).sum(dim=1) / mass.sum(dim=1).clamp(min=1e-6)
+    return AttentionLosses(_divergence(foreseen, scores), questions)
+
+
+def _divergence(wanted: Tensor, shares: Tensor) -> Tensor:
+    """KL(wanted / its sum || exp(shares)) over the last dimension; 0 where nothing is wanted."""
+    target = wanted / wanted.sum(dim=-1, keepdim=True).clamp(min=1e-9)
+    return torch.where(target > 0, target * (target.clamp(min=1e-12).log() - shares), 0.0).sum(dim=-1)
+
+
+def block_scores(focus: Focus, level: Tensor, index: Tensor, block_size: int, blocks: int) -> Tensor:
+    """The score of the node over each block, fp32 [R, blocks]."""
+    first, over = node_of_block(level, index, block_size, blocks)
+    values = focus.scores.new_zeros(level.size(0), blocks)
+    return values.scatter(1, first.clamp(max=blocks - 1), focus.scores).gather(1, over)

@@ -32,7 +32,7 @@ class MegaContextNets(nn.Module):
         self.config = config
         self.dtype = dtype
         self.gistnet = GistNet(config.gistnet, model.n_embd, config.block_size, config.max_lod)
-        self.lensnet = LensNet(config.lens, model.n_embd, config.max_lod)
+        self.lensnet = LensNet(config.lens, model.n_embd, config.max_lod, config.block_size)
         self.bias: SpanBias | None = None
         if config.span_bias:
             self.bias = SpanBias(model, config.positional, config.block_size)

@@ -15,6 +15,7 @@ Every number that depends on chance is a hash of (seed, step, row): the same run
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable
@@ -27,8 +28,8 @@ from torch import Tensor
 from mccore.config import MegaContextConfig
 from mccore.data.loader import Batch
 from mccore.errors import ConfigError
-from mccore.megacontext.focus_targets import AttentionMass, attention_loss, group_scores, node_of_block
-from mccore.megacontext.lensnet import LensNet
+from mccore.megacontext.focus_targets import AttentionMass, attention_losses, block_scores, by_node
+from mccore.megacontext.lensnet import Focus, LensNet
 from mccore.megacontext.networks import MegaContextNets
 from mccore.megacontext.positions import Spans
 from mccore.megacontext.preferences import budget_balance, policy_divergence, preference_losses
@@ -78,7 +79,7 @@ class _Baseline(NamedTuple):
     read: Tensor  # bool [B]
     nll: Tensor  # fp32 [B, T], no gradient
     hidden: Tensor | None  # [B, T, D], no gradient; for distillation
-    mass: Tensor | None  # [B, H, blocks]; for LensNet
+    attention: Tensor | None  # [B, Q + H, blocks], of the last history tokens and the horizon; for LensNet
 
 
 class _Group(NamedTuple):
@@ -114,6 +115,7 @@ class MegaContextObjective:
         self.tokens = tokens
         self.seed = seed
         self._all_reduce = all_reduce
+        self._focused_from = self.config.lens.start
         self._followed = -1  # the step in which the previous policy was moved last
         self._forward: Forward = torch.compile(gpt.hidden, dynamic=False) if compiled else gpt.hidden
         self._ends_by_length: dict[tuple[int, int], list[int]] = {}
@@ -127,6 +129,13 @@ class MegaContextObjective:
                     f"{self.config.horizon} tokens",
                     hint="lower megacontext.horizon or raise megacontext.train_wc_length",
                 )
+
+    def eager(self, *, focused: bool) -> MegaContextObjective:
+        """The same objective without compilation, with LensNet from the first step on if `focused`: for measuring."""
+        copied = copy.copy(self)
+        copied._forward = self.gpt.hidden
+        copied._focused_from = 0.0 if focused else self._focused_from
+        return copied
 
     # --- what is drawn ------------------------------------------------------------------------------------------------
 
@@ -216,7 +225,9 @@ class MegaContextObjective:
         levels = self.nets.pyramid(self.gpt.embed(batch.inputs))
         plan = self.plan(batch.step, batch.progress)
         ends = self._ends(batch, rows, plan)
-        focused = batch.progress >= config.lens.start and config.lens.loss_weight > 0 and config.num_random_variants > 0
+        focused = (
+            batch.progress >= self._focused_from and config.lens.loss_weight > 0 and config.num_random_variants > 0
+        )
 
         baseline, loss = self._baseline(batch, levels[0], weights, ends, focused, sums)
         if config.recon_weight and self.nets.decoder is not None:
@@ -237,11 +248,11 @@ class MegaContextObjective:
             loss = loss + config.variant_weight * term
             groups.append(group)
             if focused:
-                term, scores = self._lens(batch, group, shape, ends, weights, baseline, groups[0], sums)
+                term, scores = self._lens(batch, levels, group, shape, ends, weights, baseline, groups[0], sums)
                 loss = loss + config.lens.loss_weight * term
                 focus = scores.detach() if focus is None else focus
         if focused and config.lens.target != "attention" and len(groups) == 2:
-            loss = loss + config.lens.loss_weight * self._preferences(batch, levels, groups, plan, ends, weights, sums)
+            loss = loss + config.lens.loss_weight * self._preferences(batch, groups, plan, ends, weights, sums)
         return Losses(loss, sums.values)
 
     def _baseline(
@@ -267,8 +278,9 @@ class MegaContextObjective:
         recorder: AttentionMass | None = None
         if focused and config.lens.target != "preference":
             blocks = -(-self.tokens // config.block_size)
+            asking = config.lens.queries + config.horizon
             recorder = AttentionMass(
-                some(ends) - config.horizon, config.horizon, config.block_size, blocks, self.gpt.attend
+                some(ends) - asking, asking, config.block_size, blocks, some(self._limit(ends)), self.gpt.attend
             )
         inputs, targets = some(batch.inputs), some(batch.targets)
         hidden = self._forward(
@@ -281,7 +293,7 @@ class MegaContextObjective:
                 read if every else read.index_fill(0, at, True),
                 spread(nll),
                 spread(hidden.detach()) if config.distill_weight else None,
-                spread(recorder.mass()) if recorder else None,
+                spread(recorder.excess()) if recorder else None,
             ),
             loss,
         )
@@ -372,9 +384,14 @@ class MegaContextObjective:
 
     # --- focus --------------------------------------------------------------------------------------------------------
 
+    def _limit(self, ends: Tensor) -> Tensor:
+        """Blocks before the recent tokens of each row: those that may be gists."""
+        return (ends - self.config.recent_tokens) // self.config.block_size
+
     def _lens(
         self,
         batch: Batch,
+        levels: list[Tensor],
         group: _Group,
         shape: CutShape,
         ends: Tensor,
@@ -384,57 +401,56 @@ class MegaContextObjective:
         sums: _Sums,
     ) -> tuple[Tensor, Tensor]:
         """LensNet's loss on the histories of one variant per row, and its scores of blocks, fp32 [B, blocks]."""
-        config, rows = self.config, len(ends)
-        history = slice(0, shape.length - config.horizon)
-        contexts = group.contexts
-        level, index = contexts.level[:rows, history], contexts.index[:rows, history]
-        scores = self._scores(contexts, rows, history)
-        limit = (ends - config.recent_tokens) // config.block_size
-        blocks = shape.blocks
-        first, node = node_of_block(level, index, config.block_size, blocks)
-        values, there = group_scores(scores, first, blocks)
-        values = values.masked_fill(~there, -torch.inf)
+        config, horizon = self.config, self.config.horizon
+        at = (ends - horizon).unsqueeze(1) + torch.arange(horizon, device=ends.device)
+        later = levels[0].gather(1, at.unsqueeze(-1).expand(-1, -1, levels[0].size(-1)))
+        level, index, focus = self._focus(group, shape, ends, later)
         portion = weights.sum(dim=1) / batch.step_targets
-        loss = scores.sum() * 0.0
-        if baseline.mass is not None:
-            at = (ends - config.horizon).unsqueeze(1) + torch.arange(config.horizon, device=ends.device)
-            suffered = coarse.nll[:rows, -config.horizon :] - baseline.nll.gather(1, at)
+        loss = focus.scores.sum() * 0.0
+        if baseline.attention is not None:
+            suffered = coarse.nll[: len(ends), -horizon:] - baseline.nll.gather(1, at)
             suffered = (suffered.clamp(min=0) + config.lens.key_floor) * weights.gather(1, at)
-            mass = (baseline.mass * suffered.unsqueeze(-1)).sum(dim=1)
-            each, _ = attention_loss(scores, level, index, mass, limit, config.block_size)
-            counted = (baseline.read & (suffered.sum(dim=1) > 0)).float()
-            loss = loss + (each * counted * portion).sum() / config.baseline_share
-            sums.add("lens_loss", (each * counted).sum(), counted.sum())
-        loss = loss + self._regularise(batch, values, contexts, rows, history, first, portion)
-        return loss, torch.where(there, values, 0.0).gather(1, node)
+            # A history shorter than the number of queries has fewer of them.
+            wanted = by_node(baseline.attention[:, -focus.questions.size(1) :], focus, level, index, config.block_size)
+            found = attention_losses(focus, wanted, suffered)
+            counted = (baseline.read & (suffered.sum(dim=1) > 0)).float() * portion / config.baseline_share
+            loss = loss + ((found.focus + config.lens.question_weight * found.questions) * counted).sum()
+            there = (counted > 0).float()
+            sums.add("lens_loss", (found.focus * there).sum(), there.sum())
+            sums.add("question_loss", (found.questions * there).sum(), there.sum())
+        loss = loss + self._regularise(batch, group, shape, ends, focus, portion)
+        return loss, block_scores(focus, level, index, config.block_size, shape.blocks)
 
-    def _scores(self, contexts: WorkingContexts, rows: int, history: slice, lens: LensNet | None = None) -> Tensor:
-        """LensNet's scores of the histories, fp32 [rows, L - H]."""
-        entries = contexts.embeddings[:rows, history]
+    def _focus(
+        self, group: _Group, shape: CutShape, ends: Tensor, later: Tensor | None = None, lens: LensNet | None = None
+    ) -> tuple[Tensor, Tensor, Focus]:
+        """Levels and indices [B, L - H] of the histories of the first variant of each row, and what LensNet thinks of them."""
+        contexts, history = group.contexts, slice(0, shape.length - self.config.horizon)
+        level, index = (part[: len(ends), history] for part in (contexts.level, contexts.index))
+        editable = contexts.last[: len(ends), history] < (self._limit(ends) * shape.block_size).unsqueeze(1)
+        spans = Spans(*(part[: len(ends), history] for part in contexts.spans))
+        entries = self._through(contexts.embeddings[: len(ends), history])
+        if later is not None:
+            later = later.detach().to(self.nets.dtype)
+        return level, index, (lens or self.nets.lensnet)(entries, spans, editable, later)
+
+    def _through(self, entries: Tensor) -> Tensor:
+        """Entries as LensNet reads them: with the share of their gradient that is let through."""
         share = self.config.lens.gist_gradient
-        entries = entries.detach() if not share else entries.detach() + share * (entries - entries.detach())
-        spans = Spans(*(part[:rows, history] for part in contexts.spans))
-        scores: Tensor = (lens or self.nets.lensnet)(entries.to(self.nets.dtype), spans)
-        return scores
+        held = entries.detach()
+        return (held if not share else held + share * (entries - held)).to(self.nets.dtype)
 
     def _regularise(
-        self,
-        batch: Batch,
-        values: Tensor,
-        contexts: WorkingContexts,
-        rows: int,
-        history: slice,
-        first: Tensor,
-        portion: Tensor,
+        self, batch: Batch, group: _Group, shape: CutShape, ends: Tensor, focus: Focus, portion: Tensor
     ) -> Tensor:
         """Balance of the budget and nearness to the previous policy, where they have a weight."""
         lens, nets = self.config.lens, self.nets
-        loss = torch.zeros((), device=values.device)
+        loss = torch.zeros((), device=portion.device)
         if lens.budget_weight or lens.budget_smooth_weight:
-            balance = budget_balance(values)
+            balance = budget_balance(focus)
             loss = loss + lens.budget_weight * (portion * balance.square()).sum()
             if lens.budget_smooth_weight and nets.balance is not None:
-                found = torch.stack((balance.detach().sum(), torch.full_like(balance[0], rows)))
+                found = torch.stack((balance.detach().sum(), torch.full_like(balance[0], len(ends))))
                 if self._all_reduce is not None:
                     self._all_reduce(found)
                 nets.balance.mul_(lens.budget_smooth_beta).add_((1 - lens.budget_smooth_beta) * found[0] / found[1])
@@ -444,37 +460,23 @@ class MegaContextObjective:
                 nets.follow_lens()
                 self._followed = batch.step
             with torch.no_grad():
-                former, there = group_scores(self._scores(contexts, rows, history, nets.former), first, values.size(1))
-                former = former.masked_fill(~there, -torch.inf)
-            loss = loss + lens.kl_weight * (portion * policy_divergence(values, former)).sum()
+                former = self._focus(group, shape, ends, lens=nets.former)[2]
+            loss = loss + lens.kl_weight * (portion * policy_divergence(focus, former)).sum()
         return loss
 
     def _preferences(
-        self,
-        batch: Batch,
-        levels: list[Tensor],
-        groups: list[_Group],
-        plan: Plan,
-        ends: Tensor,
-        weights: Tensor,
-        sums: _Sums,
+        self, batch: Batch, groups: list[_Group], plan: Plan, ends: Tensor, weights: Tensor, sums: _Sums
     ) -> Tensor:
         """Bradley-Terry between the odd variants of each row, by LensNet's scores on the even one."""
         config, rows = self.config, len(ends)
         coarse, mixed = groups
-        history = slice(0, plan.coarse.length - config.horizon)
-        scores = self._scores(coarse.contexts, rows, history)
-        blocks = plan.coarse.blocks
-        level, index = coarse.contexts.level[:rows, history], coarse.contexts.index[:rows, history]
-        first, node = node_of_block(level, index, config.block_size, blocks)
-        values = group_scores(scores, first, blocks)[0].gather(1, node)  # [B, blocks]
-
-        count = plan.mixed_variants
+        level, index, focus = self._focus(coarse, plan.coarse, ends)
+        blocks, count = plan.coarse.blocks, plan.mixed_variants
+        values = block_scores(focus, level, index, config.block_size, blocks)  # [B, blocks]
         raw = mixed.contexts.level == 0
         at = torch.where(raw, mixed.contexts.index // config.block_size, blocks)
         shown = torch.zeros(rows * count, blocks + 1, device=values.device).scatter(1, at, 1.0)[:, :blocks]
-        limit = ((ends - config.recent_tokens) // config.block_size).repeat(count)
-        shown = shown * (torch.arange(blocks, device=values.device) < limit.unsqueeze(1))
+        shown = shown * (torch.arange(blocks, device=values.device) < self._limit(ends).repeat(count).unsqueeze(1))
         utilities = (shown.view(count, rows, blocks) * values).sum(dim=2).t()  # [B, count]
         targets = mixed.targets[:, -config.horizon :] >= 0
         nll = (mixed.nll[:, -config.horizon :] * targets).sum(dim=1) / targets.sum(dim=1).clamp(min=1)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mccore.config import LensConfig
+from mccore.megacontext.lensnet import Focus, squash
 
 
 class Preferences(NamedTuple):
@@ -74,18 +75,22 @@ def preference_losses(
     return Preferences(loss, rank, ((signed > 0) & counted).sum(), counted.sum())
 
 
-def budget_balance(scores: Tensor) -> Tensor:
-    """How far expansions and collapses asked for are out of balance, per row, in [-1, 1]: scores [R, n] are centred by their
-    mean, -inf is left out."""
-    there = torch.isfinite(scores)
-    kept = torch.where(there, scores, torch.zeros_like(scores))
-    centred = torch.tanh(kept - kept.sum(dim=1, keepdim=True) / there.sum(dim=1, keepdim=True).clamp(min=1)) * there
-    up, down = F.relu(centred).sum(dim=1), F.relu(-centred).sum(dim=1)
+def budget_balance(focus: Focus) -> Tensor:
+    """How far what asks for detail and what can shrink are out of balance, in [-1, 1] per row, over the squashed scores of
+    nodes: fp32 [R]."""
+    values = _by_node(focus, squash(focus.scores, focus.there.sum(dim=1)), 0.0)
+    up, down = F.relu(values).sum(dim=1), F.relu(-values).sum(dim=1)
     return (up - down) / (up + down + 1e-6)
 
 
-def policy_divergence(scores: Tensor, previous: Tensor) -> Tensor:
-    """The symmetric KL between the softmax policies of two sets of scores [R, n], per row; -inf is left out of both."""
-    own, former = torch.log_softmax(scores, dim=1), torch.log_softmax(previous, dim=1)
-    difference = torch.where(torch.isfinite(own) & torch.isfinite(former), own - former, torch.zeros_like(own))
-    return ((own.exp() - former.exp()) * difference).sum(dim=1)
+def policy_divergence(focus: Focus, former: Focus) -> Tensor:
+    """The symmetric KL between the shares that two policies give to the same nodes: fp32 [R]."""
+    own, before = (torch.log_softmax(_by_node(each, each.scores, -1e9), dim=1) for each in (focus, former))
+    difference = torch.where(focus.there, own - before, torch.zeros_like(own))
+    return ((own.exp() - before.exp()) * difference).sum(dim=1)
+
+
+def _by_node(focus: Focus, values: Tensor, missing: float) -> Tensor:
+    """Values of entries [R, L] at the numbers of their nodes, `missing` where there is none."""
+    found = torch.full_like(values, missing).scatter(1, focus.node, values)
+    return torch.where(focus.there, found, torch.full_like(found, missing))

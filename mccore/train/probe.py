@@ -1,0 +1,81 @@
+"""How many rows fit into one forward pass: measured with one row and with two, not guessed.
+
+What autograd keeps for backward grows by the same amount with every row, so two measurements give the line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mccore.data.loader import Batch
+from mccore.model.loss import Losses
+
+MEMORY_SHARE = 0.8  # of what is free; the rest is for kernels' workspaces and fragmentation
+
+
+class Footprint(NamedTuple):
+    """Bytes of a forward and backward pass: `fixed + rows * per_row`."""
+
+    fixed: float
+    per_row: float
+
+    def rows(self, limit: float) -> int:
+        """How many rows stay within `limit` bytes, at least one."""
+        return max(1, int((limit - self.fixed) / max(self.per_row, 1.0)))
+
+
+def measure(objective: Callable[[Batch], Losses], batch: Batch, parameters: list[Tensor]) -> Footprint:
+    """The footprint of `objective`, from passes over the first row and over the first two of `batch`. Gradients that the
+    passes leave are dropped."""
+    one, two = (_measure(objective, _first(batch, rows), parameters) for rows in (1, 2))
+    return Footprint(max(0.0, 2.0 * one - two), float(max(two - one, 1)))
+
+
+def _first(batch: Batch, rows: int) -> Batch:
+    weights = None if batch.weights is None else batch.weights[:rows]
+    return Batch(batch.inputs[:rows], batch.targets[:rows], batch.step_targets, 0, batch.step, batch.progress, weights)
+
+
+def _measure(objective: Callable[[Batch], Losses], batch: Batch, parameters: list[Tensor]) -> int:
+    if batch.inputs.device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        objective(batch).loss.backward()  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        found = torch.cuda.max_memory_allocated() - before
+        for parameter in parameters:
+            parameter.grad = None
+        return found
+    kept: dict[int, int] = {}
+    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses = objective(batch)
+    del losses
+    return sum(kept.values())
+
+
+def free_memory(device: torch.device, ranks: int) -> float:
+    """Bytes that one of `ranks` processes of this machine may still take."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return float(pages) / ranks
+
+
+def choose_rows(footprint: Footprint, free: float, rows: int, most: int) -> int:
+    """The largest divisor of `rows` that is at most `most` and fits into the free memory."""
+    limit = min(most, footprint.rows(free * MEMORY_SHARE))
+    return next(count for count in range(min(rows, limit), 0, -1) if rows % count == 0)
