@@ -39,6 +39,8 @@ class RecallTask:
             raise ValueError(f"{self.facts} facts of two tokens don't fit in a block of {self.block_size}")
         if self.blocks * self.facts > self.keys:
             raise ValueError(f"{self.blocks} blocks with {self.facts} facts need more than {self.keys} keys")
+        if self.answered + self.asked > self.blocks * self.facts:
+            raise ValueError(f"{self.answered} answered and {self.asked} asked keys are more than there are facts")
         if not self.spread <= self.asked <= self.spread * self.facts or self.spread > self.blocks:
             raise ValueError(f"{self.asked} asked keys can't lie in exactly {self.spread} blocks of {self.facts} facts")
 
@@ -113,7 +115,10 @@ def draw_recall(task: RecallTask, rows: int, generator: torch.Generator) -> Reca
     fact = inside[row, block_at, nth]
     asked, answers = keys[row, answer_block, fact], values[row, answer_block, fact]
 
-    known = shuffled(rows, task.blocks * task.facts)[:, : task.answered]
+    # Answered pairs are of other keys: what is asked has to be found far back.
+    order_of_facts = torch.rand(rows, task.blocks * task.facts, generator=generator)
+    order_of_facts = order_of_facts.scatter_add(1, answer_block * task.facts + fact, torch.full(fact.shape, 2.0))
+    known = order_of_facts.argsort(dim=1)[:, : task.answered]
     known_keys, known_values = keys.flatten(1).gather(1, known), values.flatten(1).gather(1, known)
     marker = torch.full((rows, 1), task.vocab - 1)
     tail = [

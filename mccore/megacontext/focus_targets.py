@@ -89,11 +89,16 @@ def node_of_block(level: Tensor, index: Tensor, block_size: int, blocks: int) ->
 def by_node(of_blocks: Tensor, focus: Focus, level: Tensor, index: Tensor, block_size: int) -> Tensor:
     """Sums of what blocks have, [R, Q, blocks], over the nodes of a focus: [R, Q, L] at the nodes' numbers."""
     blocks = of_blocks.size(2)
-    first, over = node_of_block(level, index, block_size, blocks)
-    number = torch.zeros(level.size(0), blocks, dtype=torch.int64, device=level.device)
-    number = number.scatter(1, first.clamp(max=blocks - 1), focus.node).gather(1, over)  # of the node over each block
+    number = number_of_block(focus, level, index, block_size, blocks)
     found = of_blocks.new_zeros(of_blocks.size(0), of_blocks.size(1), level.size(1))
     return found.scatter_add(2, number.unsqueeze(1).expand_as(of_blocks), of_blocks)
+
+
+def number_of_block(focus: Focus, level: Tensor, index: Tensor, block_size: int, blocks: int) -> Tensor:
+    """The number of the node over each block, int64 [R, blocks]."""
+    first, over = node_of_block(level, index, block_size, blocks)
+    number = torch.zeros(level.size(0), blocks, dtype=torch.int64, device=level.device)
+    return number.scatter(1, first.clamp(max=blocks - 1), focus.node).gather(1, over)
 
 
 class AttentionLosses(NamedTuple):
@@ -111,8 +116,7 @@ def attention_losses(focus: Focus, wanted: Tensor, weights: Tensor) -> Attention
     """
     horizon = weights.size(1)
     foreseen = (wanted[:, -horizon:] * weights.unsqueeze(-1)).sum(dim=1)  # [R, L]
-    scores = torch.full_like(foreseen, -1e9).scatter(1, focus.node, focus.scores)
-    scores = torch.log_softmax(scores.masked_fill(~focus.there, -1e9), dim=1)
+    scores = torch.log_softmax(focus.shares, dim=1)
     mass = wanted.sum(dim=2)
     each = _divergence(wanted, focus.questions)  # [R, Q]
     questions = (each * mass).sum(dim=1) / mass.sum(dim=1).clamp(min=1e-6)
@@ -126,7 +130,5 @@ def _divergence(wanted: Tensor, shares: Tensor) -> Tensor:
 
 
 def block_scores(focus: Focus, level: Tensor, index: Tensor, block_size: int, blocks: int) -> Tensor:
-    """The score of the node over each block, fp32 [R, blocks]."""
-    first, over = node_of_block(level, index, block_size, blocks)
-    values = focus.scores.new_zeros(level.size(0), blocks)
-    return values.scatter(1, first.clamp(max=blocks - 1), focus.scores).gather(1, over)
+    """The score of the node over each block, fp32 [R, blocks]; very low for blocks that don't take part."""
+    return focus.shares.gather(1, number_of_block(focus, level, index, block_size, blocks))

@@ -32,6 +32,7 @@ class Focus(NamedTuple):
     """What LensNet thinks of R Working Contexts with L entries."""
 
     scores: Tensor  # fp32 [R, L], ln of the share of the node that an entry belongs to; ln(1 / nodes) outside
+    shares: Tensor  # fp32 [R, L], the same at the nodes' numbers, -1e9 where there is none: what losses are made of
     questions: Tensor  # fp32 [R, Q, L], ln of the share that each query gives to each node, at the node's number
     node: Tensor  # int64 [R, L], the number of each entry's node, counted from 0 in each row
     there: Tensor  # bool [R, L], numbers that are nodes and take part
@@ -115,7 +116,7 @@ class LensNet(nn.Module):
         by_node = torch.logsumexp(asked + matter.unsqueeze(-1), dim=1)  # [R, L]
         neutral = -torch.log(there.sum(dim=1, keepdim=True).clamp(min=1).float())
         scores = torch.where(taken, by_node.gather(1, node), neutral)
-        return Focus(scores, questions, node, there)
+        return Focus(scores, by_node.masked_fill(~there, -1e9), questions, node, there)
 
     def _inputs(self, entries: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Features of places [R, L, 3] and normed entries [R, L, D], tokens with a share of the token before."""

@@ -94,7 +94,8 @@ class _Group(NamedTuple):
 class MegaContextObjective:
     """One callable from a batch to its losses, for `mccore.train.loop.train`.
 
-    `nets` lie beside the GPT in the trained module. With `compiled` the GPT's passes go through torch.compile, one graph per
+    `nets` lie beside the GPT in the trained module; `config` may differ from theirs in how contexts are drawn. With
+    `compiled` the GPT's passes go through torch.compile, one graph per
     length. `all_reduce` sums a tensor over the ranks in place, for running scales that all ranks share. Raises ConfigError
     when the configuration has no legal Working Context.
     """
@@ -108,10 +109,11 @@ class MegaContextObjective:
         seed: int,
         compiled: bool = False,
         all_reduce: Callable[[Tensor], None] | None = None,
+        config: MegaContextConfig | None = None,
     ) -> None:
         self.gpt = gpt
         self.nets = nets
-        self.config: MegaContextConfig = nets.config
+        self.config = config or nets.config
         self.tokens = tokens
         self.seed = seed
         self._all_reduce = all_reduce
@@ -477,6 +479,7 @@ class MegaContextObjective:
         at = torch.where(raw, mixed.contexts.index // config.block_size, blocks)
         shown = torch.zeros(rows * count, blocks + 1, device=values.device).scatter(1, at, 1.0)[:, :blocks]
         shown = shown * (torch.arange(blocks, device=values.device) < self._limit(ends).repeat(count).unsqueeze(1))
+        values = values.clamp(min=-50.0)  # of blocks that don't take part, which none of them shows
         utilities = (shown.view(count, rows, blocks) * values).sum(dim=2).t()  # [B, count]
         targets = mixed.targets[:, -config.horizon :] >= 0
         nll = (mixed.nll[:, -config.horizon :] * targets).sum(dim=1) / targets.sum(dim=1).clamp(min=1)

@@ -78,19 +78,13 @@ def preference_losses(
 def budget_balance(focus: Focus) -> Tensor:
     """How far what asks for detail and what can shrink are out of balance, in [-1, 1] per row, over the squashed scores of
     nodes: fp32 [R]."""
-    values = _by_node(focus, squash(focus.scores, focus.there.sum(dim=1)), 0.0)
+    values = squash(focus.shares, focus.there.sum(dim=1)) * focus.there
     up, down = F.relu(values).sum(dim=1), F.relu(-values).sum(dim=1)
     return (up - down) / (up + down + 1e-6)
 
 
 def policy_divergence(focus: Focus, former: Focus) -> Tensor:
     """The symmetric KL between the shares that two policies give to the same nodes: fp32 [R]."""
-    own, before = (torch.log_softmax(_by_node(each, each.scores, -1e9), dim=1) for each in (focus, former))
+    own, before = (torch.log_softmax(each.shares, dim=1) for each in (focus, former))
     difference = torch.where(focus.there, own - before, torch.zeros_like(own))
     return ((own.exp() - before.exp()) * difference).sum(dim=1)
-
-
-def _by_node(focus: Focus, values: Tensor, missing: float) -> Tensor:
-    """Values of entries [R, L] at the numbers of their nodes, `missing` where there is none."""
-    found = torch.full_like(values, missing).scatter(1, focus.node, values)
-    return torch.where(focus.there, found, torch.full_like(found, missing))

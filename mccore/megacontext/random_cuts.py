@@ -104,7 +104,12 @@ def draw_cuts(
         least = (wanted - _open_capacity(free & (state == 0), lod - 1, size)).clamp(min=0)
         most = torch.minimum(wanted // unit, eligible.sum(dim=1))
         drawn = ((uniform[:, lod - 2, :nodes] < coarse_probability) & preferred).sum(dim=1)
-        count = torch.minimum(torch.maximum(drawn, least), most)
+        count = torch.maximum(drawn, least)
+        if protected is not None:
+            unprotected = free & (state == 0) & ~protected
+            spared = (wanted - _open_capacity(unprotected, lod - 1, size)).clamp(min=0)
+            count = torch.maximum(count, torch.minimum(spared, preferred.sum(dim=1)))
+        count = torch.minimum(count, most)
         chosen = eligible & (_rank(importance.masked_fill(~eligible, -torch.inf)) < count.unsqueeze(1))
         covered = chosen.repeat_interleave(group, dim=1)
         state[:, inside] = torch.where(covered, lod, state[:, inside])
