@@ -43,8 +43,8 @@ class RecallSetting:
     head_dim: int = 32
     steps: int = 240
     rows: int = 64
-    # Shorter histories to begin with, (steps, blocks): the circuit that looks a key up forms several times sooner on them.
-    warmup: tuple[tuple[int, int], ...] = ()
+    # Easier sizes of the task to begin with, (steps, blocks, block_size, facts).
+    warmup: tuple[tuple[int, int, int, int], ...] = ()
     expanded: int = 2  # blocks that may be expanded, at training and evaluation
     lod2_probability: float = 0.0
     dtype: torch.dtype = torch.bfloat16
@@ -55,6 +55,24 @@ class RecallSetting:
     embedding_lr: float = 0.03
     head_lr: float = 0.02
     evaluation: RecallTask | None = None  # another size of history than the trained one
+
+
+_FACTS = {"keys": 160, "answered": 24}
+# The published settings; figures in docs/RESULTS.md. The bars are in tests/megacontext/test_recall.py.
+SETTINGS: dict[str, RecallSetting] = {
+    "k8": RecallSetting(RecallTask(answered=24), steps=110),
+    "k16": RecallSetting(RecallTask(block_size=16, facts=4, **_FACTS), steps=150, warmup=((65, 16, 8, 2),)),
+    "k32": RecallSetting(
+        RecallTask(block_size=32, facts=8, **_FACTS), width=96, steps=170, warmup=((65, 16, 8, 2), (25, 16, 16, 4))
+    ),
+    "alias": RecallSetting(RecallTask(answered=24, alias=True), steps=160),
+    "lod2": RecallSetting(
+        RecallTask(blocks=64, facts=1, keys=128, answered=14, asked=2),
+        steps=150,
+        warmup=((70, 16, 8, 1),),
+        lod2_probability=1.0,
+    ),
+}
 
 
 def recall_model(setting: RecallSetting) -> ModelConfig:
@@ -81,7 +99,10 @@ def recall_model(setting: RecallSetting) -> ModelConfig:
 
 def recall_megacontext(setting: RecallSetting, task: RecallTask) -> MegaContextConfig:
     """How contexts are drawn from a task: gists only, or with `expanded` far blocks as tokens."""
-    length = task.tokens - (task.blocks - setting.expanded) * (task.block_size - 1)
+    nodes = task.blocks // task.block_size if setting.lod2_probability else 0
+    # Of all collapses there could be, those of the expanded blocks, and of the nodes over them, aren't made.
+    collapses = task.blocks + nodes - setting.expanded * (2 if nodes else 1)
+    length = task.tokens - collapses * (task.block_size - 1)
     return MegaContextConfig.model_validate(
         {
             "enabled": True,
@@ -135,7 +156,10 @@ def train_recall(
         config = recall_megacontext(setting, task)
         return MegaContextObjective(gpt, nets, tokens=task.tokens, seed=seed, config=config)
 
-    phases = [(steps, setting.task.resized(blocks=blocks)) for steps, blocks in setting.warmup]
+    phases = [
+        (steps, setting.task.resized(blocks=blocks, block_size=size, facts=facts))
+        for steps, blocks, size, facts in setting.warmup
+    ]
     phases.append((setting.steps - sum(steps for steps, _ in phases), setting.task))
     tasks = [(task, objective) for steps, task in phases for objective in [objective_on(task)] for _ in range(steps)]
     for step, (task, objective) in enumerate(tasks):

@@ -54,18 +54,20 @@ class GistNet(nn.Module):
         self.head.reset(generator)
 
     def forward(self, children: Tensor, level: int) -> Tensor:
-        """The gists at `level` (1 or more) of blocks of children [..., K, D]: [..., D]."""
+        """The gists at `level` (1 or more) of blocks of children [..., K, D]: [..., D]. Smaller blocks than K will do."""
         shape = children.shape
         x = rms_norm(children.reshape(-1, *shape[-2:]), EPS)  # [N, K, D]
         mean = x.mean(dim=1)
         if self.smear is not None:
             x = rms_norm(x + self.smear.to(x.dtype) * F.pad(x[:, :-1], (0, 0, 1, 0)), EPS)
-        x = x + (self.place + self.level[level - 1]).to(x.dtype)
+        x = x + (self.place[: x.size(1)] + self.level[level - 1]).to(x.dtype)
         if self.probe is not None and self.config.pooling == "cls":
             x = torch.cat((self.probe.to(x.dtype).expand(x.size(0), 1, -1), x), dim=1)
         for layer in self.layers:
             x = layer(x)
-        pooled = self.head(rms_norm(self._pool(x), EPS))
+        # Normed before the pool and not behind it: the head's part is then as small at first as the mean that it adds to,
+        # a K-th of the children in size. Normed behind it, fast matrix rates drown the mean in the first steps.
+        pooled = self.head(self._pool(rms_norm(x, EPS)))
         if self.config.skip:
             pooled = pooled + mean
         return rms_norm(pooled, EPS).view(*shape[:-2], shape[-1])
@@ -77,23 +79,24 @@ class GistNet(nn.Module):
         if self.config.pooling == "cls":
             # Without a layer that mixes, the extra entry would know nothing of the children.
             return x[:, 0] if len(self.layers) else x.mean(dim=1)
-        scores = (rms_norm(x, EPS) * self.probe.to(x.dtype)).sum(dim=-1) / x.size(-1) ** 0.5  # [N, K]
+        scores = (x * self.probe.to(x.dtype)).sum(dim=-1) / x.size(-1) ** 0.5  # [N, K]
         return (torch.softmax(scores.float(), dim=-1).to(x.dtype).unsqueeze(-1) * x).sum(dim=1)
 
 
-def build_pyramid(gistnet: GistNet, embeddings: Tensor, max_lod: int) -> list[Tensor]:
+def build_pyramid(gistnet: GistNet, embeddings: Tensor, max_lod: int, block_size: int | None = None) -> list[Tensor]:
     """Token embeddings [B, T, D] and the gists of every complete block above them: [B, T // K^k, D] for k = 0 ... max_lod.
 
-    One GistNet call per level for all rows.
+    One GistNet call per level for all rows. `block_size`: smaller blocks than the network's, while it learns.
     """
+    size = block_size or gistnet.block_size
     levels = [embeddings]
     for lod in range(1, max_lod + 1):
         below = levels[-1]
-        blocks = below.size(1) // gistnet.block_size
+        blocks = below.size(1) // size
         if blocks == 0:
             levels.append(below[:, :0])
             continue
-        children = below[:, : blocks * gistnet.block_size].unflatten(1, (blocks, gistnet.block_size))
+        children = below[:, : blocks * size].unflatten(1, (blocks, size))
         levels.append(gistnet(children, lod))
     return levels
 

@@ -72,17 +72,22 @@ class LensNet(nn.Module):
         self.head.reset(generator)
 
     def forward(
-        self, entries: Tensor, spans: Spans, editable: Tensor | None = None, later: Tensor | None = None
+        self,
+        entries: Tensor,
+        spans: Spans,
+        editable: Tensor | None = None,
+        later: Tensor | None = None,
+        block_size: int | None = None,
     ) -> Focus:
         """Look at entries [R, L, D] that lie at `spans`.
 
         editable: bool [R, L], entries that take part; default all. later: embeddings [R, H, D] of tokens behind the Working
         Context whose questions are wanted too, for training; they come behind the others in `questions`, are seen by
-        nothing else, and don't count in the scores.
+        nothing else, and don't count in the scores. block_size: of the tree, where it isn't the network's.
         """
         length = entries.size(1)
         start = spans.centre - (spans.span - 1) / 2
-        block = torch.div(start, self.block_size, rounding_mode="floor").long()
+        block = torch.div(start, block_size or self.block_size, rounding_mode="floor").long()
         new = F.pad(block[:, 1:] != block[:, :-1], (1, 0), value=False)
         node = new.cumsum(dim=1)  # [R, L]
         taken = torch.ones_like(node, dtype=torch.bool) if editable is None else editable

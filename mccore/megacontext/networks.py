@@ -74,9 +74,9 @@ class MegaContextNets(nn.Module):
         for former, present in zip(self.former.parameters(), self.lensnet.parameters(), strict=True):
             former.lerp_(present, 1 - FORMER_DECAY)
 
-    def pyramid(self, embeddings: Tensor) -> list[Tensor]:
+    def pyramid(self, embeddings: Tensor, block_size: int | None = None) -> list[Tensor]:
         """Token embeddings [B, T, D] and all gists over them, in the embeddings' dtype; see `build_pyramid`."""
-        _, *gists = build_pyramid(self.gistnet, embeddings.to(self.dtype), self.config.max_lod)
+        _, *gists = build_pyramid(self.gistnet, embeddings.to(self.dtype), self.config.max_lod, block_size)
         return [embeddings, *(level.to(embeddings.dtype) for level in gists)]
 
 

@@ -151,7 +151,10 @@ class MegaContextObjective:
         wanted = round(start + (config.train_wc_length - start) * share)
         shape = CutShape(self.tokens, 0, size, config.max_lod, config.recent_tokens)
         mixed = shape._replace(length=reachable_length(wanted, shape))
-        coarse = shape._replace(length=reachable_length(mixed.length - config.expanded_blocks * (size - 1), shape))
+        # What even variants save: the tokens of the expanded blocks, and the siblings of the nodes opened above them.
+        levels = config.max_lod if config.lod2_probability else 1
+        saved = config.expanded_blocks * levels * (size - 1)
+        coarse = shape._replace(length=reachable_length(mixed.length - saved, shape))
         odd = config.num_random_variants // 2
         even = config.num_random_variants - odd
         if config.num_random_variants == 1 and step % 2:
@@ -224,7 +227,7 @@ class MegaContextObjective:
         weights = (batch.targets >= 0).float()
         if batch.weights is not None:
             weights = weights * batch.weights
-        levels = self.nets.pyramid(self.gpt.embed(batch.inputs))
+        levels = self.nets.pyramid(self.gpt.embed(batch.inputs), config.block_size)
         plan = self.plan(batch.step, batch.progress)
         ends = self._ends(batch, rows, plan)
         focused = (
@@ -434,7 +437,7 @@ class MegaContextObjective:
         entries = self._through(contexts.embeddings[: len(ends), history])
         if later is not None:
             later = later.detach().to(self.nets.dtype)
-        return level, index, (lens or self.nets.lensnet)(entries, spans, editable, later)
+        return level, index, (lens or self.nets.lensnet)(entries, spans, editable, later, shape.block_size)
 
     def _through(self, entries: Tensor) -> Tensor:
         """Entries as LensNet reads them: with the share of their gradient that is let through."""
