@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mccore.config import MegaContextConfig, ModelConfig, RunConfig
+from mccore.config import RunConfig
 from mccore.data.loader import Batch
 from mccore.megacontext.networks import MegaContextNets, megacontext_groups
 from mccore.megacontext.objectives import MegaContextObjective
@@ -45,6 +45,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
 
 
 def run_config(model: dict[str, Any] | None = None, rows: int = 4, **changes: Any) -> RunConfig:

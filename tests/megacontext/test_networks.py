@@ -161,8 +161,10 @@ def test_shares_of_nodes_add_up() -> None:
     net = lensnet()
     found = net(*context())
     torch.testing.assert_close(found.questions.exp().sum(dim=2), torch.ones(2, 4))
-    nodes = [0, 1, 2]  # the first entry of each
+    nodes = [0, 1, 2]  # the numbers of nodes, and of the first entry of each
     torch.testing.assert_close(found.scores[:, nodes].exp().sum(dim=1), torch.ones(2))
+    torch.testing.assert_close(found.shares[:, nodes], found.scores[:, [0, 1, 2]])
+    assert (found.shares[:, 3:] == -1e9).all()
 
 
 def test_tokens_to_come_ask_without_being_seen() -> None:
@@ -209,6 +211,8 @@ def test_every_parameter_of_lensnet_has_a_gradient(head: str) -> None:
     net = lensnet(head=head)
     found = net(*context())
     (found.scores * torch.randn(2, 11)).sum().backward()
+    (gradient,) = torch.autograd.grad(net(*context()).shares[:, :3].sum(), net.key.weight)
+    assert gradient.any()
     assert not [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
 
 

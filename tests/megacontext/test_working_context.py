@@ -80,7 +80,8 @@ def test_the_bias_of_gist_keys_leaves_tokens_alone(positional: str) -> None:
 
 # --- a cut by hand -----------------------------------------------------------------------------------------------------
 
-NODES = [(2, 0), (0, 4), (0, 5), (1, 3), (0, 8), (0, 9), (1, 5)]  # 12 tokens in blocks of 2: gists at both ends, one inside
+# 12 tokens in blocks of 2: gists at both ends, one inside.
+NODES = [(2, 0), (0, 4), (0, 5), (1, 3), (0, 8), (0, 9), (1, 5)]
 
 
 @pytest.fixture

@@ -91,3 +91,98 @@ def test_bf16_losses_are_close(make_model, tokens, targets) -> None:  # type: ig
 def test_chunks_are_bounded_by_device() -> None:
     assert loss_module.chunk_rows(32768, torch.device("cpu")) == 32
     assert loss_module.chunk_rows(32768, torch.device("cuda")) == 4096
+
+
+# --- a sum with its parts, and distillation ----------------------------------------------------------------------------
+
+
+def assert_gradients_agree(got: Tensor, want: Tensor, inputs: list[Tensor], tolerance: float) -> None:
+    mine = torch.autograd.grad(3 * got, inputs)
+    theirs = torch.autograd.grad(3 * want, inputs)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a.float(), b.float(), atol=tolerance * b.abs().max().item(), rtol=tolerance)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("softcap", [0.0, 15.0, 60.0])
+def test_a_weighted_sum_and_each_loss_in_one_pass(make_model, targets, softcap, dtype) -> None:  # type: ignore[no-untyped-def]
+    model = make_model(logit_softcap=softcap)
+    hidden = torch.randn(2, 24, 32).to(dtype).requires_grad_()
+    weights = torch.rand(2, 24)
+    total, losses = model.hidden_losses(hidden, targets, weights)
+    logits = (hidden @ model.head.weight[:101].to(dtype).t()).float()
+    logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+    nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none").view(2, 24)
+    torch.testing.assert_close(losses, nll, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(total, (nll * weights).sum(), atol=1e-4, rtol=1e-5)
+    assert losses.dtype == total.dtype == torch.float32
+    assert not losses.requires_grad
+    assert not losses[0, :5].any()  # nothing is scored there
+    tolerance = 1e-4 if dtype == torch.float32 else 0.03
+    assert_gradients_agree(total, (nll * weights).sum(), [hidden, model.head.weight], tolerance)
+    with torch.no_grad():
+        plain = model.hidden_losses(hidden, targets, weights)
+        torch.testing.assert_close(plain[0], total)
+        assert torch.equal(plain[1], losses)
+
+
+def test_no_gradient_flows_into_weights_of_losses(make_model, targets) -> None:  # type: ignore[no-untyped-def]
+    model = make_model()
+    weights = torch.rand(2, 24, requires_grad=True)
+    hidden = torch.randn(2, 24, 32, requires_grad=True)
+    teacher = torch.randn(2, 24, 32, requires_grad=True)
+    total = model.hidden_losses(hidden, targets, weights)[0] + model.distillation(hidden, teacher, weights)[0]
+    total.backward()
+    assert weights.grad is None
+    assert teacher.grad is None
+    assert hidden.grad.any()
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("softcap", [0.0, 15.0])
+def test_distillation_equals_plain_divergence(make_model, softcap, dtype) -> None:  # type: ignore[no-untyped-def]
+    model = make_model(logit_softcap=softcap)
+    hidden = torch.randn(2, 24, 32).to(dtype).requires_grad_()
+    teacher = torch.randn(2, 24, 32).to(dtype)
+    weights = torch.rand(2, 24)
+
+    def logits(states: Tensor, matrix: Tensor) -> Tensor:
+        z = (states @ matrix[:101].to(dtype).t()).float()
+        return softcap * torch.tanh(z / softcap) if softcap else z
+
+    total, each = model.distillation(hidden, teacher, weights)
+    known = logits(teacher, model.head.weight.detach()).log_softmax(dim=-1)
+    own = logits(hidden, model.head.weight).log_softmax(dim=-1)
+    want = F.kl_div(own, known, reduction="none", log_target=True).sum(dim=-1)
+    torch.testing.assert_close(each, want, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(total, (want * weights).sum(), atol=1e-4, rtol=1e-5)
+    assert each.min() > 0
+    assert not each.requires_grad
+    tolerance = 1e-4 if dtype == torch.float32 else 0.03
+    assert_gradients_agree(total, (want * weights).sum(), [hidden, model.head.weight], tolerance)
+    with torch.no_grad():
+        plain = model.distillation(hidden, teacher, weights)
+        torch.testing.assert_close(plain[0], total)
+        torch.testing.assert_close(plain[1], each)
+
+
+def test_distilling_the_same_states_is_free(make_model) -> None:  # type: ignore[no-untyped-def]
+    model = make_model()
+    hidden = torch.randn(2, 24, 32, requires_grad=True)
+    total, each = model.distillation(hidden, hidden, torch.ones(2, 24))
+    assert each.abs().max() < 1e-6
+    gradients = torch.autograd.grad(total, [hidden, model.head.weight])
+    assert all(gradient.abs().max() < 1e-6 for gradient in gradients)
+
+
+def test_distillation_never_makes_the_logits_of_a_batch(make_model, small_chunks) -> None:  # type: ignore[no-untyped-def]
+    model = make_model()
+    hidden = torch.randn(2, 24, 32, requires_grad=True)
+    with Shapes() as shapes:
+        model.distillation(hidden, torch.randn(2, 24, 32), torch.ones(2, 24))[0].backward()
+    rows = {shape[-2] for shape in shapes.seen if len(shape) > 1 and shape[-1] == 101}
+    rows.discard(model.config.n_embd)  # the head's weight, transposed
+    assert max(rows) == small_chunks
+    assert not model.head.weight.grad[101:].any()
