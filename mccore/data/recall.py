@@ -15,9 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ANSWER_WEIGHT = 10.0
-OTHER_WEIGHT = 0.1
-
 
 @dataclass(frozen=True)
 class RecallTask:
@@ -75,8 +72,8 @@ class RecallTask:
 
 
 class RecallBatch(NamedTuple):
-    """R rows: inputs and targets int64 [R, T], weights of the targets fp32 [R, T], and for every asked key the position that
-    has to predict its value and the block it lies in, int64 [R, asked]."""
+    """R rows: inputs and targets int64 [R, T], weights of the targets fp32 [R, T] (1 for answers, else 0), and for every asked
+    key the position that has to predict its value and the block it lies in, int64 [R, asked]."""
 
     inputs: Tensor
     targets: Tensor
@@ -132,9 +129,8 @@ def draw_recall(task: RecallTask, rows: int, generator: torch.Generator) -> Reca
 
     answer_at = torch.arange(task.tokens - task.horizon, task.tokens, 2).expand(rows, -1)
     known_at = torch.arange(task.far, task.far + 2 * task.answered, 2).expand(rows, -1)
-    weights = torch.full(inputs.shape, OTHER_WEIGHT)
-    weights.scatter_(1, torch.cat((known_at, answer_at), dim=1), ANSWER_WEIGHT)
-    weights[:, -1] = 0.0
+    # Only answers are trained on: everything else is noise, and learning that costs as many steps again.
+    weights = torch.zeros(inputs.shape).scatter(1, torch.cat((known_at, answer_at), dim=1), 1.0)
     return RecallBatch(inputs, targets, weights, answer_at, answer_block)
 
 

@@ -108,16 +108,17 @@ class AttentionLosses(NamedTuple):
     questions: Tensor  # KL from each query's attention to its own shares, mean weighted by how much attention there is
 
 
-def attention_losses(focus: Focus, wanted: Tensor, weights: Tensor) -> AttentionLosses:
+def attention_losses(focus: Focus, wanted: Tensor, weights: Tensor, asking: Tensor | None = None) -> AttentionLosses:
     """How far a focus is from the attention that was paid.
 
     wanted: fp32 [R, Q, L], attention of every query of `focus.questions` on nodes (`by_node`); weights: fp32 [R, H], of the
-    last H queries, those of the horizon, in what the scores have to foresee.
+    last H queries, those of the horizon, in what the scores have to foresee; asking: fp32 [R, Q], of every query in what it
+    has to ask itself, default 1.
     """
     horizon = weights.size(1)
     foreseen = (wanted[:, -horizon:] * weights.unsqueeze(-1)).sum(dim=1)  # [R, L]
     scores = torch.log_softmax(focus.shares, dim=1)
-    mass = wanted.sum(dim=2)
+    mass = wanted.sum(dim=2) if asking is None else wanted.sum(dim=2) * asking
     each = _divergence(wanted, focus.questions)  # [R, Q]
     questions = (each * mass).sum(dim=1) / mass.sum(dim=1).clamp(min=1e-6)
     return AttentionLosses(_divergence(foreseen, scores), questions)

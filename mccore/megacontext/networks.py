@@ -84,7 +84,7 @@ def megacontext_groups(config: MegaContextConfig, prefix: str, scale: float) -> 
     """Optimizer groups of `MegaContextNets` under `prefix` ("mc."); `scale` is the factor on every rate."""
     at = prefix.replace(".", r"\.")
     matrices = r"layers\.\d+\.(q|k|v|proj|fc|fc_proj)\.weight|head\.(fc|out)\.weight"
-    betas = (0.9, 0.98)
+    betas = (0.8, 0.95)
     return (
         Group("gist_matrices", rf"{at}(gistnet|decoder)\.({matrices})", "muon", config.gistnet.matrix_lr * scale),
         Group(
@@ -94,5 +94,5 @@ def megacontext_groups(config: MegaContextConfig, prefix: str, scale: float) -> 
             config.gistnet.lr * scale,
             betas,
         ),
-        Group("lens", rf"{at}lensnet\..*", "adamw", config.lens.lr * scale, betas, 0.01),
+        Group("lens", rf"{at}lensnet\..*", "adamw", config.lens.lr * scale, betas),
     )

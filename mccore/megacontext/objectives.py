@@ -288,11 +288,20 @@ class MegaContextObjective:
                 some(ends) - asking, asking, config.block_size, blocks, some(self._limit(ends)), self.gpt.attend
             )
         inputs, targets = some(batch.inputs), some(batch.targets)
+        positions: Tensor | None = None
+        if config.position_skip:
+            position = torch.arange(self.tokens, device=weights.device).expand(count, -1)
+            behind = position >= (ends - config.recent_tokens).unsqueeze(1)
+            positions = some(position + behind * self._skip(batch, count).unsqueeze(1))
         hidden = self._forward(
-            embeddings=some(embeddings), value_embeddings=self.gpt.embed_values(inputs), attend=recorder
+            embeddings=some(embeddings),
+            value_embeddings=self.gpt.embed_values(inputs),
+            positions=positions,
+            attend=recorder,
         )
         loss, nll = self.gpt.hidden_losses(hidden, targets, some(weights) / (share * batch.step_targets))
-        sums.add("token_loss", nll.sum(), (targets >= 0).sum())
+        there = some(weights) > 0
+        sums.add("token_loss", (nll * there).sum(), there.sum())
         return (
             _Baseline(
                 read if every else read.index_fill(0, at, True),
@@ -323,7 +332,10 @@ class MegaContextObjective:
         variant = torch.arange(count, device=rows.device).repeat_interleave(len(rows)) * 2 + mixed
         spread = None if focus is None else focus.repeat(count, 1)
         level, index, chosen = self._cuts(batch, shape, rows[own], variant, ends[own], mixed, spread)
-        offset = self._skip(batch, shape, rows[own], variant, level, index) if config.position_skip else None
+        offset: Tensor | None = None
+        if config.position_skip:
+            recent = torch.arange(shape.length, device=rows.device) >= shape.length - shape.recent_tokens
+            offset = self._skip(batch, len(rows))[own].unsqueeze(1) * recent
         contexts = assemble(levels, own, level, index, config.block_size, offset)
         hidden = self._forward(**model_inputs(self.gpt, contexts, batch.inputs, self.nets.bias, config.positional))
         targets = context_targets(contexts, batch.targets)
@@ -345,7 +357,7 @@ class MegaContextObjective:
             share = share * (1 + extra)
         loss, nll = self.gpt.hidden_losses(hidden, targets, share)
 
-        there = targets >= 0
+        there = weights[own].gather(1, contexts.last) > 0
         for lod in range(config.max_lod + 1):
             at = there & (level == lod)
             sums.add(f"lod_loss/{lod}", (nll * at).sum(), at.sum())
@@ -363,13 +375,10 @@ class MegaContextObjective:
             loss = loss + config.distill_weight * term
         return _Group(contexts, hidden, targets, nll), loss
 
-    def _skip(
-        self, batch: Batch, shape: CutShape, rows: Tensor, variant: Tensor, level: Tensor, index: Tensor
-    ) -> Tensor:
-        """Positions to add to each entry: the recent tokens, and all behind them, move away from the far past."""
-        drawn = self._random(batch.step, _SKIP, rows, variant) * (self.config.position_skip + 1)
-        recent = torch.arange(shape.length, device=rows.device) >= shape.length - shape.recent_tokens
-        return drawn.long().unsqueeze(1) * recent
+    def _skip(self, batch: Batch, count: int) -> Tensor:
+        """Positions by which the recent tokens of each row move away from the far past, int64 [B]; in every pass alike."""
+        rows = batch.first_row + torch.arange(count, device=batch.inputs.device)
+        return (self._random(batch.step, _SKIP, rows) * (self.config.position_skip + 1)).long()
 
     def _rebuild(self, batch: Batch, gists: Tensor, rows: Tensor, weights: Tensor, sums: _Sums) -> Tensor:
         """The loss of rebuilding some blocks of every row from their gists [B, n, D]."""
@@ -416,8 +425,11 @@ class MegaContextObjective:
             suffered = coarse.nll[: len(ends), -horizon:] - baseline.nll.gather(1, at)
             suffered = (suffered.clamp(min=0) + config.lens.key_floor) * weights.gather(1, at)
             # A history shorter than the number of queries has fewer of them.
-            wanted = by_node(baseline.attention[:, -focus.questions.size(1) :], focus, level, index, config.block_size)
-            found = attention_losses(focus, wanted, suffered)
+            queries = focus.questions.size(1)
+            wanted = by_node(baseline.attention[:, -queries:], focus, level, index, config.block_size)
+            # A token whose prediction isn't trained has learned no question.
+            asking = weights.gather(1, ends.unsqueeze(1) - queries + torch.arange(queries, device=ends.device))
+            found = attention_losses(focus, wanted, suffered, asking)
             counted = (baseline.read & (suffered.sum(dim=1) > 0)).float() * portion / config.baseline_share
             loss = loss + ((found.focus + config.lens.question_weight * found.questions) * counted).sum()
             there = (counted > 0).float()
