@@ -1,0 +1,323 @@
+"""What a model predicts on the same rows with different Working Contexts: the passes behind `mccore.eval.context`.
+
+Everything goes through `working_context.assemble` and `model_inputs`, as in training. All rows have one length, so all
+contexts of a condition do too, and a cut is given by the level over each block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mccore.errors import ConfigError
+from mccore.eval.context_policies import bm25_rows
+from mccore.megacontext.focus_targets import AttentionMass
+from mccore.megacontext.networks import MegaContextNets
+from mccore.megacontext.positions import Spans
+from mccore.megacontext.random_cuts import CutShape, entries_of, hash_uniform
+from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
+from mccore.model.gpt import GPT
+from mccore.model.kernels import rms_norm
+
+POLICIES = ("random", "recency", "bm25", "raw_attention", "teacher_attention", "lens", "oracle")
+
+_EPS = 1e-6  # of the norm of mean-pooled gists, GistNet's
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The cuts of all rows. `tokens` n is what the model reads of a row; its last `horizon` predictions are scored."""
+
+    tokens: int
+    horizon: int
+    budget: int  # W
+    expanded: int  # e
+    block_size: int
+    max_lod: int
+    recent: int  # newest tokens read that are never gists; the horizon's are among them
+
+    @property
+    def collapses(self) -> int:
+        """Collapses that bring n tokens within the budget: each frees K - 1 entries."""
+        return -(-(self.tokens - self.budget) // (self.block_size - 1))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a row, a partial one included."""
+        return -(-self.tokens // self.block_size)
+
+    @property
+    def limit(self) -> int:
+        """Blocks before the recent tokens."""
+        return (self.tokens - self.recent) // self.block_size
+
+    @property
+    def entries(self) -> int:
+        """Entries of every Working Context but the unexpanded one."""
+        return self.tokens - self.collapses * (self.block_size - 1)
+
+    def terraces(self, collapses: int) -> tuple[int, int]:
+        """How many LOD2 nodes and how many blocks in all are gists after so many collapses: LOD1 as far as that goes."""
+        far = min(self.limit, collapses)
+        return collapses - far, far
+
+    def state(self, collapses: int) -> Tensor:
+        """The level over each block after so many collapses: the oldest blocks are gists, int64 [blocks]."""
+        coarse, far = self.terraces(collapses)
+        block = torch.arange(self.blocks)
+        return torch.where(block < coarse * self.block_size, 2, torch.where(block < far, 1, 0))
+
+    @property
+    def candidates(self) -> tuple[int, int]:
+        """The blocks `[first, stop)` that are LOD1 gists in the unexpanded context, of which e may be expanded."""
+        coarse, far = self.terraces(self.collapses + self.expanded)
+        return coarse * self.block_size, far
+
+    def check(self) -> None:
+        """Raise ConfigError when there is nothing to compare."""
+        hint = "evaluate longer rows, or a smaller budget"
+        if self.tokens <= self.budget:
+            raise ConfigError(
+                f"rows of {self.tokens} tokens fit the budget of {self.budget}: nothing is far", hint=hint
+            )
+        if self.expanded < 1:
+            raise ConfigError("no block is to be expanded", hint="expand at least one")
+        if self.horizon < 1 or self.recent < self.horizon:
+            raise ConfigError(f"{self.recent} recent tokens don't hold a horizon of {self.horizon}")
+        coarse, far = self.terraces(self.collapses + self.expanded)
+        first, stop = self.candidates
+        if coarse and (self.max_lod < 2 or first > far):
+            raise ConfigError(
+                f"{self.tokens} tokens don't fit {self.budget} entries with {self.recent} recent tokens and "
+                f"{self.expanded} expanded blocks of {self.block_size}",
+                hint="raise the budget, or lower the expanded blocks or megacontext.recent_tokens",
+            )
+        if stop - first <= self.expanded:
+            raise ConfigError(f"{stop - first} far blocks leave no choice of {self.expanded} to expand", hint=hint)
+
+
+class Ledger:
+    """NLL by condition and row, of tokens that must be the same ones everywhere."""
+
+    def __init__(self, wanted: Tensor) -> None:
+        self._wanted = wanted.cpu()  # [R, H]
+        self.nll: dict[str, NDArray[np.float64]] = {}
+
+    def add(self, name: str, rows: Tensor, wanted: Tensor, nll: Tensor) -> None:
+        """Take the losses [r, H] of the tokens `wanted` of some rows. Raises AssertionError for other tokens than these
+        rows' last ones, or a row that was there already: paired differences would be noise or worse."""
+        rows = rows.cpu()
+        if not torch.equal(wanted.cpu(), self._wanted[rows]):
+            raise AssertionError(f"{name} scored other tokens than the rows' last {self._wanted.size(1)}")
+        values = self.nll.setdefault(name, np.full(len(self._wanted), np.nan))
+        if not np.isnan(values[rows.numpy()]).all():
+            raise AssertionError(f"{name} scored a row twice")
+        values[rows.numpy()] = nll.double().mean(dim=1).cpu().numpy()
+
+    def complete(self) -> dict[str, NDArray[np.float64]]:
+        """The mean losses [R] of every condition. Raises AssertionError where one left out a row."""
+        for name, values in self.nll.items():
+            if np.isnan(values).any():
+                raise AssertionError(f"{name} has no loss of row {int(np.argmax(np.isnan(values)))}")
+        return self.nll
+
+
+class ContextRows:
+    """Some of the rows and every pass over them. `at`: their numbers [b]; `tokens` and `others`, with whose gists theirs are
+    swapped, [b, n + 1]."""
+
+    def __init__(
+        self,
+        gpt: GPT,
+        nets: MegaContextNets,
+        geometry: Geometry,
+        at: Tensor,
+        tokens: Tensor,
+        others: Tensor | None,
+        ledger: Ledger,
+        max_entries: int,
+    ) -> None:
+        self.gpt, self.nets, self.geometry, self.ledger = gpt, nets, geometry, ledger
+        self.at = at
+        self.inputs, self.targets = tokens[:, :-1], tokens[:, 1:]
+        self.levels = nets.pyramid(gpt.embed(self.inputs))
+        self.others = None if others is None else nets.pyramid(gpt.embed(others[:, :-1]))
+        self.own = torch.arange(len(tokens), device=tokens.device)
+        self._max_entries = max_entries
+
+    # --- contexts and passes ------------------------------------------------------------------------------------------
+
+    def contexts(self, state: Tensor, entries: int, row: Tensor | None = None) -> WorkingContexts:
+        """Contexts of `entries` entries with the levels `state` [r, blocks] over the blocks of the rows `row` [r]."""
+        geometry = self.geometry
+        row = self.own if row is None else row
+        shape = CutShape(geometry.tokens, entries, geometry.block_size, geometry.max_lod, geometry.recent)
+        return assemble(self.levels, row, *entries_of(shape, state.to(row.device)), geometry.block_size)
+
+    def raw(self, count: int) -> WorkingContexts:
+        """The last `count` tokens of every row, nothing else."""
+        index = torch.arange(self.geometry.tokens - count, self.geometry.tokens, device=self.own.device)
+        index = index.expand(len(self.own), -1).contiguous()
+        return assemble(self.levels, self.own, torch.zeros_like(index), index, self.geometry.block_size)
+
+    def score(self, contexts: WorkingContexts, recorder: AttentionMass | None = None) -> tuple[Tensor, Tensor]:
+        """The tokens scored and their losses, each [r, H]."""
+        inputs = model_inputs(self.gpt, contexts, self.inputs, self.nets.bias, self.nets.config.positional)
+        horizon = slice(-self.geometry.horizon, None)
+        hidden = self.gpt.hidden(**inputs, attend=recorder)[:, horizon]
+        wanted = context_targets(contexts, self.targets)[:, horizon]
+        return wanted, self.gpt.hidden_loss(hidden, wanted, reduction="none")
+
+    def record(self, name: str, contexts: WorkingContexts, recorder: AttentionMass | None = None) -> Tensor:
+        """Score a condition of every row and enter it in the ledger: losses [b, H]."""
+        wanted, nll = self.score(contexts, recorder)
+        self.ledger.add(name, self.at[contexts.row.cpu()], wanted, nll)
+        return nll
+
+    def expand(self, chosen: Tensor) -> WorkingContexts:
+        """The unexpanded context with the blocks `chosen` [b, e] shown as tokens."""
+        geometry = self.geometry
+        state = self._unexpanded().repeat(len(self.own), 1).scatter(1, chosen, 0)
+        return self.contexts(state, geometry.entries)
+
+    def _unexpanded(self) -> Tensor:
+        return self.geometry.state(self.geometry.collapses + self.geometry.expanded).to(self.own.device)
+
+    # --- conditions ---------------------------------------------------------------------------------------------------
+
+    def run_full(self) -> tuple[Tensor, Tensor]:
+        """The whole row as tokens, as in training: losses [b, H], and the attention [b, H, blocks] of the tokens that make
+        the scored predictions to far blocks."""
+        geometry = self.geometry
+        first = torch.full_like(self.own, geometry.tokens - geometry.horizon)
+        limit = torch.full_like(self.own, geometry.candidates[1])
+        size, blocks = geometry.block_size, geometry.blocks
+        recorder = AttentionMass(first, geometry.horizon, size, blocks, limit, self.gpt.attend)
+        values = self.gpt.embed_values(self.inputs)
+        hidden = self.gpt.hidden(embeddings=self.levels[0], value_embeddings=values, attend=recorder)
+        wanted = self.targets[:, -geometry.horizon :]
+        nll = self.gpt.hidden_loss(hidden[:, -geometry.horizon :], wanted, reduction="none")
+        self.ledger.add("full", self.at, wanted, nll)
+        return nll, recorder.excess()
+
+    def run_plain(self) -> None:
+        """Conditions without a choice: windows, and gists as they are, zeroed, swapped or mean-pooled."""
+        geometry = self.geometry
+        self.record("window", self.raw(geometry.budget))
+        self.record("tail", self.raw(geometry.tokens - geometry.terraces(geometry.collapses)[1] * geometry.block_size))
+        state = geometry.state(geometry.collapses).repeat(len(self.own), 1)
+        gists = self.contexts(state, geometry.entries)
+        self.record("gists", gists)
+        coarse = (gists.level > 0).unsqueeze(-1)
+        zeroed = gists.embeddings.masked_fill(coarse, 0.0)
+        self.record("gists_zeroed", dataclasses.replace(gists, embeddings=zeroed))
+        instead = {"gists_mean": mean_pyramid(self.levels[0], geometry.block_size, geometry.max_lod)}
+        if self.others is not None:
+            instead["gists_swapped"] = self.others
+        for name, levels in instead.items():
+            other = assemble(levels, self.own, gists.level, gists.index, geometry.block_size).embeddings
+            self.record(name, dataclasses.replace(gists, embeddings=torch.where(coarse, other, gists.embeddings)))
+
+    def run_policies(
+        self, full: Tensor, attention: Tensor, *, query_tokens: int, oracle: bool, seed: int
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The unexpanded context, and it with e blocks expanded by every policy.
+
+        Returns each policy's scores [b, J] of the candidates and their true utilities [b, J], None without `oracle`.
+        """
+        geometry = self.geometry
+        first, stop = geometry.candidates
+        count, far = stop - first, geometry.terraces(geometry.collapses + geometry.expanded)[1]
+        coarse = self.contexts(
+            self._unexpanded().repeat(len(self.own), 1),
+            geometry.entries - geometry.expanded * (geometry.block_size - 1),
+        )
+        gists = int((coarse.level[0] > 0).sum())
+        history = coarse.level.size(1) - (geometry.horizon - 1)
+        asked = min(query_tokens, history - gists)
+        limit = torch.full_like(self.own, gists)
+        recorder = AttentionMass(
+            torch.full_like(self.own, history - asked), asked, 1, coarse.level.size(1), limit, self.gpt.attend
+        )
+        unexpanded = self.record("unexpanded", coarse, recorder)
+
+        candidate = torch.arange(count, device=self.own.device)
+        rows = self.at.to(candidate.device)
+        suffered = (unexpanded - full).clamp(min=0) + self.nets.config.lens.key_floor
+        scores = {
+            "random": hash_uniform(seed, rows.unsqueeze(1), candidate),
+            "recency": candidate.float().expand(len(rows), -1),
+            "bm25": self._bm25(asked, first, far).to(candidate.device),
+            "raw_attention": recorder.excess().sum(dim=1)[:, gists - count : gists],
+            "teacher_attention": (attention * suffered.unsqueeze(-1)).sum(dim=1)[:, first:stop],
+            "lens": self.lens(coarse, history)[:, gists - count : gists],
+        }
+        for name, values in scores.items():
+            # A stable order: of two alike the newer.
+            order = values.flip(1).sort(dim=1, descending=True, stable=True).indices[:, : geometry.expanded]
+            self.record(name, self.expand(first + count - 1 - order))
+        if not oracle:
+            return scores, None
+        utilities, chosen = self._greedy(unexpanded.double().mean(dim=1))
+        self.record("oracle", self.expand(first + chosen))
+        return scores, utilities
+
+    def lens(self, contexts: WorkingContexts, history: int) -> Tensor:
+        """LensNet's scores of the first `history` entries, of which those before the recent tokens compete: [b, history]."""
+        spans = Spans(*(part[:, :history] for part in contexts.spans))
+        editable = contexts.last[:, :history] < self.geometry.limit * self.geometry.block_size
+        entries = contexts.embeddings[:, :history].to(self.nets.dtype)
+        scores: Tensor = self.nets.lensnet(entries, spans, editable).scores
+        return scores
+
+    def _bm25(self, asked: int, first: int, stop: int) -> Tensor:
+        """Lexical overlap of each candidate with the newest `asked` tokens of the history."""
+        size, end = self.geometry.block_size, self.geometry.tokens + 1 - self.geometry.horizon
+        tokens = self.inputs.cpu().numpy()
+        documents = tokens[:, first * size : stop * size].reshape(len(tokens), -1, size)
+        return torch.from_numpy(bm25_rows(tokens[:, end - asked : end], documents)).float()
+
+    def _greedy(self, base: Tensor) -> tuple[Tensor, Tensor]:
+        """The utility [b, J] of expanding each candidate alone, in nats per scored token, and the e [b, e] that a greedy
+        search picks, which measures all that are left again after each. `base`: mean loss of the unexpanded context [b]."""
+        geometry = self.geometry
+        first, stop = geometry.candidates
+        opened = torch.zeros(len(self.own), stop - first, dtype=torch.bool, device=self.own.device)
+        state = self._unexpanded().repeat(len(self.own), 1)
+        utilities: Tensor | None = None
+        picks = []
+        for turn in range(geometry.expanded):
+            entries = geometry.entries - (geometry.expanded - turn - 1) * (geometry.block_size - 1)
+            row, candidate = (~opened).nonzero(as_tuple=True)
+            found = torch.full(opened.shape, -torch.inf, dtype=torch.float64, device=opened.device)
+            step = max(1, self._max_entries // entries)
+            for start in range(0, len(row), step):
+                part = slice(start, start + step)
+                tried = state[row[part]].scatter(1, (first + candidate[part]).unsqueeze(1), 0)
+                nll = self.score(self.contexts(tried, entries, row[part]))[1].double().mean(dim=1)
+                found[row[part], candidate[part]] = base[row[part]] - nll
+            best = found.max(dim=1)
+            picks.append(best.indices)
+            base = base - best.values
+            opened.scatter_(1, best.indices.unsqueeze(1), True)
+            state.scatter_(1, (first + best.indices).unsqueeze(1), 0)
+            utilities = found if utilities is None else utilities
+        assert utilities is not None
+        return utilities, torch.stack(picks, dim=1)
+
+
+def mean_pyramid(embeddings: Tensor, block_size: int, max_lod: int) -> Sequence[Tensor]:
+    """A pyramid whose gists are the normed means of their normed children, as GistNet's are before it learns anything."""
+    levels = [embeddings]
+    for _ in range(max_lod):
+        below = levels[-1]
+        blocks = below.size(1) // block_size
+        children = rms_norm(below[:, : blocks * block_size], _EPS)
+        levels.append(rms_norm(children.reshape(below.size(0), blocks, block_size, -1).mean(dim=2), _EPS))
+    return levels

@@ -1,0 +1,97 @@
+"""Numbers that compare contexts row by row: paired means, ratios of differences, and how well scores rank utilities.
+
+Rows of one document aren't independent: standard errors are those of a mean over clusters, which are documents where they are
+known and rows otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+CERTAIN = 3.0  # standard errors that a denominator has to differ from 0 by
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its standard error over `n` independent units; None where there are too few."""
+
+    mean: float | None
+    stderr: float | None
+    n: int
+
+    @property
+    def z(self) -> float | None:
+        """The mean in standard errors."""
+        if self.mean is None or self.stderr is None:
+            return None
+        return self.mean / self.stderr if self.stderr else math.copysign(math.inf, self.mean) if self.mean else 0.0
+
+
+def estimate(values: Values, clusters: NDArray[np.int64] | None = None) -> Estimate:
+    """The mean over rows and its standard error over clusters [R]; NaN rows are left out.
+
+    With G clusters and e their sums of deviations from the mean: `sqrt(G / (G - 1) * sum(e^2)) / R`, which is `s / sqrt(R)`
+    where every row is a cluster of its own.
+    """
+    there = ~np.isnan(values)
+    values = values[there]
+    groups = np.arange(len(values)) if clusters is None else np.unique(clusters[there], return_inverse=True)[1]
+    count = int(groups.max()) + 1 if len(values) else 0
+    if not count:
+        return Estimate(None, None, 0)
+    mean = float(values.mean())
+    if count == 1:
+        return Estimate(mean, None, 1)
+    sums = np.bincount(groups, weights=values - mean, minlength=count)
+    return Estimate(mean, float(math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(values)), count)
+
+
+def ratio(numerator: Values, denominator: Values, clusters: NDArray[np.int64] | None = None) -> Estimate | None:
+    """`mean(numerator) / mean(denominator)` over rows [R], with the delta method's standard error; None unless the
+    denominator's mean is more than `CERTAIN` standard errors above 0."""
+    below = estimate(denominator, clusters)
+    if below.mean is None or below.stderr is None or below.mean <= CERTAIN * below.stderr or below.mean <= 0:
+        return None
+    quotient = float(numerator.mean()) / below.mean
+    residual = estimate((numerator - quotient * denominator) / below.mean, clusters)
+    return Estimate(quotient, residual.stderr, residual.n)
+
+
+def ranks(values: Values) -> Values:
+    """Ranks from 0 along the last axis of [R, J]; those alike share the mean of theirs."""
+    less = (values[..., None, :] < values[..., :, None]).sum(axis=-1)
+    equal = (values[..., None, :] == values[..., :, None]).sum(axis=-1)
+    out: Values = less + (equal - 1) / 2
+    return out
+
+
+def spearman(scores: Values, utilities: Values) -> Values:
+    """Rank correlation of each row of [R, J]: [R], NaN where either side is constant."""
+    found = np.full(len(scores), np.nan)
+    for row, (score, utility) in enumerate(zip(scores, utilities, strict=True)):
+        x, y = ranks(score), ranks(utility)
+        x, y = x - x.mean(), y - y.mean()
+        scale = math.sqrt(float((x * x).sum() * (y * y).sum()))
+        if scale > 0:
+            found[row] = float((x * y).sum()) / scale
+    return found
+
+
+def recall_at(scores: Values, utilities: Values, k: int) -> Values:
+    """Share of the k blocks of highest utility that are among the k of highest score, by row of [R, J]: [R]. Of those alike
+    the newer, last one counts as higher, on both sides."""
+
+    def best(values: Values) -> NDArray[np.bool_]:
+        order = np.argsort(values, axis=1, kind="stable")[:, -k:]
+        chosen = np.zeros(values.shape, dtype=bool)
+        np.put_along_axis(chosen, order, True, axis=1)
+        return chosen
+
+    shared: Values = (best(scores) & best(utilities)).sum(axis=1) / k
+    return shared
