@@ -303,6 +303,10 @@ class Runtime:
             )
         return gpt, meta
 
+    def trained_megacontext(self, stage: StageName) -> MegaContextNets | None:
+        """The networks beside the GPT in a stage's newest checkpoint; None for a run without MegaContext."""
+        return load_megacontext(self.last_checkpoint(stage), self.world.device, self.aux_dtype)
+
     def engine(self, gpt: GPT) -> Engine:
         """Generation with a model."""
         from mccore.serve.engine import Engine

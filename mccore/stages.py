@@ -124,7 +124,13 @@ def base_eval(runtime: Runtime) -> Results:
     )
     for sample in samples:
         runtime.emit("sample", prompt=sample.prompt, text=sample.text)
-    return {"step": meta.step, **found._asdict(), "samples": [sample._asdict() for sample in samples]}
+    results: Results = {"step": meta.step, **found._asdict(), "samples": [sample._asdict() for sample in samples]}
+    nets = runtime.trained_megacontext("base")
+    if nets is not None:
+        from mccore.focus_stage import focus_table
+
+        results["context"] = focus_table(runtime, gpt, nets)
+    return results
 
 
 def chat_eval_mid(runtime: Runtime) -> Results:

@@ -22,10 +22,11 @@ from mccore.errors import ConfigError, RunError
 from mccore.eval.bits_per_byte import BitsPerByte
 from mccore.eval.samples import sample_completions
 from mccore.files import write_atomic
+from mccore.focus_stage import CHECK_ROWS, check_focus, validation_rows
 from mccore.megacontext.objectives import MegaContextObjective
 from mccore.model.schedule import schedule
 from mccore.runtime import Runtime, Stopped, Training
-from mccore.scaling import TrainPlan, count_parameters, flops_per_token, train_plan
+from mccore.scaling import TrainPlan, count_parameters, train_plan, training_flops_per_token
 from mccore.train.checkpoint import CheckpointWriter, Meta, Saved, latest, load_into
 from mccore.train.devices import device_name, peak_flops
 from mccore.train.loop import Cadence, Progress, train
@@ -82,7 +83,7 @@ def train_stage(runtime: Runtime) -> Results:
             cadence=Cadence(section.eval_every_tokens, section.sample_every_tokens, section.checkpoint_every_tokens),
             seed=config.seed,
             start=start,
-            flops_per_token=flops_per_token(runtime.model_config),
+            flops_per_token=_flops_per_token(runtime),
             peak_flops=peak_flops(world.device, runtime.dtype),
         )
     results: Results = {
@@ -92,7 +93,7 @@ def train_stage(runtime: Runtime) -> Results:
         "loss": progress.loss,
         "seconds": progress.seconds,
         "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
-        "flops": progress.tokens * flops_per_token(runtime.model_config),
+        "flops": progress.tokens * _flops_per_token(runtime),
         "parameters": asdict(count_parameters(runtime.model_config)),
         "epoch": rows.passes(progress.position),
     }
@@ -103,6 +104,10 @@ def train_stage(runtime: Runtime) -> Results:
     validation = hooks.evaluate(progress)
     hooks.sample(progress)
     return results | {"val_loss": validation.val_loss, "val_bpb": validation.val_bpb}
+
+
+def _flops_per_token(runtime: Runtime) -> int:
+    return training_flops_per_token(runtime.config.model_copy(update={"model": runtime.model_config}))
 
 
 def _plan(runtime: Runtime, rows: Rows) -> TrainPlan:
@@ -180,6 +185,7 @@ class _Hooks:
         self.writer = writer
         self.plan = plan
         self._val_rows: Rows | None = None
+        self._focus_rows: torch.Tensor | None = None
         self._logged = 0.0
 
     def on_step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
@@ -212,9 +218,13 @@ class _Hooks:
         runtime, section = self.runtime, self.runtime.train_config
         if self._val_rows is None:
             self._val_rows = runtime.rows(runtime.stage, "val")
+            if self.training.nets is not None and "base" in runtime.config.stages:
+                self._focus_rows = validation_rows(runtime, CHECK_ROWS)
         found = runtime.validate(self.training.gpt, self._val_rows, section.eval_tokens, section.micro_batch_rows)
         if runtime.world.is_main:
             emit_validation(runtime, found, progress)
+            if self.training.nets is not None and self._focus_rows is not None:
+                check_focus(runtime, self.training.gpt, self.training.nets, self._focus_rows, progress)
         return found
 
     def sample(self, progress: Progress) -> None:

@@ -1,0 +1,164 @@
+"""How well a model in training uses its Working Context: a short check at every evaluation, and the table at the end of base.
+
+Both read the first validation rows of the corpus, and contexts of the size that training ends with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mccore import plugins
+from mccore.api import Allocator, AllocatorSpec
+from mccore.data.rows import Position
+from mccore.scaling import variant_lengths
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mccore.eval.context_stream import StreamReport
+    from mccore.megacontext.networks import MegaContextNets
+    from mccore.model.gpt import GPT
+    from mccore.runtime import Runtime
+    from mccore.train.loop import Progress
+
+CHECK_ROWS = 8  # sequences of the check at every evaluation
+TABLE_ROWS = 64  # sequences of the table
+SESSION = "validation row 0"
+POLICIES = ("random", "recency", "bm25", "raw_attention", "teacher_attention", "lens", "oracle")
+
+
+def build_allocator(runtime: Runtime, recent_tokens: int | None = None) -> Allocator:
+    """The allocator of the run; with `recent_tokens`, its own are at most so many."""
+    config = runtime.config.megacontext
+    extension = plugins.load("allocator", config.allocator.name)
+    options = extension.options.model_validate(config.allocator.options)
+    own = getattr(options, "recent_tokens", None)
+    if recent_tokens is not None and own is not None:
+        options = options.model_copy(update={"recent_tokens": min(own, recent_tokens)})
+    spec = AllocatorSpec(block_size=config.block_size, max_lod=config.max_lod, seed=runtime.config.seed)
+    return extension.build(options, spec)
+
+
+def validation_rows(runtime: Runtime, count: int) -> Tensor:
+    """Token ids int64 [count, T + 1] of the first validation rows of the corpus. All ranks call it together."""
+    import torch
+
+    from mccore.data.loader import stack_rows
+
+    rows = runtime.rows("base", "val")
+    chosen = []
+    for row, position in rows.walk(Position()):
+        if len(chosen) == count or position.epoch > 0:
+            break
+        chosen.append(row)
+    inputs, targets = stack_rows(rows, chosen)
+    return torch.cat((inputs, targets[:, -1:]), dim=1).to(runtime.world.device)
+
+
+def check_focus(runtime: Runtime, gpt: GPT, nets: MegaContextNets, rows: Tensor, progress: Progress) -> None:
+    """Stream rows [R, T] through contexts of the training size, and emit what the focus did. For one rank."""
+    from mccore.eval.context_stream import stream_focus
+
+    config = runtime.config.megacontext
+    interval = min(config.refocus_interval, config.horizon)
+    budget = variant_lengths(runtime.config)[-1].mixed + interval  # a refocus leaves room for the next tokens
+    allocator = build_allocator(runtime, max(config.horizon, config.recent_tokens - interval))
+    gpt.eval()
+    try:
+        report = stream_focus(gpt, nets, rows, allocator, budget=budget, interval=interval)
+    finally:
+        gpt.train()
+    at = {"step": progress.step, "tokens": progress.tokens}
+    delta = report.delta_nll
+    runtime.emit(
+        "delta_nll",
+        **at,
+        metrics={"delta_nll": report.metrics["delta_nll"]},
+        condition=config.allocator.name,
+        horizon=interval,
+        budget=budget,
+        sequences=len(rows),
+        stderr=delta.stderr,
+        by_distance=[],
+        by_lod=[],
+    )
+    _emit_refocus(runtime, report, budget, allocator.recent_tokens, at)
+    print(
+        f"focus: delta nll {report.metrics['delta_nll']:+.4f}, "
+        + ", ".join(
+            f"{name} {report.metrics[name]:.3f}" for name in ("swap_rate", "residency") if name in report.metrics
+        ),
+        flush=True,
+    )
+
+
+def _emit_refocus(runtime: Runtime, report: StreamReport, budget: int, recent: int, at: dict[str, Any]) -> None:
+    from mccore.megacontext.cut import encode_runs
+
+    if not report.refocuses:
+        return
+    last, focus = report.refocuses[-1], report.focuses[0]
+    expand, collapse = last.edits[0]
+    runtime.emit(
+        "focus_allocator",
+        **at,
+        metrics={name: value for name, value in report.metrics.items() if name != "delta_nll"},
+        session=SESSION,
+        allocator=runtime.config.megacontext.allocator.name,
+        refocus=len(report.refocuses),
+        history=focus.cut.tokens,
+        expand=expand.tolist(),
+        collapse=collapse.tolist(),
+        editable=last.measures[0].editable,
+        scores={},
+    )
+    runtime.emit(
+        "working_context_snapshot",
+        **at,
+        session=SESSION,
+        history=focus.cut.tokens,
+        entries=len(focus.cut),
+        budget=budget,
+        block_size=runtime.config.megacontext.block_size,
+        recent_tokens=recent,
+        runs=[list(run) for run in encode_runs(focus.cut)],
+    )
+
+
+def focus_table(runtime: Runtime, gpt: GPT, nets: MegaContextNets) -> dict[str, Any]:
+    """Every condition of `mccore.eval.context` on the same validation rows, as `results/<stage>.json` keeps it under `context`:
+    `table` and `focus` are what the report shows, the rest is the whole evaluation."""
+    from mccore.eval.context import evaluate_contexts
+
+    config = runtime.config.megacontext
+    budget = max(config.train_wc_length, variant_lengths(runtime.config)[-1].mixed)
+    report = evaluate_contexts(gpt, nets, validation_rows(runtime, TABLE_ROWS), budget=budget)
+    found = report.to_dict()
+    table = []
+    for name, nll in found["nll"].items():
+        difference = found["differences"].get(f"{name} - window") or {"mean": 0.0, "stderr": 0.0}
+        gap = found["gap_closed"].get(name)
+        table.append(
+            {
+                "condition": name,
+                "nll": nll["mean"],
+                "stderr": nll["stderr"],
+                "delta": difference["mean"],
+                "delta_stderr": difference["stderr"],
+                "gap_closed": gap["mean"] if gap else None,
+            }
+        )
+    focus = {
+        policy: {
+            "spearman": _mean(found["spearman"].get(policy)),
+            **{f"recall@{k}": _mean(value) for k, value in found["recall"].get(policy, {}).items()},
+            "gap_closed": _mean(found["focus_gap_closed"].get(policy)),
+        }
+        for policy in POLICIES
+        if policy in found["nll"]
+    }
+    return {"table": table, "focus": focus, **found}
+
+
+def _mean(estimate: dict[str, Any] | None) -> float | None:
+    return estimate["mean"] if estimate else None
