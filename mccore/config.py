@@ -260,15 +260,21 @@ class LensConfig(Section):
         "attention",
         description="what it learns: where the full context's attention goes, which of two contexts predicts better, or both",
     )
+    queries: Positive = Field(32, description="newest tokens of a Working Context that ask, each its own question")
     loss_weight: NonNegative = Field(1.0, description="weight of the focus loss")
+    question_weight: NonNegative = Field(
+        1.0, description="weight, within the focus loss, of each recent token's own attention"
+    )
     gist_gradient: Fraction = Field(
-        0.0, description="share of the focus loss's gradient that reaches the gists, so that they tell what they hold"
+        1.0, description="share of the focus loss's gradient that reaches the gists, so that they tell what they hold"
     )
     key_floor: NonNegative = Field(
         0.02, description="weight of a horizon token whose prediction doesn't suffer from gists, in nats"
     )
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="temperature of the Bradley-Terry preference")
-    adv_norm_beta: Fraction = Field(0.9, description="decay of the running scale of advantages")
+    adv_norm_beta: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.9, description="decay of the running scale of advantages"
+    )
     rank_weight: NonNegative = Field(0.0, description="weight of the rank margin between preferred and other context")
     rank_margin: NonNegative = Field(0.5, description="margin by which the preferred context's utility should lead")
     hard_negative_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -338,7 +344,7 @@ class MegaContextConfig(Section):
     )
     key_token_weight: NonNegative = Field(
         0.0,
-        description="largest extra weight of a token that the full context predicts better than the variant does; 0 switches it off",
+        description="largest extra weight of a token that the full context predicts better; 0 switches it off",
     )
     distill_weight: NonNegative = Field(
         0.0, description="weight of the KL from the full context's predictions to a variant's; 0 switches it off"
@@ -356,6 +362,26 @@ class MegaContextConfig(Section):
         True, description="choose the micro-batch from measured memory; tokens per step stay the same"
     )
     aux_dtype: Literal["auto", "fp32", "bf16"] = Field("auto", description="compute type of GistNet and LensNet")
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> MegaContextConfig:
+        odd = self.num_random_variants // 2
+        if self.lens.target != "attention" and odd < 2:
+            raise ValueError(
+                f"lens.target={self.lens.target} compares the odd variants of a sequence in pairs, and "
+                f"num_random_variants={self.num_random_variants} has {odd}: it takes 4 or more"
+            )
+        if self.random_share + self.policy_share > 1 + 1e-9:
+            raise ValueError(
+                f"random_share={self.random_share:g} and policy_share={self.policy_share:g} are shares of the same "
+                "variants: together they are at most 1"
+            )
+        if 0 < self.recent_tokens < self.horizon:
+            raise ValueError(
+                f"recent_tokens={self.recent_tokens} is less than horizon={self.horizon}: the tokens that judge a Working "
+                "Context are its newest and stay tokens"
+            )
+        return self
 
 
 StageName = Literal[

@@ -173,7 +173,7 @@ _MEGACONTEXT = (
         "the Working Contexts drawn for a training step; sampled",
         {
             "rows": _integer("sequences of the step on this rank"),
-            "tokens": _integer("tokens of a sequence"),
+            "sequence_tokens": _integer("tokens of a sequence"),
             "variants": _integer("Working Contexts drawn of each sequence"),
             "lengths": _list("entries of a variant, for each kind of variant that was drawn"),
             "entries_by_level": _list("entries at LOD0, LOD1, ... over all variants"),
@@ -230,7 +230,7 @@ _MEGACONTEXT = (
         {
             "session": _SESSION,
             "backend": _text("name of the tree backend"),
-            "tokens": _integer("tokens appended"),
+            "history": _integer("tokens appended"),
             "nodes": _list("nodes at LOD0, LOD1, ..."),
             "bytes": _integer("bytes stored"),
         },
@@ -240,7 +240,7 @@ _MEGACONTEXT = (
         "a Working Context as runs of equal level; sampled",
         {
             "session": _SESSION,
-            "tokens": _integer("tokens covered"),
+            "history": _integer("tokens covered"),
             "entries": _integer("entries in use"),
             "budget": _integer("entries allowed (W)"),
             "block_size": _integer("children of a node (K)"),

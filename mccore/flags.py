@@ -24,7 +24,21 @@ class Flag:
     metadata: tuple[Any, ...] = ()
 
 
-_SECTIONS = {"gistnet": "GistNet", "lens": "LensNet"}
+# Where the settings of MegaContext stand in a command's help; what isn't named stands first, under MegaContext.
+MEGACONTEXT_SECTIONS: dict[str, tuple[str, ...]] = {
+    "Training contexts": (
+        "num_random_variants", "start_wc_fraction", "train_wc_length", "wc_length_steps", "min_history", "recent_tokens",
+        "expanded_blocks", "random_share", "policy_share", "lod2_probability", "position_skip", "baseline_share",
+        "auto_batch",
+    ),
+    "Losses": (
+        "variant_weight", "gist_target_weight", "key_token_weight", "distill_weight", "recon_weight", "recon_blocks",
+    ),
+    "GistNet": ("gistnet",),
+    "LensNet": ("lens",),
+    "Inference": ("refocus_interval", "wc_length"),
+}  # fmt: skip
+SECTION_ORDER = ("Run", "MegaContext", *MEGACONTEXT_SECTIONS)
 
 
 def flag_table(allocator: type[BaseModel] | None = None, allocator_name: str = "") -> tuple[Flag, ...]:
@@ -41,8 +55,8 @@ def flag_table(allocator: type[BaseModel] | None = None, allocator_name: str = "
         generated = [f"--mc-{'-'.join(parts[1:])}"] if parts[0] == "megacontext" and parts[-1] != "enabled" else []
         if own or generated:
             spelled = dict.fromkeys(name.replace("_", "-") for name in [*own, *generated])
-            section = _SECTIONS.get(parts[1], "MegaContext") if parts[0] == "megacontext" else "Run"
-            table.append(_flag(tuple(spelled), path, section, info, info.get_default(call_default_factory=True)))
+            default = info.get_default(call_default_factory=True)
+            table.append(_flag(tuple(spelled), path, _section(parts), info, default))
     taken = {name for flag in table for name in flag.names}
     for option, info in (allocator.model_fields if allocator else {}).items():
         name = f"--allocator-{option.replace('_', '-')}"
@@ -59,6 +73,13 @@ def flag_name(path: str) -> str:
     if path.startswith(prefix):
         return f"--allocator-{path.removeprefix(prefix).replace('_', '-')}"
     return next((flag.names[0] for flag in flag_table() if flag.path == path), path)
+
+
+def _section(parts: list[str]) -> str:
+    """The section of a command's help that a setting stands in."""
+    if parts[0] != "megacontext":
+        return "Run"
+    return next((name for name, fields in MEGACONTEXT_SECTIONS.items() if parts[1] in fields), "MegaContext")
 
 
 def _flag(names: tuple[str, ...], path: str, section: str, info: Any, default: Any) -> Flag:

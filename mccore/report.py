@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +22,16 @@ from mccore.errors import RunError
 from mccore.events import Event, read_events
 from mccore.files import write_atomic
 from mccore.machine import accelerators, available_cores, cpu_name
+from mccore.report_megacontext import (
+    banded_metrics,
+    collect_megacontext,
+    describe_series,
+    refocus_curves,
+    snapshots,
+    step_metrics,
+    training_series,
+    violations,
+)
 from mccore.rundir import RunDir
 from mccore.scaling import count_parameters, flops_per_token
 
@@ -42,12 +52,18 @@ def write_report(run: RunDir) -> ReportPaths:
     """Write `report/report.md`, `report.json` and the plots of a run, whatever state it is in. Raises RunError when the
     directory can't be read or written."""
     from mccore.report_markdown import render_report
+    from mccore.report_megacontext_plots import draw_megacontext
     from mccore.report_plots import draw_plots
 
     events = read_events(run.events_dir)
     data = collect(run, events)
     plots = []
-    for name, image in draw_plots(curves(events)).items():
+    images = draw_plots(curves(events))
+    if data["megacontext"] is not None:
+        steps, refocuses = training_series(curves(events, step_metrics)), refocus_curves(events)
+        contexts = snapshots(events, "working_context_snapshot")
+        images |= draw_megacontext(steps, refocuses, data["megacontext"]["evaluations"], contexts)
+    for name, image in images.items():
         plots.append(run.report_dir / name)
         write_atomic(plots[-1], image)
     data["plots"] = [path.name for path in plots]
@@ -70,6 +86,14 @@ def collect(run: RunDir, events: list[Event]) -> dict[str, Any]:
             results[stage] = run.read_result(stage)
         except RunError as error:  # the rest of the run is worth reporting; this part is named as missing
             results[stage], damaged[stage] = None, error.message
+    refocuses = refocus_curves(events)
+    steps = training_series(curves(events, step_metrics))
+    megacontext = collect_megacontext(config, events, results, steps, refocuses)
+    missing = _missing(run, results, damaged, events)
+    if megacontext is not None:
+        # What a setting switches off is named in its own section alone.
+        absent = [entry for entry in megacontext["missing"] if not entry["why"].startswith("megacontext.")]
+        missing += [{**entry, "what": f"MegaContext: {entry['what']}"} for entry in absent]
     model = config.model
     known = model.n_embd > 0 and model.vocab_size > 0
     return {
@@ -91,12 +115,22 @@ def collect(run: RunDir, events: list[Event]) -> dict[str, Any]:
         "results": {stage: result for stage, result in results.items() if result is not None and stage != "report"},
         "samples": _samples(events),
         "alerts": [{"time": _utc(event.time), **event.data} for event in events if event.type == "alert"],
-        "missing": _missing(run, results, damaged, events),
+        "megacontext": megacontext,
+        "violations": violations(describe_series(curves(events, banded_metrics)) + describe_series(refocuses)),
+        "missing": missing,
     }  # fmt: skip
 
 
-def curves(events: Iterable[Event]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """What the plots show: stage -> metric -> points (training tokens, value) in order, validation loss among them.
+def plain_metrics(event: Event) -> dict[str, float]:
+    """The metrics of an event that belong on the curves of any training."""
+    names = _CURVES if event.type == "step" else ("val_loss",) if event.type == "eval" else ()
+    return {name: event.metrics[name] for name in names if name in event.metrics}
+
+
+def curves(
+    events: Iterable[Event], values: Callable[[Event], Mapping[str, float]] = plain_metrics
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """What the plots show: stage -> metric -> points (training tokens, value) in order; `values` chooses what of an event.
 
     Where a run went back to a checkpoint, its later steps replace the earlier ones.
     """
@@ -104,15 +138,13 @@ def curves(events: Iterable[Event]) -> dict[str, dict[str, list[tuple[float, flo
     for event in events:
         if event.stage not in TRAINING_STAGES or event.rank != 0 or event.tokens is None:
             continue
-        names = _CURVES if event.type == "step" else ("val_loss",) if event.type == "eval" else ()
-        for name in names:
+        for name, value in values(event).items():
             series = points.setdefault(event.stage, {}).setdefault(name, {})
             # A resumed run repeats steps it had lost: what lies beyond this one is of the history that didn't count.
             if series and event.tokens <= next(reversed(series)):
                 for tokens in [tokens for tokens in series if tokens >= event.tokens]:
                     del series[tokens]
-            value = event.metrics.get(name)
-            if value is not None and value == value:
+            if value == value:
                 series[event.tokens] = value
     return {
         stage: {name: [(float(x), y) for x, y in series.items()] for name, series in metrics.items() if series}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mccore.markdown import table
+from mccore.report_megacontext_markdown import render_megacontext, render_violations
 from mccore.units import duration, size
 
 Data = Mapping[str, Any]
@@ -16,6 +18,7 @@ def render_report(data: Data) -> str:
     parts = [
         *_summary(data),
         *_missing(data),
+        *render_violations(data),
         *_stages(data),
         *_environment(data),
         *_configuration(data),
@@ -25,8 +28,7 @@ def render_report(data: Data) -> str:
         *_base_eval(data),
         *_chat_eval(data),
         *_samples(data),
-        "## MegaContext",
-        "Not part of this run.",
+        *render_megacontext(data),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -327,19 +329,6 @@ def _samples(data: Data) -> Iterable[str]:
 
 
 # --- words and numbers ------------------------------------------------------------------------------------------------
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; bars and line breaks in cells are made harmless."""
-
-    def line(cells: Iterable[object]) -> str:
-        return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
-
-    return "\n".join([line(head), "|" + " --- |" * len(head), *(line(row) for row in rows)])
-
-
-def _cell(value: object) -> str:
-    return " ".join(str("" if value is None else value).split()).replace("|", "\\|")
 
 
 def _code(value: object) -> str:

@@ -13,9 +13,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 Points = Sequence[tuple[float, float]]
 Curves = Mapping[str, Mapping[str, Points]]  # stage -> metric -> points
 
-_TITLES = {"base": "base: pretraining", "mid": "mid: midtraining", "sft": "sft: fine-tuning"}
-_INK, _MUTED, _GRID = "#1f2933", "#52606d", "#e4e7eb"
-_BLUE, _PALE, _ORANGE = "#1d4ed8", "#a9c1f5", "#d9480f"
+TITLES = {"base": "base: pretraining", "mid": "mid: midtraining", "sft": "sft: fine-tuning"}
+INK, MUTED, GRID = "#1f2933", "#52606d", "#e4e7eb"
+BLUE, PALE, ORANGE = "#1d4ed8", "#a9c1f5", "#d9480f"
 _MOST_POINTS = 1500  # of a line: more than a panel has pixels across
 _SMOOTHING = 0.02  # of the points of a curve go into one point of the smoothed one
 
@@ -28,7 +28,7 @@ def draw_plots(curves: Curves) -> dict[str, bytes]:
         ("learning_rate.png", "lr_multiplier", "learning-rate multiplier"),
         ("throughput.png", "tokens_per_second", "throughput (tokens per second)"),
     ):
-        stages = [stage for stage in _TITLES if curves.get(stage, {}).get(metric)]
+        stages = [stage for stage in TITLES if curves.get(stage, {}).get(metric)]
         if stages:
             images[file] = _figure({stage: curves[stage] for stage in stages}, metric, label)
     return images
@@ -39,13 +39,18 @@ def _figure(curves: Curves, metric: str, label: str) -> bytes:
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for panel, (stage, metrics) in zip(panels, curves.items(), strict=True):
-        _style(panel, _TITLES[stage], label if panel is panels[0] else "")
+        style_panel(panel, TITLES[stage], label if panel is panels[0] else "")
         if metric == "loss":
             _draw_loss(panel, metrics)
         else:
             x, y = zip(*thin(metrics[metric]), strict=True)
-            panel.plot(x, y, color=_BLUE, linewidth=1.4, marker="o" if len(x) == 1 else None, markersize=4)
+            panel.plot(x, y, color=BLUE, linewidth=1.4, marker="o" if len(x) == 1 else None, markersize=4)
             panel.set_ylim(bottom=0, top=max(y) * 1.08 or 1)
+    return save(figure)
+
+
+def save(figure: Figure) -> bytes:
+    """A figure as PNG, the same bytes for the same content."""
     image = io.BytesIO()
     figure.savefig(image, format="png", metadata={"Software": None})
     return image.getvalue()
@@ -55,28 +60,29 @@ def _draw_loss(panel: Axes, metrics: Mapping[str, Points]) -> None:
     raw = metrics["loss"]
     x, y = zip(*thin(raw), strict=True)
     smoothed = len(raw) >= 20
-    color, width = (_PALE, 0.9) if smoothed else (_BLUE, 1.4)
+    color, width = (PALE, 0.9) if smoothed else (BLUE, 1.4)
     marker = "o" if len(x) == 1 else None
     panel.plot(x, y, color=color, linewidth=width, marker=marker, label="training, each step")
     if smoothed:
         x, y = zip(*thin(smooth(raw, max(5, round(len(raw) * _SMOOTHING)))), strict=True)
-        panel.plot(x, y, color=_BLUE, linewidth=1.6, label="training, smoothed")
+        panel.plot(x, y, color=BLUE, linewidth=1.6, label="training, smoothed")
     if metrics.get("val_loss"):
         x, y = zip(*metrics["val_loss"], strict=True)
-        panel.plot(x, y, color=_ORANGE, linewidth=1, linestyle=":", marker="o", markersize=4, label="validation")
+        panel.plot(x, y, color=ORANGE, linewidth=1, linestyle=":", marker="o", markersize=4, label="validation")
     if len(panel.lines) > 1:
-        panel.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="upper right")
+        panel.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper right")
 
 
-def _style(panel: Axes, title: str, label: str) -> None:
-    panel.set_title(title, fontsize=10, color=_INK, loc="left")
-    panel.set_xlabel("training tokens", fontsize=9, color=_MUTED)
-    panel.set_ylabel(label, fontsize=9, color=_MUTED)
-    panel.tick_params(labelsize=8, colors=_MUTED, length=3)
-    panel.grid(color=_GRID, linewidth=0.8)
+def style_panel(panel: Axes, title: str, label: str, x_label: str = "training tokens") -> None:
+    """The looks that all panels share."""
+    panel.set_title(title, fontsize=10, color=INK, loc="left")
+    panel.set_xlabel(x_label, fontsize=9, color=MUTED)
+    panel.set_ylabel(label, fontsize=9, color=MUTED)
+    panel.tick_params(labelsize=8, colors=MUTED, length=3)
+    panel.grid(color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color(_GRID)
+    panel.spines[["left", "bottom"]].set_color(GRID)
     panel.xaxis.set_major_locator(MaxNLocator(5))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from mccore import plugins
 from mccore.api import Extension, Recipe
 from mccore.config import TRAINING_STAGES, Choice, RunConfig, Section, describe_validation, walk_fields
+from mccore.effects import without_effect
 from mccore.errors import ConfigError, PluginError
 from mccore.flags import flag_name
 from mccore.scaling import derive
@@ -67,9 +68,13 @@ def resolve(
     draft.settle()
     for leaf in asked:
         draft.put(leaf)
+    if draft.values["megacontext"]["enabled"] is False:
+        _refuse_unused(asked)  # before a contradiction among settings that nothing reads
     config = draft.validate(asked)
     _refuse_without_effect(config, asked, draft.options)
-    return derive(_with_plugin_options(config, draft.options, load))
+    derived = derive(_with_plugin_options(config, draft.options, load))
+    _refuse_idle(derived, asked)
+    return derived
 
 
 def parse_set(text: str) -> Setting:
@@ -220,6 +225,12 @@ class _Draft:
                     leaf.setting.origin for leaf in asked if path == leaf.path or path.startswith(leaf.path + ".")
                 ]
                 guilty += [f"`{origins[-1]}`"] if origins else []
+                # Settings that contradict each other are reported of their section.
+                guilty += [
+                    f"`{leaf.setting.origin}`"
+                    for leaf in asked
+                    if leaf.path.startswith(f"{path}.") and f"{leaf.path.removeprefix(f'{path}.')}=" in item["msg"]
+                ]
             hint = f"it was set by {' and '.join(dict.fromkeys(guilty))}" if guilty else None
             raise ConfigError(describe_validation(error), hint=hint) from error
 
@@ -344,10 +355,10 @@ def _refuse_path(setting: Setting) -> NoReturn:
 
 def _refuse_without_effect(config: RunConfig, asked: Sequence[_Leaf], options: Sequence[_Option]) -> None:
     """Raise ConfigError for what a user set although nothing will read it."""
+    if not config.megacontext.enabled:
+        _refuse_unused(asked)
     for leaf in asked:
         section, origin = leaf.path.partition(".")[0], leaf.setting.origin
-        if section == "megacontext" and leaf.path != "megacontext.enabled" and not config.megacontext.enabled:
-            raise ConfigError(f"`{origin}` has no effect without --mc", hint=f"add --mc, or leave {origin} out")
         if section in TRAINING_STAGES and section not in config.stages:
             raise ConfigError(
                 f"`{origin}` has no effect: this run has no stage {section!r}",
@@ -361,6 +372,21 @@ def _refuse_without_effect(config: RunConfig, asked: Sequence[_Leaf], options: S
                 f"`{option.setting.origin}` has no effect: telemetry provider {provider!r} isn't chosen",
                 hint=f"add --telemetry {provider}; chosen: {', '.join(chosen) or 'none'}",
             )
+
+
+def _refuse_unused(asked: Sequence[_Leaf]) -> None:
+    """Raise ConfigError for a setting of MegaContext in a run without it."""
+    for leaf in asked:
+        if leaf.path.startswith("megacontext.") and leaf.path != "megacontext.enabled":
+            origin = leaf.setting.origin
+            raise ConfigError(f"`{origin}` has no effect without --mc", hint=f"add --mc, or leave {origin} out")
+
+
+def _refuse_idle(config: RunConfig, asked: Sequence[_Leaf]) -> None:
+    """Raise ConfigError for a setting that was asked for and that another setting takes the effect from."""
+    for leaf in asked:
+        if found := without_effect(config, leaf.path):
+            raise ConfigError(f"`{leaf.setting.origin}` has no effect: {found.reason}", hint=found.hint)
 
 
 # --- plugin options ------------------------------------------------------------------------------------------------------

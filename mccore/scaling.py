@@ -14,138 +14,39 @@ from typing import TypeVar
 
 from mccore.config import TRAINING_STAGES, ModelConfig, RunConfig, StageName, TrainConfig
 from mccore.errors import ConfigError
+from mccore.scaling_megacontext import (
+    MegaContextFlops,
+    MegaContextParameters,
+    VariantLengths,
+    context_activations,
+    megacontext_flops,
+    megacontext_flops_per_token,
+    megacontext_parameters,
+    shortest_context,
+    variant_lengths,
+)
+from mccore.scaling_model import (
+    ParameterCount,
+    count_parameters,
+    derive_model,
+    flops_per_token,
+    has_value_embedding,
+    kv_bytes_per_token,
+    layer_windows,
+)
+
+__all__ = [
+    "MegaContextFlops", "MegaContextParameters", "MemoryEstimate", "ParameterCount", "TrainPlan", "VariantLengths",
+    "count_parameters", "derive", "derive_model", "flops_per_token", "has_value_embedding", "kv_bytes_per_token",
+    "layer_windows", "megacontext_flops", "megacontext_flops_per_token", "megacontext_parameters", "memory_estimate",
+    "shortest_context", "stage_config", "train_plan", "training_flops_per_token", "variant_lengths",
+]  # fmt: skip
 
 REFERENCE_DEPTH = 12  # the depth at which batch and decay were tuned
 BATCH_EXPONENT = 0.383  # growth of the best batch with the horizon
-VOCAB_MULTIPLE = 64  # embedding rows per tile of the matrix units
 TRAIN_WC_SHARE = 0.2  # entries of a training Working Context at the end / tokens of the sequence
-WINDOW_MULTIPLE = 128  # entries per tile of the attention kernels
 
 TrainT = TypeVar("TrainT", bound=TrainConfig)
-
-
-# --- the model ---------------------------------------------------------------------------------------------------------
-
-
-def derive_model(model: ModelConfig, tokenizer_ids: int = 0) -> ModelConfig:
-    """`model` with every 0 filled; `tokenizer_ids` is the tokenizer's size, for a vocabulary left at 0.
-
-    Raises ConfigError for shapes that can't be built.
-    """
-    if model.depth < 1:
-        raise ConfigError(f"model.depth must be at least 1, not {model.depth}", hint="set model.depth=4 or more")
-    width = model.n_embd or _round_up(model.depth * model.aspect_ratio, model.head_dim)
-    if not model.n_head and width % model.head_dim:
-        raise ConfigError(
-            f"model.n_embd={width} is no multiple of model.head_dim={model.head_dim}",
-            hint=f"set model.n_embd={_round_up(width, model.head_dim)}, or choose a head_dim that divides it",
-        )
-    n_head = model.n_head or width // model.head_dim
-    if n_head * model.head_dim != width:
-        raise ConfigError(
-            f"model.n_head={n_head} heads of model.head_dim={model.head_dim} are not model.n_embd={width} wide",
-            hint="leave model.n_head at 0 to derive it",
-        )
-    n_kv_head = model.n_kv_head or n_head
-    if n_head % n_kv_head:
-        raise ConfigError(
-            f"model.n_head={n_head} is no multiple of model.n_kv_head={n_kv_head}",
-            hint="choose a divisor of the heads, or leave model.n_kv_head at 0",
-        )
-    vocab_ids = model.vocab_ids or tokenizer_ids or model.vocab_size
-    vocab_size = model.vocab_size or _round_up(vocab_ids, VOCAB_MULTIPLE)
-    if vocab_size < 1 or vocab_size < max(vocab_ids, tokenizer_ids):
-        raise ConfigError(
-            f"model.vocab_size={vocab_size} has no room for {max(vocab_ids, tokenizer_ids)} ids",
-            hint="leave model.vocab_size at 0 to derive it from the tokenizer",
-        )
-    window = model.window_short or min(model.max_seq_len, _round_up(math.ceil(model.max_seq_len / 4), WINDOW_MULTIPLE))
-    for name, gate in (("value_gate_channels", model.value_embeddings), ("smear_gate_channels", model.smear)):
-        if gate and getattr(model, name) > width:
-            raise ConfigError(
-                f"model.{name}={getattr(model, name)} exceeds the width {width}",
-                hint=f"set model.{name} to {width} or less",
-            )
-    return model.model_copy(
-        update={
-            "n_embd": width,
-            "n_head": n_head,
-            "n_kv_head": n_kv_head,
-            "vocab_size": vocab_size,
-            "vocab_ids": vocab_ids,
-            "window_short": window,
-        }
-    )
-
-
-def has_value_embedding(model: ModelConfig, layer: int) -> bool:
-    """Whether `layer` adds a value embedding: every second one, counted from the last."""
-    return model.value_embeddings and (model.depth - 1 - layer) % 2 == 0
-
-
-def layer_windows(model: ModelConfig) -> tuple[int, ...]:
-    """The attention span of each layer in entries, 0 for full. The last layer is always full."""
-    pattern = [model.window_pattern[layer % len(model.window_pattern)] for layer in range(model.depth)]
-    pattern[-1] = "L"
-    return tuple(model.window_short if kind == "S" else 0 for kind in pattern)
-
-
-@dataclass(frozen=True)
-class ParameterCount:
-    """Parameters by part."""
-
-    embedding: int
-    value_embeddings: int
-    matrices: int  # of the blocks, gates of value embeddings included
-    head: int
-    scalars: int  # residual, x0, smear and backout
-
-    @property
-    def total(self) -> int:
-        return self.embedding + self.value_embeddings + self.matrices + self.head + self.scalars
-
-    @property
-    def scaling(self) -> int:
-        """The count that horizons are measured in."""
-        return self.matrices + self.head
-
-
-def count_parameters(model: ModelConfig) -> ParameterCount:
-    """Parameters of the GPT that `model` describes (derived or not, vocab_size given)."""
-    model = derive_model(model)
-    width, kv_width = model.n_embd, model.n_kv_head * model.head_dim
-    gated = sum(has_value_embedding(model, layer) for layer in range(model.depth))
-    block = 2 * width * width + 2 * width * kv_width + 2 * model.mlp_ratio * width * width
-    return ParameterCount(
-        embedding=model.vocab_size * width,
-        value_embeddings=gated * model.vocab_size * kv_width,
-        matrices=model.depth * block + gated * model.value_gate_channels * model.n_kv_head,
-        head=model.vocab_size * width,
-        scalars=2 * model.depth * model.residual_scalars
-        + (model.smear_gate_channels + 1) * model.smear
-        + int(model.backout),
-    )
-
-
-def flops_per_token(model: ModelConfig) -> int:
-    """Floating-point operations of training on one token, forward and backward.
-
-    6 per parameter of a matrix product plus 12 * width * span per layer of attention; the causal half isn't discounted.
-    """
-    model = derive_model(model)
-    count = count_parameters(model)
-    products = count.scaling + (model.smear_gate_channels if model.smear else 0)
-    spans = sum(min(window or model.max_seq_len, model.max_seq_len) for window in layer_windows(model))
-    return 6 * products + 12 * model.n_head * model.head_dim * spans
-
-
-def kv_bytes_per_token(model: ModelConfig, bytes_per_number: int = 2) -> int:
-    """Memory that one cached token costs over all layers."""
-    model = derive_model(model)
-    return 2 * model.depth * model.n_kv_head * model.head_dim * bytes_per_number
-
-
-# --- the run -----------------------------------------------------------------------------------------------------------
 
 
 def derive(config: RunConfig) -> RunConfig:
@@ -176,6 +77,8 @@ def derive(config: RunConfig) -> RunConfig:
         }
     )
     derived = config.model_copy(update={"model": model, "optim": optim, "megacontext": megacontext})
+    if megacontext.enabled:
+        _check_contexts(derived)
     base = config.base.model_copy(update={"tokens": tokens, "batch_tokens": batch})
     return derived.model_copy(
         update={
@@ -186,8 +89,28 @@ def derive(config: RunConfig) -> RunConfig:
     )
 
 
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+def _check_contexts(config: RunConfig) -> None:
+    """Raise ConfigError for sizes of which no training context can be made."""
+    mc, tokens = config.megacontext, config.model.max_seq_len
+    if mc.block_size > tokens:
+        raise ConfigError(
+            f"megacontext.block_size={mc.block_size} exceeds model.max_seq_len={tokens}: no gist would ever be made",
+            hint=f"set megacontext.block_size to {tokens // 8} or less, or train on longer sequences",
+        )
+    if tokens - mc.recent_tokens < mc.block_size:
+        raise ConfigError(
+            f"megacontext.recent_tokens={mc.recent_tokens} of model.max_seq_len={tokens} leave no block of "
+            f"megacontext.block_size={mc.block_size} for a gist to stand for",
+            hint="lower megacontext.horizon (recent_tokens is horizon + block_size where it isn't set) or "
+            "megacontext.block_size, or raise model.max_seq_len",
+        )
+    start = math.ceil(mc.start_wc_fraction * tokens)
+    if mc.train_wc_length > start:
+        raise ConfigError(
+            f"megacontext.train_wc_length={mc.train_wc_length} exceeds the {start} entries that training contexts start "
+            f"with: megacontext.start_wc_fraction={mc.start_wc_fraction:g} of {tokens} tokens",
+            hint="lengths shrink from the first to the second: raise start_wc_fraction, or lower train_wc_length",
+        )
 
 
 def _at_reference_depth(model: ModelConfig) -> ModelConfig:
@@ -250,6 +173,11 @@ def _largest_divisor(value: int, limit: int) -> int:
     return next(divisor for divisor in range(min(value, limit), 0, -1) if value % divisor == 0)
 
 
+def training_flops_per_token(config: RunConfig) -> int:
+    """Floating-point operations of training on one token, with MegaContext where a derived configuration enables it."""
+    return megacontext_flops_per_token(config) if config.megacontext.enabled else flops_per_token(config.model)
+
+
 @dataclass(frozen=True)
 class TrainPlan:
     """What one training stage will do. `tokens` and `steps` are 0 while the size of the data isn't known."""
@@ -284,7 +212,7 @@ def train_plan(config: RunConfig, stage: StageName, tokens: int = 0) -> TrainPla
         rows=rows,
         micro_batch_rows=section.micro_batch_rows,
         accumulation=rows // (ranks * section.micro_batch_rows),
-        flops=steps * section.batch_tokens * flops_per_token(config.model),
+        flops=steps * section.batch_tokens * training_flops_per_token(config),
     )
 
 
@@ -327,10 +255,16 @@ def memory_estimate(config: RunConfig, stage: StageName = "base", *, activation_
     # states, and the gradients of one MLP in flight.
     widths = 5 + 2 * (1 + kv_share) + (1 + gated) * kv_share + 2 * model.mlp_ratio
     beside = 6 + 2 * model.mlp_ratio
-    activations = int(tokens * model.n_embd * (model.depth * widths + beside) * activation_bytes)
+    entries, rest = 1.0, 0.0
+    extra = adam_extra = 0
+    if config.megacontext.enabled:
+        entries, rest = context_activations(config)
+        parameters = megacontext_parameters(config)
+        extra, adam_extra = parameters.total, parameters.lensnet + parameters.bias
+    activations = tokens * model.n_embd * (entries * (model.depth * widths + beside) + rest) * activation_bytes
     return MemoryEstimate(
-        weights=4 * count.total,
-        gradients=4 * count.total,
-        optimizer=4 * (2 * adam + count.matrices),
-        activations=activations,
+        weights=4 * (count.total + extra),
+        gradients=4 * (count.total + extra),
+        optimizer=4 * (2 * adam + count.matrices + adam_extra + extra),
+        activations=int(activations),
     )

@@ -8,14 +8,29 @@ from typing import Any, Literal
 from mccore import machine
 from mccore.config import TRAINING_STAGES, HardwareConfig, RunConfig
 from mccore.scaling import (
+    MegaContextFlops,
+    MegaContextParameters,
     ParameterCount,
     TrainPlan,
+    VariantLengths,
     count_parameters,
     flops_per_token,
+    megacontext_flops,
+    megacontext_parameters,
     memory_estimate,
     train_plan,
+    variant_lengths,
 )
 from mccore.units import count, duration, size
+
+
+@dataclass(frozen=True)
+class MegaContextCost:
+    """What MegaContext adds to a run: networks, training contexts through a stage, operations per token."""
+
+    parameters: MegaContextParameters
+    lengths: tuple[VariantLengths, ...]
+    flops: MegaContextFlops
 
 
 @dataclass(frozen=True)
@@ -23,7 +38,8 @@ class Estimate:
     """The cost of a run. `seconds` is by training stage, None where the data decides how much there is to train on."""
 
     parameters: ParameterCount
-    flops_per_token: int
+    flops_per_token: int  # of the plain model
+    megacontext: MegaContextCost | None
     plans: tuple[TrainPlan, ...]
     seconds: dict[str, float | None]
     memory_bytes: int  # per rank
@@ -47,6 +63,7 @@ class Estimate:
                 "scaling": self.parameters.scaling,
             },
             "flops_per_token": self.flops_per_token,
+            "megacontext": self._megacontext_json(),
             "stages": {plan.stage: {**asdict(plan), "seconds": self.seconds[plan.stage]} for plan in self.plans},
             "tokens": sum(plan.tokens for plan in self.plans),
             "flops": sum(plan.flops for plan in self.plans),
@@ -61,6 +78,16 @@ class Estimate:
                 "measured": self.speed.measured,
                 "source": self.speed.source,
             },
+        }
+
+    def _megacontext_json(self) -> dict[str, Any] | None:
+        if self.megacontext is None:
+            return None
+        cost = self.megacontext
+        return {
+            "parameters": {**asdict(cost.parameters), "total": cost.parameters.total},
+            "variant_lengths": [part._asdict() for part in cost.lengths],
+            "flops_per_token": {**asdict(cost.flops), "total": cost.flops.total},
         }
 
 
@@ -93,6 +120,9 @@ def estimate(config: RunConfig, hardware: HardwareConfig | None = None) -> Estim
     return Estimate(
         parameters=count_parameters(config.model),
         flops_per_token=flops_per_token(config.model),
+        megacontext=MegaContextCost(megacontext_parameters(config), variant_lengths(config), megacontext_flops(config))
+        if config.megacontext.enabled
+        else None,
         plans=plans,
         seconds={plan.stage: plan.flops / total if plan.steps else None for plan in plans},
         memory_bytes=memory,
@@ -117,6 +147,8 @@ def describe(config: RunConfig, cost: Estimate) -> list[str]:
         f"rates       x{optim.lr_batch_scale:.3g} for the batch, x{optim.lr_width_scale:.3g} for the width, "
         f"decay x{optim.weight_decay_scale:.3g}",
     ]
+    if cost.megacontext is not None:
+        lines += _describe_megacontext(config, cost.megacontext, cost.flops_per_token)
     for plan in cost.plans:
         shape = f"batch {count(plan.batch_tokens)} tokens = {plan.rows} rows in {plan.accumulation} passes"
         seconds = cost.seconds[plan.stage]
@@ -137,4 +169,54 @@ def describe(config: RunConfig, cost: Estimate) -> list[str]:
         lines.append(
             "warning     that is more memory than the device has: lower the micro_batch_rows, or use another --gpu"
         )
+    return lines
+
+
+def _describe_megacontext(config: RunConfig, cost: MegaContextCost, plain: int) -> list[str]:
+    """What was derived for MegaContext, and what it costs beside the plain model."""
+    mc, tokens = config.megacontext, config.model.max_seq_len
+    flops, added = cost.flops, cost.parameters
+    odd, even = mc.num_random_variants // 2, mc.num_random_variants - mc.num_random_variants // 2
+    parts = [
+        f"{name} {count(value)}"
+        for name, value in (("GistNet", added.gistnet), ("LensNet", added.lensnet), ("bias", added.bias),
+                            ("decoder", added.decoder))
+        if value
+    ]  # fmt: skip
+    if mc.num_random_variants == 1:
+        kinds = "1, in turns with and without expanded blocks"
+    else:
+        kinds = f"{even} with gists only in the far past, {odd} with {mc.expanded_blocks} blocks expanded"
+    lines = [
+        f"megacontext blocks of {mc.block_size}, up to LOD{mc.max_lod}; {count(added.total)} parameters more: "
+        f"{', '.join(parts)}",
+        f"variants    per sequence of {tokens:,} tokens: {kinds}",
+    ]
+    if mc.num_random_variants:
+        lengths = list(dict.fromkeys(cost.lengths))
+        lines.append(
+            f"            entries {' > '.join(f'{part.coarse}/{part.mixed}' for part in lengths)} through a stage; the "
+            f"last {mc.recent_tokens} tokens stay tokens, {mc.horizon} of them judge"
+        )
+        last, wanted = cost.lengths[-1], mc.train_wc_length
+        if last.mixed - wanted >= mc.block_size:
+            lines.append(
+                f"            no context of {wanted} entries exists: blocks of {mc.block_size} before {mc.recent_tokens} recent "
+                f"tokens leave {last.mixed} at least"
+            )
+        if last.mixed - last.coarse < mc.expanded_blocks * (mc.block_size - 1):
+            lines.append(
+                f"            {last.mixed} entries leave no room for {mc.expanded_blocks} expanded blocks: smaller blocks or "
+                "longer sequences do"
+            )
+    shares = [
+        f"{name} {part / flops.total:.0%}"
+        for name, part in (("plain", flops.plain), ("variants", flops.variants), ("GistNet", flops.gistnet),
+                           ("LensNet", flops.lensnet), ("rebuilding", flops.reconstruction))
+        if part
+    ]  # fmt: skip
+    lines.append(
+        f"operations  {count(flops.total)} FLOPs per token, {flops.total / plain:.2f} times the plain model's {count(plain)}: "
+        f"{', '.join(shares)}"
+    )
     return lines

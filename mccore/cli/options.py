@@ -30,12 +30,11 @@ from click.shell_completion import CompletionItem
 from mccore import plugins
 from mccore.config import Choice, RunConfig
 from mccore.errors import PluginError
-from mccore.flags import Flag, flag_table
+from mccore.flags import SECTION_ORDER, Flag, flag_table
 from mccore.resolve import parse_set, recipe_config, refuse_option, resolve
 
 _META = "mccore.cli.options"
 _ALLOCATOR = "megacontext.allocator"
-_SECTION_ORDER = ("Run", "MegaContext", "GistNet", "LensNet")
 
 
 @dataclass
@@ -129,7 +128,7 @@ class ConfiguredCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command's own options, then the generated ones by section."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
-        sections.update((name, []) for name in _SECTION_ORDER)
+        sections.update((name, []) for name in SECTION_ORDER)
         for param in self.get_params(ctx):
             record = None if isinstance(param, click.Argument) else param.get_help_record(ctx)
             if record:

@@ -107,6 +107,52 @@ class TestDryRun:
         assert main(["run", "tiny", "--dry-run", "--set", "hardware.device=cpu"]) == 0
         assert "measured here: 2 GFLOP/s at width 64" in capsys.readouterr().out
 
+    def test_megacontext_says_what_was_derived_and_what_it_adds(self, base, capsys):
+        sizes = (
+            "--mc", "--mc_block_size", "8", "--mc-horizon", "16", "--mc_num_random_variants", "4", "--mc-recent-tokens", "24",
+            "--mc-expanded-blocks", "2", "--mc-wc-length-steps", "4", "--mc-recon-weight", "0", "--mc_span_bias",
+            "--mc-train-wc-length", "64",
+        )  # fmt: skip
+        assert main(["run", "tiny", "--dry-run", "--json", *sizes]) == 0
+        cost = json.loads(capsys.readouterr().out)["estimate"]
+        added = cost["megacontext"]
+        assert added["parameters"]["total"] == sum(added["parameters"][name] for name in ("gistnet", "lensnet", "bias"))
+        lengths = added["variant_lengths"]
+        assert len(lengths) == 4
+        assert all(part["coarse"] < part["mixed"] for part in lengths)
+        assert lengths[0]["mixed"] > lengths[-1]["mixed"]
+        total = added["flops_per_token"]["total"]
+        assert total > 2 * cost["flops_per_token"]
+        base_stage = cost["stages"]["base"]
+        assert base_stage["flops"] == base_stage["tokens"] * total
+        assert main(["run", "tiny", "--dry-run", *sizes]) == 0
+        out = capsys.readouterr().out
+        for words in (
+            "blocks of 8, up to LOD2", "2 with gists only in the far past, 2 with 2 blocks expanded",
+            f"> {lengths[-1]['coarse']}/{lengths[-1]['mixed']} through a stage", "the last 24 tokens stay tokens",
+            "times the plain model's",
+        ):  # fmt: skip
+            assert words in out
+        assert main(["run", "tiny", "--dry-run"]) == 0
+        assert "megacontext blocks" not in capsys.readouterr().out
+
+    def test_sizes_that_leave_little_room_are_said(self, base, capsys):
+        sizes = (
+            "--mc-block-size",
+            "32",
+            "--mc-horizon",
+            "64",
+            "--mc-expanded-blocks",
+            "2",
+            "--mc-wc-length-steps",
+            "2",
+        )
+        derived = ("--set", "megacontext.recent_tokens=0", "--set", "model.max_seq_len=256")
+        assert main(["run", "tiny", "--dry-run", "--mc", "--mc-num-random-variants", "2", *sizes, *derived]) == 0
+        out = capsys.readouterr().out
+        assert "entries exists: blocks of 32 before 96 recent tokens leave 101 at least" in out
+        assert "leave no room for 2 expanded blocks" in out
+
     @pytest.mark.parametrize("recipe", plugins.names("recipe"))
     def test_every_recipe_has_a_plan(self, base, capsys, recipe):
         assert main(["run", recipe, "--dry-run", "--json"]) == 0
@@ -121,6 +167,13 @@ class TestRefusals:
             (["tinny"], 2, "did you mean tiny"),
             (["tiny", "--set", "model.deth=3"], 2, "did you mean model.depth"),
             (["tiny", "--name", "a/b"], 2, "can't be the name"),
+            (["tiny", "--mc_lens_target", "both"], 2, "`--mc_lens_target` has no effect without --mc"),
+            (["tiny", "--mc", "--mc_lens_target", "both", "--mc-num-random-variants", "2"], 2, "it takes 4 or more"),
+            (
+                ["tiny", "--mc", "--mc_recon_blocks", "2", "--mc_recon_weight", "0"],
+                2,
+                "`--mc_recon_blocks` has no effect",
+            ),
             (["tiny", "--nnodes", "2"], 2, "--rdzv-endpoint"),
             (["tiny", "--rdzv-endpoint", "a:1"], 2, "no effect"),
             (["tiny", "--set", "data.corpus=parquet:nowhere"], 2, "nowhere doesn't exist"),
@@ -134,11 +187,6 @@ class TestRefusals:
     def test_before_anything_is_made(self, base, capsys, arguments, code, message):
         assert main(["run", *arguments]) == code
         assert message in capsys.readouterr().err
-        assert not base.exists()
-
-    def test_megacontext_training_waits_for_another_version(self, base, capsys):
-        assert main(["run", "tiny", "--mc"]) == 2
-        assert "MegaContext training isn't part of this version yet" in capsys.readouterr().err
         assert not base.exists()
 
     def test_an_existing_name(self, base, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import math
 import os
@@ -112,7 +113,7 @@ class TestSchema:
 
     def test_a_cut_and_a_refocus_go_through_the_file(self, tmp_path):
         with EventWriter(tmp_path / "rank0.jsonl") as writer:
-            writer.emit("working_context_snapshot", tokens=320, entries=72, block_size=32, runs=[(1, 8), (0, 64)])
+            writer.emit("working_context_snapshot", history=320, entries=72, block_size=32, runs=[(1, 8), (0, 64)])
             writer.emit(
                 "focus_allocator",
                 metrics={"swap_rate": 0.1, "residency": 0.95, "dwell": 4.0, "dwell/p95": 9.0, "thrash": 0.0},
@@ -141,6 +142,9 @@ class TestSchema:
         assert all(
             kind.description and all(field.meaning for field in kind.data.values()) for kind in EVENT_TYPES.values()
         )
+        # `emit` takes data by name, beside its own parameters.
+        own = set(inspect.signature(EventWriter.emit).parameters)
+        assert not [kind.name for kind in EVENT_TYPES.values() if own & set(kind.data)]
         assert all(row.definition and row.unit for row in METRICS.values())
 
 

@@ -21,15 +21,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 KERNEL = {
-    "__init__", "api", "config", "config_diff", "errors", "event_types", "events", "events_page", "files", "flags",
+    "__init__", "api", "config", "config_diff", "effects", "errors", "event_types", "events", "events_page", "files", "flags",
     "hookspecs", "machine", "metrics", "paths", "plugins", "processes", "registry", "resolve", "rundir", "scaling",
-    "settings", "units",
+    "scaling_megacontext", "scaling_model", "settings", "units",
 }  # fmt: skip
 ENGINE = {"data", "eval", "megacontext", "model", "serve", "train"}
 ASSEMBLY = {
     "launch",
+    "markdown",
     "report",
     "report_markdown",
+    "report_megacontext",
+    "report_megacontext_markdown",
+    "report_megacontext_plots",
     "report_plots",
     "runtime",
     "stages",

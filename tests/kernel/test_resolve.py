@@ -22,8 +22,9 @@ from mccore.config import (
     RunConfig,
     walk_fields,
 )
+from mccore.effects import without_effect
 from mccore.errors import ConfigError, PluginError
-from mccore.flags import flag_name, flag_table
+from mccore.flags import MEGACONTEXT_SECTIONS, SECTION_ORDER, flag_name, flag_table
 from mccore.resolve import parse_set, recipe_config, resolve
 
 
@@ -65,7 +66,10 @@ RECIPE = Recipe(
         base=BaseConfig(tokens=100_000, batch_tokens=1024),
         sft=ChatTrainConfig(mixture={"a": 10}),
         megacontext=MegaContextConfig(
-            lens=LensConfig(temperature=2.0), allocator=Choice(name="greedy", options={"recent_tokens": 32})
+            block_size=8,
+            horizon=16,
+            lens=LensConfig(temperature=2.0),
+            allocator=Choice(name="greedy", options={"recent_tokens": 32}),
         ),
     ),
     profiles={
@@ -251,12 +255,12 @@ def test_setting_a_value_to_what_it_is_changes_nothing(path: str) -> None:
     value: Any = before.model_dump(mode="json")
     for part in path.split("."):
         value = value[part]
-    again = resolve(
-        "toy",
-        sets=["stages=" + json.dumps([*before.stages]), "megacontext.enabled=true", f"{path}={json.dumps(value)}"],
-        load=load,
-    )
-    assert again == before
+    sets = ["stages=" + json.dumps([*before.stages]), "megacontext.enabled=true", f"{path}={json.dumps(value)}"]
+    if without_effect(before, path):
+        with pytest.raises(ConfigError, match="has no effect"):
+            resolve("toy", sets=sets, load=load)
+    else:
+        assert resolve("toy", sets=sets, load=load) == before
 
 
 # --- plugins and their options -------------------------------------------------------------------------------------------
@@ -414,12 +418,17 @@ def test_a_recipe_may_prepare_megacontext_without_enabling_it() -> None:
 FLAGS = """
 --seed --gpu --nproc --nnodes --rdzv-endpoint
 --mc --block-size --mc-block-size --mc-max-lod --tree --mc-tree --allocator --allocator-type --mc-allocator
---mc-gistnet-kind --mc-gistnet-layers --mc-gistnet-pooling --mc-gistnet-head
---mc-lens-layers --mc-lens-head --mc-lens-loss-weight --mc-lens-temperature --mc-lens-adv-norm-beta --mc-lens-kl-weight
---mc-lens-rank-weight --mc-lens-budget-weight --mc-lens-budget-smooth-weight --mc-lens-budget-smooth-beta
---mc-lens-hard-negative-ratio --mc-lens-max-pairs
---mc-positional --mc-num-random-variants --mc-start-wc-fraction --mc-train-wc-length --mc-lod2-probability --mc-horizon
---mc-refocus-interval --mc-wc-length --mc-auto-batch --mc-aux-dtype
+--mc-gistnet-kind --mc-gistnet-layers --mc-gistnet-pooling --mc-gistnet-head --mc-gistnet-skip --mc-gistnet-matrix-lr
+--mc-gistnet-lr
+--mc-lens-layers --mc-lens-head --mc-lens-lr --mc-lens-start --mc-lens-target --mc-lens-queries --mc-lens-loss-weight
+--mc-lens-question-weight --mc-lens-gist-gradient --mc-lens-key-floor --mc-lens-temperature --mc-lens-adv-norm-beta
+--mc-lens-rank-weight --mc-lens-rank-margin --mc-lens-hard-negative-ratio --mc-lens-max-pairs --mc-lens-kl-weight
+--mc-lens-budget-weight --mc-lens-budget-smooth-weight --mc-lens-budget-smooth-beta
+--mc-positional --mc-span-bias --mc-position-skip --mc-num-random-variants --mc-start-wc-fraction --mc-train-wc-length
+--mc-wc-length-steps --mc-min-history --mc-recent-tokens --mc-expanded-blocks --mc-random-share --mc-policy-share
+--mc-lod2-probability --mc-baseline-share --mc-variant-weight --mc-gist-target-weight --mc-key-token-weight
+--mc-distill-weight --mc-recon-weight --mc-recon-blocks --mc-horizon --mc-refocus-interval --mc-wc-length --mc-auto-batch
+--mc-aux-dtype
 --telemetry
 """.split()  # noqa: SIM905 -- a list this long reads better without quotes
 
@@ -440,6 +449,19 @@ def test_every_promised_flag_exists() -> None:
     table = flag_table(plugins.load("allocator", "stochastic_greedy").options, "stochastic_greedy")
     there = {name for flag in table for name in flag.names}
     assert {name.replace("_", "-") for name in PROMISED} <= there
+
+
+def test_every_setting_of_megacontext_has_a_flag_and_a_section() -> None:
+    table = {flag.path: flag for flag in flag_table()}
+    paths = [path for path, _ in walk_fields(RunConfig) if path.startswith("megacontext.")]
+    assert not set(paths) - set(table)
+    fields = [field for fields in MEGACONTEXT_SECTIONS.values() for field in fields]
+    assert len(fields) == len(set(fields))
+    assert set(fields) <= set(MegaContextConfig.model_fields), "a section names a setting that doesn't exist"
+    for name, members in MEGACONTEXT_SECTIONS.items():
+        there = [path for path, flag in table.items() if flag.section == name]
+        assert {path.split(".")[1] for path in there} == set(members)
+    assert {flag.section for flag in table.values()} == set(SECTION_ORDER)
 
 
 def test_every_flag_has_a_description_and_a_name_of_its_own() -> None:

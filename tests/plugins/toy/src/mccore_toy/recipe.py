@@ -17,7 +17,10 @@ def mccore_recipe() -> Recipe:
             model=ModelConfig(depth=2, head_dim=16, n_embd=32, max_seq_len=64),
             base=BaseConfig(tokens=8192, batch_tokens=512),
             megacontext=MegaContextConfig(
-                tree=Choice(name="toy"), allocator=Choice(name="toy", options={"keep_tokens": 16})
+                block_size=8,
+                horizon=16,
+                tree=Choice(name="toy"),
+                allocator=Choice(name="toy", options={"keep_tokens": 16}),
             ),
             telemetry=(Choice(name="toy"),),
         ),

@@ -1,0 +1,350 @@
+"""The MegaContext part of a report as plain data: what was measured over a run, what left its band, what is missing and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from mccore.config import TRAINING_STAGES, MegaContextConfig, RunConfig
+from mccore.events import METRICS, Event, metric
+from mccore.scaling import megacontext_flops, megacontext_parameters, variant_lengths
+
+Data = dict[str, Any]
+Points = Sequence[tuple[float, float]]
+Series = Mapping[str, Mapping[str, Points]]  # stage -> metric -> points in order
+
+# Metrics of a training step with MegaContext; the others of scope `mc` are those of a refocus.
+STEP_FAMILIES = (
+    "token_loss", "lod_loss", "gist_loss", "delta_nll", "adv_delta", "lens_loss", "question_loss", "preference_loss",
+    "preference_agreement", "preference_corr", "distill_loss", "recon_loss", "wc_length", "variants_total", "host_syncs",
+    "mfu",
+)  # fmt: skip
+PLAIN_FAMILIES = ("token_loss", "host_syncs", "mfu")  # a step without MegaContext may have them too
+REFOCUS_FAMILIES = (
+    "swap_rate", "residency", "dwell", "thrash", "raw_share", "controller_duration", "reprefill_entries",
+)  # fmt: skip
+TIMINGS = ("build_ms", "positional_ms", "variant_ms", "lens_forward_ms", "lens_loss_ms", "total_ms")
+EVALUATED = "delta_nll/evaluated"  # points of `delta_nll` events, beside those of training steps
+
+_END_SHARE = 0.1  # of a curve's points are its end
+
+
+def family(name: str) -> str:
+    """`lod_loss` of `lod_loss/2`."""
+    return name.partition("/")[0]
+
+
+# --- what is measured --------------------------------------------------------------------------------------------------
+
+
+def step_metrics(event: Event) -> dict[str, float]:
+    """The metrics of an event that belong on the curves of MegaContext training, by name."""
+    if event.type in ("step", "mc_batch_stats"):
+        return {name: value for name, value in event.metrics.items() if family(name) in STEP_FAMILIES}
+    if event.type == "delta_nll" and "delta_nll" in event.metrics:
+        return {EVALUATED: event.metrics["delta_nll"]}
+    return {}
+
+
+def training_series(steps: Series) -> Series:
+    """Curves of `step_metrics` without the stages that have nothing but what a plain step has."""
+    return {
+        stage: metrics
+        for stage, metrics in steps.items()
+        if any(family(name) not in PLAIN_FAMILIES for name in metrics)
+    }
+
+
+def banded_metrics(event: Event) -> dict[str, float]:
+    """The metrics of a training step that have a band, MegaContext's or not."""
+    if event.type not in ("step", "mc_batch_stats"):
+        return {}
+    return {name: value for name, value in event.metrics.items() if name in METRICS and METRICS[name].band is not None}
+
+
+def refocus_curves(events: Iterable[Event]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Metrics of refocuses: stage -> metric -> points (number of the refocus within the stage, value)."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    counts: dict[str, int] = {}
+    for event in events:
+        if event.type not in ("focus_allocator", "inference_update") or event.stage is None or event.rank != 0:
+            continue
+        values = {
+            name: value
+            for name, value in event.metrics.items()
+            if family(name) in REFOCUS_FAMILIES and math.isfinite(value)
+        }
+        if not values:
+            continue
+        counts[event.stage] = counts.get(event.stage, 0) + 1
+        for name, value in values.items():
+            found.setdefault(event.stage, {}).setdefault(name, []).append((float(counts[event.stage]), value))
+    return found
+
+
+def snapshots(events: Iterable[Event], kind: str) -> dict[str, list[Event]]:
+    """Events of one type by stage, in order."""
+    found: dict[str, list[Event]] = {}
+    for event in events:
+        if event.type == kind and event.rank == 0:
+            found.setdefault(event.stage or "", []).append(event)
+    return found
+
+
+def describe_series(series: Series) -> list[Data]:
+    """One row for every metric of every stage, in the order of METRICS: its values and how they lie to the metric's band."""
+    order = {name: place for place, name in enumerate(METRICS)}
+    return [
+        _describe(stage, name, [y for _, y in points if math.isfinite(y)])
+        for stage, metrics in series.items()
+        for name, points in sorted(metrics.items(), key=lambda item: (order[family(item[0])], item[0]))
+        if any(math.isfinite(y) for _, y in points)
+    ]
+
+
+def _describe(stage: str, name: str, values: Sequence[float]) -> Data:
+    known = METRICS["delta_nll"] if name == EVALUATED else metric(name)
+    # What counts up is at its end what it says last.
+    last = values[-max(1, round(len(values) * _END_SHARE)) :] if known.kind != "counter" else values[-1:]
+    end = sum(last) / len(last)
+    row: Data = {
+        "stage": stage,
+        "metric": name,
+        "unit": known.unit,
+        "points": len(values),
+        "first": values[0],
+        "end": end,
+        "mean": sum(values) / len(values),
+        "lowest": min(values),
+        "highest": max(values),
+        "band": None,
+        "outside": None,
+        "end_outside": None,
+    }
+    # A band is of the metric itself, not of another statistic of it (`dwell/p95`).
+    if known.band is not None and name in (known.name, EVALUATED):
+        low, high = known.band
+        row["band"] = [None if math.isinf(low) else low, None if math.isinf(high) else high]
+        row["outside"] = sum(not low <= value <= high for value in values) / len(values)
+        row["end_outside"] = not low <= end <= high
+    return row
+
+
+def violations(rows: Iterable[Data]) -> list[Data]:
+    """The rows with values outside their band; those that end outside first, then by the share of points outside."""
+    found = [row for row in rows if row["outside"]]
+    return sorted(found, key=lambda row: (not row["end_outside"], -row["outside"]))
+
+
+# --- the section -------------------------------------------------------------------------------------------------------
+
+
+def collect_megacontext(
+    config: RunConfig, events: Sequence[Event], results: Mapping[str, Data | None], steps: Series, refocuses: Series
+) -> Data | None:
+    """The data of the section; None for a run that has nothing to do with MegaContext. `steps` and `refocuses` are
+    `training_series` and `refocus_curves`."""
+    evaluations = {
+        stage: context
+        for stage, result in results.items()
+        if isinstance(context := (result or {}).get("context"), Mapping) and context
+    }
+    if not config.megacontext.enabled and not evaluations and not refocuses:
+        return None
+    timing = {stage: _mean_timing(found) for stage, found in snapshots(events, "mc_timing").items()}
+    return {
+        "enabled": config.megacontext.enabled,
+        "settings": _settings(config.megacontext),
+        "derived": _derived(config),
+        "steps": describe_series(steps),
+        "refocuses": describe_series(refocuses),
+        "timing": {stage: found for stage, found in timing.items() if found},
+        "trees": {stage: dict(found[-1].data) for stage, found in snapshots(events, "mc_tree_snapshot").items()},
+        "contexts": {
+            stage: _context(found[-1].data) for stage, found in snapshots(events, "working_context_snapshot").items()
+        },
+        "evaluations": {stage: read_evaluation(found) for stage, found in evaluations.items()},
+        "missing": _missing(config, results, steps, refocuses, evaluations),
+    }
+
+
+def _settings(mc: MegaContextConfig) -> Data:
+    names = (
+        "block_size", "max_lod", "num_random_variants", "horizon", "recent_tokens", "expanded_blocks", "wc_length",
+        "positional", "distill_weight", "recon_weight",
+    )  # fmt: skip
+    return {
+        **{name: getattr(mc, name) for name in names},
+        "allocator": mc.allocator.name,
+        "tree": mc.tree.name,
+        "gistnet": mc.gistnet.kind,
+        "lens_target": mc.lens.target,
+    }
+
+
+def _derived(config: RunConfig) -> Data | None:
+    if not config.megacontext.enabled or not config.model.n_embd:
+        return None
+    parameters, flops = megacontext_parameters(config), megacontext_flops(config)
+    return {
+        "parameters": {**asdict(parameters), "total": parameters.total},
+        "flops_per_token": {**asdict(flops), "total": flops.total},
+        "variant_lengths": [part._asdict() for part in variant_lengths(config)],
+    }
+
+
+def _mean_timing(events: Sequence[Event]) -> dict[str, float]:
+    """The mean of every part over the events that tell it, in milliseconds."""
+    found = {}
+    for name in TIMINGS:
+        values = [value for event in events if (value := _finite(event.data.get(name))) is not None]
+        if values:
+            found[name] = sum(values) / len(values)
+    return found
+
+
+def _context(data: Mapping[str, Any]) -> Data:
+    """A Working Context in numbers: entries and tokens by level."""
+    size, entries = int(data.get("block_size") or 0), dict[int, int]()
+    for level, count in read_runs(data):
+        entries[level] = entries.get(level, 0) + count
+    return {
+        "tokens": data.get("history"),
+        "entries": data.get("entries"),
+        "budget": data.get("budget"),
+        "block_size": size,
+        "by_level": [
+            {"level": level, "entries": entries[level], "tokens": entries[level] * size**level}
+            for level in sorted(entries)
+        ],
+    }
+
+
+def read_runs(data: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The runs `(level, entries)` of a Working Context's snapshot; none where they can't be read."""
+    try:
+        return [(int(level), int(count)) for level, count in data.get("runs") or ()]
+    except (TypeError, ValueError):
+        return []
+
+
+# --- the evaluation of focus -------------------------------------------------------------------------------------------
+
+_ROW_NUMBERS = ("nll", "stderr", "delta", "delta_stderr", "gap_closed")
+_BIN_NUMBERS = ("from", "to", "lod", "delta", "stderr", "tokens")
+
+
+def read_evaluation(context: Mapping[str, Any]) -> Data:
+    """What an evaluation of focus found, in the one shape that the report words and draws.
+
+    `table`: rows {condition, nll, stderr, delta, delta_stderr, gap_closed}, differences paired by sequence and to the plain
+    window; `focus`: policy -> measures of its scores; `by_distance` and `by_lod`: rows {condition, from, to | lod, delta,
+    stderr, tokens}. What isn't there or isn't a number is None or left out.
+    """
+    table = context.get("table")
+    rows = [row for row in table if isinstance(row, Mapping)] if isinstance(table, list | tuple) else []
+    focus = context.get("focus")
+    policies = focus.items() if isinstance(focus, Mapping) else ()
+    return {
+        "table": [
+            {"condition": str(row.get("condition", "?")), **{name: _finite(row.get(name)) for name in _ROW_NUMBERS}}
+            for row in rows
+        ],
+        "focus": {
+            str(policy): {str(name): value for name, each in found.items() if (value := _finite(each)) is not None}
+            for policy, found in policies
+            if isinstance(found, Mapping)
+        },
+        "by_distance": _bins(context.get("by_distance")),
+        "by_lod": _bins(context.get("by_lod")),
+        "notes": {
+            str(name): value
+            for name, value in context.items()
+            if name not in ("table", "focus", "by_distance", "by_lod") and isinstance(value, str | int | float)
+        },
+    }
+
+
+def _bins(value: Any) -> list[Data]:
+    rows = [row for row in value if isinstance(row, Mapping)] if isinstance(value, list | tuple) else []
+    return [
+        {"condition": str(row.get("condition") or ""), **{name: _finite(row.get(name)) for name in _BIN_NUMBERS}}
+        for row in rows
+    ]
+
+
+def _finite(value: Any) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if good else None
+
+
+# --- what is missing ---------------------------------------------------------------------------------------------------
+
+
+def _missing(
+    config: RunConfig,
+    results: Mapping[str, Data | None],
+    steps: Series,
+    refocuses: Series,
+    evaluations: Mapping[str, Any],
+) -> list[Data]:
+    """What a reader may look for in this section and not find, each with the reason."""
+    mc = config.megacontext
+    missing: list[Data] = []
+
+    def add(what: str, why: str) -> None:
+        missing.append({"what": what, "why": why})
+
+    there = {family(name) for metrics in steps.values() for name in metrics}
+    trained = [stage for stage in TRAINING_STAGES if stage in config.stages]
+    if mc.enabled:
+        if not there:
+            add("curves of MegaContext training", _no_steps(config, trained))
+        else:
+            for names, why in _unmeasured(mc, there, cut=any(results.get(stage) is None for stage in trained)):
+                add(", ".join(names), why)
+    if not refocuses:
+        add(", ".join(REFOCUS_FAMILIES), "no refocus of a session was recorded: they come from evaluation and chat")
+    if not evaluations:
+        done = [stage for stage in ("base_eval", "chat_eval_mid", "chat_eval_sft") if results.get(stage)]
+        why = f"{' and '.join(done)} didn't evaluate it" if done else "no stage that evaluates it was finished"
+        add("evaluation of focus", why)
+    elif not any(found.get("by_distance") for found in evaluations.values()):
+        add("delta NLL by distance and LOD", "the evaluation of focus didn't measure it")
+    return missing
+
+
+def _no_steps(config: RunConfig, trained: Sequence[str]) -> str:
+    return f"no step of {', '.join(trained)} was recorded" if trained else "this run has no stage that trains"
+
+
+def _unmeasured(mc: MegaContextConfig, there: set[str], cut: bool) -> Iterable[tuple[list[str], str]]:
+    """Training metrics that a run hasn't got, grouped by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for name in STEP_FAMILIES:
+        if name not in there and name != "mfu":  # a device whose peak isn't known has none
+            reasons.setdefault(_why_unmeasured(mc, name, cut), []).append(name)
+    return [(names, why) for why, names in reasons.items()]
+
+
+def _why_unmeasured(mc: MegaContextConfig, name: str, cut: bool) -> str:
+    lens = mc.lens
+    of_lens = ("lens_loss", "question_loss", "preference_loss", "preference_agreement", "preference_corr")
+    if name == "recon_loss" and not mc.recon_weight:
+        return "megacontext.recon_weight is 0"
+    if name not in (*PLAIN_FAMILIES, "recon_loss") and not mc.num_random_variants:
+        return "megacontext.num_random_variants is 0"
+    if name == "distill_loss" and not mc.distill_weight:
+        return "megacontext.distill_weight is 0"
+    if name in of_lens:
+        if not lens.loss_weight:
+            return "megacontext.lens.loss_weight is 0"
+        if name.startswith("preference") and lens.target == "attention":
+            return "megacontext.lens.target is attention"
+        if not name.startswith("preference") and lens.target == "preference":
+            return "megacontext.lens.target is preference"
+        if cut:
+            return f"LensNet is trained from {lens.start:.0%} of a stage on, and the run was cut short before"
+    return "not recorded by this run"
