@@ -35,6 +35,7 @@ from mccore.train.probe import choose_rows, free_memory, measure
 Results = dict[str, Any]
 
 CHAT_SAMPLES = 4
+TIMED_EVERY = 50  # steps with MegaContext between two whose parts are timed
 _LOG_SECONDS = 2.0
 
 
@@ -211,6 +212,17 @@ class _Hooks:
             return {}
         plan = objective.plan(progress.step - 1, (progress.step - 1) / self.plan.steps)
         drawn = progress.step * self.plan.rows * (plan.coarse_variants + plan.mixed_variants)
+        found = objective.timings.end()
+        if found:
+            parts = ("build_ms", "positional_ms", "variant_ms", "lens_forward_ms", "lens_loss_ms", "total_ms")
+            times = {name: round(found.get(name, 0.0), 3) for name in parts}
+            times["lens_loss_ms"] = round(times["lens_loss_ms"] - times["lens_forward_ms"], 3)
+            synchronised = self.runtime.world.device.type == "cpu"  # a CPU is always done when it returns
+            self.runtime.emit(
+                "mc_timing", step=progress.step, tokens=progress.tokens, **times, synchronised=synchronised
+            )
+        if (progress.step + 1) % TIMED_EVERY == 0:
+            objective.timings.begin(synchronised=False)
         return {"wc_length": plan.mixed.length, "variants_total": drawn}
 
     def evaluate(self, progress: Progress) -> BitsPerByte:

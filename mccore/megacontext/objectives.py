@@ -41,6 +41,7 @@ from mccore.megacontext.random_cuts import (
     possible_ends,
     reachable_length,
 )
+from mccore.megacontext.timings import Timings
 from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
 from mccore.model.gpt import GPT
 from mccore.model.loss import Losses
@@ -116,6 +117,7 @@ class MegaContextObjective:
         self.config = config or nets.config
         self.tokens = tokens
         self.seed = seed
+        self.timings = Timings()
         self._all_reduce = all_reduce
         self._focused_from = self.config.lens.start
         self._followed = -1  # the step in which the previous policy was moved last
@@ -221,13 +223,18 @@ class MegaContextObjective:
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def __call__(self, batch: Batch) -> Losses:
+        with self.timings("total_ms"):
+            return self._step(batch)
+
+    def _step(self, batch: Batch) -> Losses:
         config = self.config
         sums = _Sums()
         rows = batch.first_row + torch.arange(batch.inputs.size(0), device=batch.inputs.device)
         weights = (batch.targets >= 0).float()
         if batch.weights is not None:
             weights = weights * batch.weights
-        levels = self.nets.pyramid(self.gpt.embed(batch.inputs), config.block_size)
+        with self.timings("build_ms"):
+            levels = self.nets.pyramid(self.gpt.embed(batch.inputs), config.block_size)
         plan = self.plan(batch.step, batch.progress)
         ends = self._ends(batch, rows, plan)
         focused = (
@@ -253,7 +260,8 @@ class MegaContextObjective:
             loss = loss + config.variant_weight * term
             groups.append(group)
             if focused:
-                term, scores = self._lens(batch, levels, group, shape, ends, weights, baseline, groups[0], sums)
+                with self.timings("lens_loss_ms"):
+                    term, scores = self._lens(batch, levels, group, shape, ends, weights, baseline, groups[0], sums)
                 loss = loss + config.lens.loss_weight * term
                 focus = scores.detach() if focus is None else focus
         if focused and config.lens.target != "attention" and len(groups) == 2:
@@ -331,13 +339,17 @@ class MegaContextObjective:
         own = torch.arange(len(rows), device=rows.device).repeat(count)
         variant = torch.arange(count, device=rows.device).repeat_interleave(len(rows)) * 2 + mixed
         spread = None if focus is None else focus.repeat(count, 1)
-        level, index, chosen = self._cuts(batch, shape, rows[own], variant, ends[own], mixed, spread)
-        offset: Tensor | None = None
-        if config.position_skip:
-            recent = torch.arange(shape.length, device=rows.device) >= shape.length - shape.recent_tokens
-            offset = self._skip(batch, len(rows))[own].unsqueeze(1) * recent
-        contexts = assemble(levels, own, level, index, config.block_size, offset)
-        hidden = self._forward(**model_inputs(self.gpt, contexts, batch.inputs, self.nets.bias, config.positional))
+        with self.timings("build_ms"):
+            level, index, chosen = self._cuts(batch, shape, rows[own], variant, ends[own], mixed, spread)
+            offset: Tensor | None = None
+            if config.position_skip:
+                recent = torch.arange(shape.length, device=rows.device) >= shape.length - shape.recent_tokens
+                offset = self._skip(batch, len(rows))[own].unsqueeze(1) * recent
+            contexts = assemble(levels, own, level, index, config.block_size, offset)
+        with self.timings("positional_ms"):
+            inputs = model_inputs(self.gpt, contexts, batch.inputs, self.nets.bias, config.positional)
+        with self.timings("variant_ms"):
+            hidden = self._forward(**inputs)
         targets = context_targets(contexts, batch.targets)
         raw = level == 0
         scored = weights[own].gather(1, contexts.last) * torch.where(raw, 1.0, config.gist_target_weight)
@@ -355,7 +367,8 @@ class MegaContextObjective:
                 nll = self.gpt.hidden_losses(hidden, targets, torch.zeros_like(share))[1]
             extra = torch.expm1(nll - known).clamp(0, config.key_token_weight) * (raw & teachers.unsqueeze(1))
             share = share * (1 + extra)
-        loss, nll = self.gpt.hidden_losses(hidden, targets, share)
+        with self.timings("variant_ms"):
+            loss, nll = self.gpt.hidden_losses(hidden, targets, share)
 
         there = weights[own].gather(1, contexts.last) > 0
         for lod in range(config.max_lod + 1):
@@ -449,7 +462,9 @@ class MegaContextObjective:
         entries = self._through(contexts.embeddings[: len(ends), history])
         if later is not None:
             later = later.detach().to(self.nets.dtype)
-        return level, index, (lens or self.nets.lensnet)(entries, spans, editable, later, shape.block_size)
+        with self.timings("lens_forward_ms"):
+            focus = (lens or self.nets.lensnet)(entries, spans, editable, later, shape.block_size)
+        return level, index, focus
 
     def _through(self, entries: Tensor) -> Tensor:
         """Entries as LensNet reads them: with the share of their gradient that is let through."""
