@@ -79,8 +79,7 @@ class Scored:
         """What is scored in one call."""
         with pytest.MonkeyPatch.context() as patch:
             scored = cls(patch, objective.gpt)
-            with torch.no_grad():
-                objective(batch)
+            objective(batch)  # with gradients: a compiled pass without would be another graph
         return scored
 
 
@@ -172,12 +171,22 @@ def test_a_row_draws_the_same_cuts_however_the_step_is_split() -> None:
     assert len({str(cut) for cut in whole.values()}) > len(whole) * 3 / 4
 
 
-def test_ends_and_skips_are_spread() -> None:
+def test_ends_and_skips_are_spread_and_alike_in_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: list[Tensor] = []
+    hidden = GPT.hidden
+
+    def record(self: GPT, *args: Any, **inputs: Any) -> Tensor:
+        plain.extend([inputs["positions"]] if "positions" in inputs else [])
+        return hidden(self, *args, **inputs)
+
+    monkeypatch.setattr(GPT, "hidden", record)
     config = run_config(min_history=0.5, position_skip=100)
     objective = objective_of(config, *networks(config))
     ends, gaps = set(), []
     for step in range(12):
         for contexts in Scored.of(objective, batch_of(random_tokens(8, T + 1), step=step)).cuts:
+            raw = contexts.level == 0
+            assert torch.equal(plain[-1].gather(1, contexts.last)[raw].double(), contexts.spans.centre[raw])
             ends |= set((contexts.last[:, -1] + 1).tolist())
             start = contexts.spans.centre - (contexts.spans.span - 1) / 2
             stop = contexts.spans.centre + (contexts.spans.span + 1) / 2
