@@ -121,6 +121,9 @@ class MegaContextObjective:
         self._all_reduce = all_reduce
         self._focused_from = self.config.lens.start
         self._followed = -1  # the step in which the previous policy was moved last
+        if compiled:  # one graph per length and pass, where the default gives up after eight and says nothing
+            dynamo = torch._dynamo.config
+            dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * self.config.wc_length_steps + 4)
         self._forward: Forward = torch.compile(gpt.hidden, dynamic=False) if compiled else gpt.hidden
         self._ends_by_length: dict[tuple[int, int], list[int]] = {}
         for progress in (0.0, 1.0):
@@ -172,15 +175,19 @@ class MegaContextObjective:
         ends = self._possible_ends(plan)
         if len(ends) == 1:
             return torch.full_like(rows, ends[0])
-        drawn = self._random(batch.step, _END, rows) * len(ends)
-        return torch.tensor(ends, device=rows.device)[drawn.long()]
+        drawn = (self._random(batch.step, _END, rows) * len(ends)).long()
+        return ends[0] + (self.config.block_size - 1) * drawn  # they follow each other in even steps
 
     def _possible_ends(self, plan: Plan) -> list[int]:
         key = (plan.coarse.length, plan.mixed.length)
         if key not in self._ends_by_length:
             least = math.ceil(self.tokens * self.config.min_history)
             both = [possible_ends(shape, least) for shape in (plan.coarse, plan.mixed)]
-            self._ends_by_length[key] = sorted(set(both[0]) & set(both[1])) or [self.tokens]
+            common = sorted(set(both[0]) & set(both[1])) or [self.tokens]
+            # From the last gap on: where contexts are nearly as short as they can be, some ends have none.
+            step = self.config.block_size - 1
+            gap = max((at for at in range(1, len(common)) if common[at] - common[at - 1] != step), default=0)
+            self._ends_by_length[key] = common[gap:]
         return self._ends_by_length[key]
 
     def _cuts(
@@ -280,7 +287,7 @@ class MegaContextObjective:
             return _Baseline(nothing[:, 0] > 0, nothing, None, None), embeddings.sum() * 0.0
         every = len(chosen) == count
         read = torch.full((count,), every, device=weights.device)
-        at = torch.tensor(chosen, device=weights.device)
+        at = read if every else torch.tensor(chosen, device=weights.device)
 
         def some(x: Tensor) -> Tensor:
             return x if every else x[at]
@@ -406,7 +413,7 @@ class MegaContextObjective:
         hidden = decoder(picked.flatten(0, 1)).view(len(rows), -1, gists.size(-1)).to(self.gpt.compute_dtype)
         share = weights.sum(dim=1, keepdim=True) / (batch.step_targets * wanted.size(1))
         loss, nll = self.gpt.hidden_losses(hidden, wanted, share.expand_as(wanted))
-        sums.add("recon_loss", nll.sum(), torch.tensor(nll.numel(), device=nll.device))
+        sums.add("recon_loss", nll.sum(), torch.full((), float(nll.numel()), device=nll.device))
         return loss
 
     # --- focus --------------------------------------------------------------------------------------------------------
@@ -509,7 +516,9 @@ class MegaContextObjective:
         at = torch.where(raw, mixed.contexts.index // config.block_size, blocks)
         shown = torch.zeros(rows * count, blocks + 1, device=values.device).scatter(1, at, 1.0)[:, :blocks]
         shown = shown * (torch.arange(blocks, device=values.device) < self._limit(ends).repeat(count).unsqueeze(1))
-        values = values.clamp(min=-50.0)  # of blocks that don't take part, which none of them shows
+        # As logarithms of shares in units of the mean share: a block more isn't worse by itself. Blocks that don't take part
+        # are shown by none of the contexts.
+        values = (values + torch.log(focus.there.sum(dim=1, keepdim=True).float())).clamp(min=-50.0)
         utilities = (shown.view(count, rows, blocks) * values).sum(dim=2).t()  # [B, count]
         targets = mixed.targets[:, -config.horizon :] >= 0
         nll = (mixed.nll[:, -config.horizon :] * targets).sum(dim=1) / targets.sum(dim=1).clamp(min=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,8 +41,10 @@ def assemble(
     offset: int64 [R, L], added to the positions (not the tokens) of entries, for training with skipped positions.
     """
     pool, offsets = pool_of(levels)
-    begins = torch.tensor(offsets, device=level.device)
-    flat = row.unsqueeze(1) * pool.size(1) + begins[level] + index
+    begins = torch.zeros_like(level)
+    for lod, (before, begin) in enumerate(pairwise(offsets), start=1):  # numbers, not a tensor: no copy to the device
+        begins = begins + (level >= lod) * (begin - before)
+    flat = row.unsqueeze(1) * pool.size(1) + begins + index
     embeddings = F.embedding(flat, pool.flatten(0, 1))  # its backward adds up repeated rows quickly
     spans = spans_of(level, index, block_size)
     last = ((index + 1) * spans.span).long() - 1
