@@ -54,7 +54,7 @@ class World:
             import torch.distributed as dist
 
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                dist.broadcast(tensor.detach(), src=0)  # in place, and no part of any gradient
 
     def once_per_machine(self, work: Callable[[], object]) -> None:
         """Run `work` on the first rank of each machine, the others waiting; when it fails somewhere, all ranks raise."""
