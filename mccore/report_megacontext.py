@@ -65,7 +65,8 @@ def banded_metrics(event: Event) -> dict[str, float]:
 
 
 def refocus_curves(events: Iterable[Event]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Metrics of refocuses: stage -> metric -> points (number of the refocus within the stage, value)."""
+    """Metrics of refocuses: stage -> metric -> points in order. They lie at the training tokens where a training stage
+    measured them, else at the number of the refocus within the stage. Repeated steps replace what was lost, as in `curves`."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     counts: dict[str, int] = {}
     for event in events:
@@ -76,11 +77,15 @@ def refocus_curves(events: Iterable[Event]) -> dict[str, dict[str, list[tuple[fl
             for name, value in event.metrics.items()
             if family(name) in REFOCUS_FAMILIES and math.isfinite(value)
         }
-        if not values:
+        if not values or (event.stage in TRAINING_STAGES and event.tokens is None):
             continue
         counts[event.stage] = counts.get(event.stage, 0) + 1
+        x = float(event.tokens or 0) if event.stage in TRAINING_STAGES else float(counts[event.stage])
         for name, value in values.items():
-            found.setdefault(event.stage, {}).setdefault(name, []).append((float(counts[event.stage]), value))
+            points = found.setdefault(event.stage, {}).setdefault(name, [])
+            while points and points[-1][0] >= x:
+                points.pop()
+            points.append((x, value))
     return found
 
 
@@ -232,7 +237,9 @@ def read_runs(data: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 # --- the evaluation of focus -------------------------------------------------------------------------------------------
 
+_READ = ("table", "focus", "differences", "by_distance", "by_lod")
 _ROW_NUMBERS = ("nll", "stderr", "delta", "delta_stderr", "gap_closed")
+_WINDOW = " - window"  # differences to the window are in the table
 _BIN_NUMBERS = ("from", "to", "lod", "delta", "stderr", "tokens")
 
 
@@ -240,8 +247,9 @@ def read_evaluation(context: Mapping[str, Any]) -> Data:
     """What an evaluation of focus found, in the one shape that the report words and draws.
 
     `table`: rows {condition, nll, stderr, delta, delta_stderr, gap_closed}, differences paired by sequence and to the plain
-    window; `focus`: policy -> measures of its scores; `by_distance` and `by_lod`: rows {condition, from, to | lod, delta,
-    stderr, tokens}. What isn't there or isn't a number is None or left out.
+    window; `focus`: policy -> measures of its scores; `differences`: rows {pair, delta, stderr} of other pairs;
+    `by_distance` and `by_lod`: rows {condition, from, to | lod, delta, stderr, tokens}; `notes`: what else is a plain value.
+    What isn't there or isn't a number is None or left out.
     """
     table = context.get("table")
     rows = [row for row in table if isinstance(row, Mapping)] if isinstance(table, list | tuple) else []
@@ -257,14 +265,26 @@ def read_evaluation(context: Mapping[str, Any]) -> Data:
             for policy, found in policies
             if isinstance(found, Mapping)
         },
+        "differences": _differences(context.get("differences")),
         "by_distance": _bins(context.get("by_distance")),
         "by_lod": _bins(context.get("by_lod")),
         "notes": {
             str(name): value
             for name, value in context.items()
-            if name not in ("table", "focus", "by_distance", "by_lod") and isinstance(value, str | int | float)
+            if name not in _READ and (isinstance(value, str) or _finite(value) is not None)
         },
     }
+
+
+def _differences(value: Any) -> list[Data]:
+    pairs = value.items() if isinstance(value, Mapping) else ()
+    return [
+        {"pair": str(pair), "delta": delta, "stderr": _finite(found.get("stderr"))}
+        for pair, found in pairs
+        if isinstance(found, Mapping)
+        and (delta := _finite(found.get("mean"))) is not None
+        and not str(pair).endswith(_WINDOW)
+    ]
 
 
 def _bins(value: Any) -> list[Data]:

@@ -134,7 +134,7 @@ def _refocuses(found: Data, plots: Sequence[str]) -> Iterable[str]:
         return
     yield "### Refocuses"
     yield table(
-        ("metric", "stage", "refocuses", "mean", "lowest", "highest", "expected"),
+        ("metric", "stage", "points", "mean", "lowest", "highest", "expected"),
         [
             (
                 f"`{_name(row)}`",
@@ -148,8 +148,9 @@ def _refocuses(found: Data, plots: Sequence[str]) -> Iterable[str]:
             for row in rows
         ],
     )
-    if "mc_controller.png" in plots:
-        yield "![Swap rate, residency, dwell, thrash and controller time by refocus](mc_controller.png)"
+    for name, over in (("mc_controller_training.png", "over training"), ("mc_controller.png", "by refocus")):
+        if name in plots:
+            yield f"![Swap rate, residency, dwell, thrash and controller time {over}]({name})"
 
 
 def _contexts(found: Data, plots: Sequence[str]) -> Iterable[str]:
@@ -176,12 +177,16 @@ def _contexts(found: Data, plots: Sequence[str]) -> Iterable[str]:
 
 def _evaluation(stage: str, found: Data, plots: Sequence[str]) -> Iterable[str]:
     yield f"### Evaluation of focus, {stage}"
-    for name, note in found["notes"].items():
-        yield f"{name.replace('_', ' ')}: {number(note) if isinstance(note, int | float) else note}"
+    if notes := found["notes"]:
+        said = (
+            f"{name.replace('_', ' ')} {number(note) if isinstance(note, int | float) else note}"
+            for name, note in notes.items()
+        )
+        yield ", ".join(said).capitalize() + "."
     if found["table"]:
         yield (
             "NLL in nat per token over the horizon; the difference is to the plain window, paired by sequence, with its "
-            "standard error. Gap closed: 0 is random focus, 1 the oracle."
+            "standard error. Gap closed: 0 is the window, 1 the full context."
         )
         yield table(
             ("condition", "NLL", "difference", "standard errors from 0", "gap closed"),
@@ -200,10 +205,22 @@ def _evaluation(stage: str, found: Data, plots: Sequence[str]) -> Iterable[str]:
         )
     if focus := found["focus"]:
         measures = list(dict.fromkeys(name for each in focus.values() for name in each))
-        yield "Scores of each policy against the true utility of expanding a block:"
+        yield (
+            "Scores of each policy against the true utility of expanding a block. Gap closed: 0 is random focus, 1 the "
+            "oracle."
+        )
         yield table(
             ("policy", *(name.replace("_", " ") for name in measures)),
             [(policy, *(_number(each.get(name)) for name in measures)) for policy, each in focus.items()],
+        )
+    if pairs := found["differences"]:
+        yield "Other pairs, the first minus the second: below 0 the first predicts better."
+        yield table(
+            ("pair", "difference", "standard errors from 0"),
+            [
+                (row["pair"], _with_error(row["delta"], row["stderr"], "+.4f"), _in_errors(row["delta"], row["stderr"]))
+                for row in pairs
+            ],
         )
     for name, alt in ((f"mc_focus_{stage}.png", "Conditions against the plain window"),
                       (f"mc_where_{stage}.png", "Delta NLL by distance and by level")):  # fmt: skip
@@ -246,6 +263,10 @@ def _with_error(value: float | None, error: float | None, form: str) -> str:
     if value is None:
         return ""
     return format(value, form) + ("" if error is None else f" ± {error:.4f}")
+
+
+def _in_errors(value: float | None, error: float | None) -> str:
+    return "" if value is None or not error else f"{value / error:+.1f}"
 
 
 def _number(value: float | None) -> str:

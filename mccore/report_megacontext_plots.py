@@ -93,8 +93,13 @@ def draw_megacontext(
     for file, panels in STEP_FIGURES.items():
         if image := _draw_steps(steps, panels):
             images[file] = image
-    if image := _draw_refocuses(refocuses):
-        images["mc_controller.png"] = image
+    for file, label, training in (
+        ("mc_controller_training.png", "training tokens of the stage", True),
+        ("mc_controller.png", "refocus", False),
+    ):
+        mine = {stage: metrics for stage, metrics in refocuses.items() if (stage in TITLES) == training}
+        if image := _draw_refocuses(mine, label):
+            images[file] = image
     for stage, found in evaluations.items():
         if image := _draw_conditions(found):
             images[f"mc_focus_{stage}.png"] = image
@@ -137,7 +142,7 @@ def _draw_steps(steps: Series, panels: Sequence[Panel]) -> bytes | None:
     return save(figure)
 
 
-def _draw_refocuses(refocuses: Series) -> bytes | None:
+def _draw_refocuses(refocuses: Series, x_label: str) -> bytes | None:
     """Two columns of panels, a line for every stage."""
     panels = [panel for panel in REFOCUS_PANELS if any(_members(metrics, panel) for metrics in refocuses.values())]
     if not panels:
@@ -150,7 +155,7 @@ def _draw_refocuses(refocuses: Series) -> bytes | None:
         axes.set_visible(False)
     several = len(refocuses) > 1
     for axes, panel in zip(grid, panels, strict=False):
-        style_panel(axes, "", panel.label, "refocus")
+        style_panel(axes, "", panel.label, x_label)
         curves = {
             f"{stage}: {_LABELS.get(name, name)}" if several else name: metrics[name]
             for stage, metrics in refocuses.items()
@@ -179,8 +184,8 @@ def draw_curves(axes: Axes, curves: Metrics, colors: Mapping[str, str], band: st
             # Near the ends there is nothing to smooth over: what would be drawn there is noise.
             x, y = zip(*thin(smooth(points, width)[width // 4 : -(width // 4)]), strict=True)
         style = "--" if name == "gist_loss" else "-"  # it lies on LOD1's where there is no other level
-        marker = "o" if len(x) == 1 else None
-        axes.plot(x, y, color=colors[name], linewidth=1.5, linestyle=style, marker=marker, label=label)
+        marker = "o" if len(x) < _SMOOTH_FROM else None
+        axes.plot(x, y, color=colors[name], linewidth=1.5, linestyle=style, marker=marker, markersize=3.5, label=label)
     if band:
         _draw_band(axes, METRICS[band].band, f"{_LABELS.get(band, band)}, expected" if len(curves) > 1 else "expected")
     # Counts and the like have no business below 0, and what hardly moves is to look like it.

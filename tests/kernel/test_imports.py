@@ -27,6 +27,7 @@ KERNEL = {
 }  # fmt: skip
 ENGINE = {"data", "eval", "megacontext", "model", "serve", "train"}
 ASSEMBLY = {
+    "focus_stage",
     "launch",
     "markdown",
     "report",

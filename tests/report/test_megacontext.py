@@ -38,10 +38,12 @@ TABLE = [
 ]
 CONTEXT = {
     "table": TABLE,
-    "focus": {"LensNet": {"spearman": 0.61, "recall_at_k": 0.72}, "recency": {"spearman": 0.1}},
+    "focus": {"LensNet": {"spearman": 0.61, "recall@8": 0.72}, "recency": {"spearman": 0.1}},
     "by_distance": [{"condition": "LensNet", "from": 0, "to": 1024, "delta": 0.02, "stderr": 0.01, "tokens": 99},
                     {"condition": "LensNet", "from": 1024, "to": None, "delta": 0.08, "stderr": 0.01, "tokens": 9}],
     "by_lod": [{"lod": 0, "delta": 0.01, "stderr": 0.01}, {"lod": 2, "delta": 0.2, "stderr": 0.02}],
+    "differences": {"lens - recency": {"mean": -0.05, "stderr": 0.01, "n": 9}, "lens - window": {"mean": 1, "stderr": 1},
+                    "lens - bm25": None},
     "sequences": 120,
 }  # fmt: skip
 
@@ -130,7 +132,8 @@ def test_a_run_with_everything(finished: RunDir) -> None:
         "| base_eval | tree | 264 tokens, 20.0 KiB | LOD0: 264, LOD1: 33, LOD2: 4 |",
         "| Working Context | 47 of 64 entries | LOD0: 40 for 40 tokens, LOD1: 4 for 32 tokens, LOD2: 3 for 192 tokens |",
         "| LensNet | 2.6000 ± 0.0500 | -0.2000 ± 0.0100 | -20.0 | 62% |",
-        "| policy | spearman | recall at k |", "| recency | 0.1 |  |", "sequences: 120",
+        "| policy | spearman | recall@8 |", "| recency | 0.1 |  |", "Sequences 120.",
+        "| lens - recency | -0.0500 ± 0.0100 | -5.0 |",
         "| `mfu` | base | 0.4 to 1 | 100% of 40 | **0.3** | 0.3 | 0.3 |",
         "| `thrash` | base_eval | 0 to 0.05 | 100% of 30 | **0.5** |",
     ):  # fmt: skip
@@ -245,6 +248,14 @@ def test_curves_of_steps_and_refocuses() -> None:
         Event("inference_update", 2.0, stage="s", metrics={"tokens_per_second": 5.0}),
         Event("focus_allocator", 3.0, stage="s", metrics={"swap_rate": 0.2, "dwell": 3.0}),
     ]
+    training = [
+        Event("focus_allocator", 9.0, stage="base", tokens=n, metrics={"thrash": n / 100}) for n in (1, 2, 3, 2)
+    ]
+    assert refocus_curves(training) == {"base": {"thrash": [(1.0, 0.01), (2.0, 0.02)]}}
+    assert set(draw_megacontext({}, refocus_curves([*training, *events]), {}, {})) == {
+        "mc_controller_training.png",
+        "mc_controller.png",
+    }
     assert refocus_curves(events) == {"s": {"swap_rate": [(1.0, 0.1), (2.0, 0.2)], "dwell": [(2.0, 3.0)]}}
 
 
@@ -273,13 +284,13 @@ json_values = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["condition", "delta", "nll", "from", "to", "lod", "x"]), inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["condition", "delta", "nll", "from", "lod", "mean", "x"]), inner, max_size=4)
     ),
     max_leaves=12,
 )
 
 
-@given(st.dictionaries(st.sampled_from(["table", "focus", "by_distance", "by_lod", "note"]), json_values))
+@given(st.dictionaries(st.sampled_from(["table", "focus", "differences", "by_distance", "note"]), json_values))
 @settings(deadline=None, max_examples=150)
 def test_an_evaluation_of_any_shape_is_worded(context: dict[str, Any]) -> None:
     found = read_evaluation(context)
