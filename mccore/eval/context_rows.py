@@ -304,7 +304,6 @@ class ContextRows:
                 found[row[part], candidate[part]] = base[row[part]] - nll
             best = found.max(dim=1)
             picks.append(best.indices)
-            base = base - best.values
             opened.scatter_(1, best.indices.unsqueeze(1), True)
             state.scatter_(1, (first + best.indices).unsqueeze(1), 0)
             utilities = found if utilities is None else utilities

@@ -210,6 +210,24 @@ def test_the_oracle_measures_what_expanding_does() -> None:
         np.testing.assert_allclose(saved, report.utilities[np.arange(3), picked], atol=1e-5)
 
 
+@torch.inference_mode()
+def test_the_oracle_measures_again_after_each_choice() -> None:
+    gpt, nets = networks()
+    rows = random_rows(4)
+    report = evaluate(gpt, nets, rows)
+    assert report.utilities is not None
+    part = ContextRows(gpt, nets, report.geometry, torch.arange(4), rows, None, Ledger(rows[:, -H:]), 2**15)
+    first = torch.from_numpy(report.utilities.argmax(axis=1))
+    tried = np.full(report.utilities.shape, np.inf)
+    for other in range(tried.shape[1]):
+        there = torch.where(first == other, (first + 1) % tried.shape[1], other)
+        nll = part.score(part.expand(torch.stack((first, there), dim=1)))[1].double().mean(dim=1)
+        tried[:, other] = nll.numpy()
+    np.testing.assert_allclose(report.nll["oracle"], tried.min(axis=1), atol=1e-5)
+    singly = np.argsort(report.utilities, axis=1)[:, -2]
+    assert (tried.argmin(axis=1) != singly).any()  # else the second measurement would have changed nothing
+
+
 def test_recency_is_gists_with_a_longer_tail() -> None:
     report = evaluate(*networks(), random_rows(3))
     np.testing.assert_array_equal(report.nll["recency"], report.nll["gists"])

@@ -305,7 +305,7 @@ def edited(focus: Focus, **edits: Any) -> Refocus:
 
 def test_measures_of_a_refocus() -> None:
     # 38 tokens: one LOD2 node (16), two gists (8), 14 tokens. (38 - 6) // 4 = 8 blocks are editable: 4, 2, and 2 as tokens.
-    focus = focus_of(2, 1, 1, *[0] * 14, age=[9, 4, 2, *[1] * 4, 0, *[3] * 9])
+    focus = focus_of(2, 1, 1, *[0] * 14, age=[9, 4, 2, 5, 1, 5, 5, 0, *[3] * 9])
     found = only(edited(focus, expand=[(0, 1, 4)], collapse=[(0, 1, 7)]))
     assert found.swap_rate == 2 / 8
     assert found.residency == 17 / 40  # entries in use when it began
