@@ -261,7 +261,7 @@ class LensConfig(Section):
         description="what it learns: where the full context's attention goes, which of two contexts predicts better, or both",
     )
     queries: Positive = Field(32, description="newest tokens of a Working Context that ask, each its own question")
-    loss_weight: NonNegative = Field(1.0, description="weight of the focus loss")
+    loss_weight: NonNegative = Field(0.1, description="weight of the focus loss")
     question_weight: NonNegative = Field(
         1.0, description="weight, within the focus loss, of each recent token's own attention"
     )
@@ -338,7 +338,9 @@ class MegaContextConfig(Section):
     baseline_share: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of the sequences that are also read in full, token by token"
     )
-    variant_weight: NonNegative = Field(1.0, description="weight of the variants' next-token loss")
+    variant_weight: NonNegative = Field(
+        0.3, description="weight of the variants' next-token loss; at 1 the plain model pays for them"
+    )
     gist_target_weight: NonNegative = Field(
         0.1, description="weight of predicting, at a gist, the token behind its span"
     )

@@ -235,6 +235,12 @@ class Runtime:
         """The GPT's configuration. Ids that the tokenizer turned out not to have are never predicted."""
         return self.config.model.model_copy(update={"vocab_ids": self.tokenizer.vocab_size})
 
+    @property
+    def compiled(self) -> bool:
+        """Whether training goes through torch.compile."""
+        wish = self.config.hardware.compile
+        return wish == "on" or (wish == "auto" and self.world.device.type == "cuda")
+
     def training(self) -> Training:
         """A freshly initialised model, its optimizer for this stage and its objective."""
         from torch import nn
@@ -245,9 +251,7 @@ class Runtime:
 
         with self.world.device:
             gpt = GPT(self.model_config, seed=self.config.seed, compute_dtype=self.dtype)
-        compiled = self.config.hardware.compile == "on" or (
-            self.config.hardware.compile == "auto" and self.world.device.type == "cuda"
-        )
+        compiled = self.compiled
         # Muon orthogonalises in the compute type: on a CPU with bf16 that halves the optimizer's share of a small step.
         if not self.config.megacontext.enabled:
             model = nn.ModuleDict({"gpt": gpt})

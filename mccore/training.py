@@ -86,6 +86,7 @@ def train_stage(runtime: Runtime) -> Results:
             start=start,
             flops_per_token=_flops_per_token(runtime),
             peak_flops=peak_flops(world.device, runtime.dtype),
+            count_syncs=training.nets is not None and not runtime.compiled,
         )
     results: Results = {
         "step": progress.step,

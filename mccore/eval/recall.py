@@ -119,6 +119,7 @@ def recall_megacontext(setting: RecallSetting, task: RecallTask) -> MegaContextC
             "expanded_blocks": setting.expanded,
             "random_share": 0.0,
             "gist_target_weight": 0.0,
+            "variant_weight": 1.0,
             "gistnet": {"layers": 1, "head": "linear", "matrix_lr": 0.05, **setting.gistnet},
             "lens": {
                 "start": 0.3,

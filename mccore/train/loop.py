@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mccore.data.loader import Batch, Loader
 from mccore.data.rows import Position
@@ -31,6 +32,7 @@ from mccore.model.schedule import Schedule
 from mccore.train.distributed import GradientSum
 from mccore.train.world import World
 
+COUNT_SYNCS_EVERY = 50  # steps between two whose waits for the device are counted, which slows every operation
 COLLECT_EVERY = 1000  # steps between collections of Python's garbage, which pause a step for longer the more there is
 
 
@@ -119,12 +121,14 @@ def train(
     start: Progress | None = None,
     flops_per_token: int = 0,
     peak_flops: float | None = None,
+    count_syncs: bool = False,
 ) -> tuple[Progress, bool]:
     """Train from `start` to `steps` optimizer steps; returns the progress and whether all were done.
 
     A stop asked for on any rank ends training after the step. The last step, whichever it is, is followed by a checkpoint;
     evaluating the finished model is the caller's. Raises RunError when the loss or the gradients stop being numbers; what was
-    computed since the last checkpoint is then given up.
+    computed since the last checkpoint is then given up. `count_syncs`: now and then count a step's waits for the device; not
+    for compiled objectives, whose operations it doesn't see.
     """
     progress = start or Progress()
     saved = progress.step  # the step of the last checkpoint
@@ -138,16 +142,20 @@ def train(
 
             gradients.clear()
             sums = _Sums(world)
-            for last, batch in _mark_last(data.batches):
-                batch = replace(batch.to(world.device), step=progress.step, progress=progress.step / steps)
-                with gradients.last_backward() if last else nullcontext():
-                    losses = objective(batch)
-                    losses.loss.backward()  # type: ignore[no-untyped-call]
-                sums.add(losses)
-            gradients.finish()
-            norm = gradient_norm(optimizer.parameters.values())
-            optimizer.step(settings)
+            syncs = HostSyncs() if count_syncs and progress.step % COUNT_SYNCS_EVERY == COUNT_SYNCS_EVERY - 1 else None
+            with syncs or nullcontext():
+                for last, batch in _mark_last(data.batches):
+                    batch = replace(batch.to(world.device), step=progress.step, progress=progress.step / steps)
+                    with gradients.last_backward() if last else nullcontext():
+                        losses = objective(batch)
+                        losses.loss.backward()  # type: ignore[no-untyped-call]
+                    sums.add(losses)
+                gradients.finish()
+                norm = gradient_norm(optimizer.parameters.values())
+                optimizer.step(settings)
             metrics, stop = sums.fetch(norm, hooks.stop_requested())  # the one wait for the device
+            if syncs is not None:
+                metrics["host_syncs"] = syncs.count + 1
 
             check_finite(metrics, progress.step, saved)
             duration = time.perf_counter() - began
@@ -185,6 +193,24 @@ def train(
                 hooks.sample(progress)
             collect(progress.step)
     return progress, progress.step >= steps
+
+
+class HostSyncs(TorchDispatchMode):
+    """Counts operations that make the host wait for the device: numbers and shapes read from tensors, copies to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal"):
+            self.count += 1
+        elif name in ("_to_copy", "copy_"):
+            source = args[1] if name == "copy_" else args[0]
+            out = args[0].device if name == "copy_" else torch.device((kwargs or {}).get("device") or source.device)
+            self.count += source.device.type != "cpu" and out.type == "cpu"
+        return func(*args, **(kwargs or {}))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

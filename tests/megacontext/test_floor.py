@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch._dynamo.utils import counters
+from torch.nn import functional as F
 
 from mccore.megacontext.objectives import MegaContextObjective
-from mccore.model import Schedule
+from mccore.model import Schedule, attention, gpt
 from tests.megacontext.conftest import batch_of, networks, objective_of, optimizer_of, random_tokens, run_config
 from tests.megacontext.test_objective import assert_no_prediction_sees_ahead
 
@@ -36,13 +38,30 @@ def _forget_compiled() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+@pytest.fixture
+def _gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain compositions that GPUs use: what is written by hand for CPUs breaks graphs, and nobody compiles there."""
+
+    def rms_norm(x: Tensor, eps: float) -> Tensor:
+        return F.rms_norm(x, (x.size(-1),), eps=eps)
+
+    def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+    monkeypatch.setattr(gpt, "rms_norm", rms_norm)
+    monkeypatch.setattr(gpt, "relu_squared", lambda x: F.relu(x).square())
+    monkeypatch.setattr(gpt, "mix", lambda x, y, a, b: a.to(x.dtype) * x + b.to(x.dtype) * y)
+    monkeypatch.setattr(attention, "rotate_pairs", rotate_pairs)
+
+
 def train(
     steps: int, rows: int, *, compiled: bool, **changes: Any
 ) -> tuple[MegaContextObjective, list[dict[str, float]], list[int]]:
     """Train on fresh random tokens; returns the objective, each step's metrics, and how many graphs there were by then."""
     config = run_config(MODEL, rows=rows, **{**SETTINGS, **changes})
-    gpt, nets = networks(config, stirred=False)
-    optimizer, objective = optimizer_of(gpt, nets, config), objective_of(config, gpt, nets, compiled=compiled)
+    model, nets = networks(config, stirred=False)
+    optimizer, objective = optimizer_of(model, nets, config), objective_of(config, model, nets, compiled=compiled)
     history, graphs = [], []
     for step in range(steps):
         losses = objective(batch_of(random_tokens(rows, LENGTH + 1, 100 + step), step=step, progress=step / steps))
@@ -68,6 +87,7 @@ def test_random_tokens_stay_at_the_floor() -> None:
     assert history[-1]["recon_loss"] < math.log(V) - 0.2  # what can be learned is
 
 
+@pytest.mark.usefixtures("_gpu_kernels")
 @pytest.mark.timeout(900)
 def test_compiled_training_sees_nothing_ahead_either() -> None:
     changes = {"wc_length_steps": 1, "policy_share": 0.0, "lens": {**SETTINGS["lens"], "start": 0.0}}
@@ -81,13 +101,13 @@ def test_compiled_training_sees_nothing_ahead_either() -> None:
     assert counters["stats"]["unique_graphs"] == 3
 
 
+@pytest.mark.usefixtures("_gpu_kernels")
 def test_every_length_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """More lengths than dynamo keeps by default must not fall back to slow passes."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # graphs are what counts here
     changes = {"wc_length_steps": 6, "start_wc_fraction": 1.0, "train_wc_length": 24, "lens": {"start": 0.5}}
     config = run_config(**changes)
-    gpt, nets = networks(config)
-    objective = objective_of(config, gpt, nets, compiled=True)
+    objective = objective_of(config, *networks(config), compiled=True)
     shapes = set()
     for number in range(24):
         plan = objective.plan(number, number / 24)

@@ -32,8 +32,9 @@ def mccore_recipe() -> Recipe:
             data=DataConfig(corpus="stdlib"),
             model=ModelConfig(depth=4, head_dim=64, n_embd=128, max_seq_len=256, smear=True, smear_init=1.0),
             # Steps of 2,048 tokens: with so few tokens, many small steps at high rates beat fewer large ones. The rule
-            # lr ~ sqrt(batch) would start these steps 32 times too low.
-            optim=OptimConfig(lr_batch_scale=2.0, weight_decay_scale=0.2, momentum_warmup_steps=20),
+            # lr ~ sqrt(batch) would start these steps 32 times too low. The gates' rate is that of no more than a few hundred
+            # steps: at the default the smear is lost before it is used.
+            optim=OptimConfig(lr_batch_scale=2.0, weight_decay_scale=0.2, momentum_warmup_steps=20, gate_lr=0.005),
             base=BaseConfig(
                 tokens=800_000,
                 batch_tokens=2048,
