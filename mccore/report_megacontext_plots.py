@@ -157,12 +157,16 @@ def _draw_refocuses(refocuses: Series, x_label: str) -> bytes | None:
     for axes, panel in zip(grid, panels, strict=False):
         style_panel(axes, "", panel.label, x_label)
         curves = {
-            f"{stage}: {_LABELS.get(name, name)}" if several else name: metrics[name]
+            _of_stage(stage, name) if several else name: metrics[name]
             for stage, metrics in refocuses.items()
             for name in _members(metrics, panel)
         }
         draw_curves(axes, curves, {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(curves)}, panel.band)
     return save(figure)
+
+
+def _of_stage(stage: str, name: str) -> str:
+    return f"{stage}, {_LABELS[name]}" if name in _LABELS else stage
 
 
 def draw_curves(axes: Axes, curves: Metrics, colors: Mapping[str, str], band: str) -> None:
@@ -187,7 +191,8 @@ def draw_curves(axes: Axes, curves: Metrics, colors: Mapping[str, str], band: st
         marker = "o" if len(x) < _SMOOTH_FROM else None
         axes.plot(x, y, color=colors[name], linewidth=1.5, linestyle=style, marker=marker, markersize=3.5, label=label)
     if band:
-        _draw_band(axes, METRICS[band].band, f"{_LABELS.get(band, band)}, expected" if len(curves) > 1 else "expected")
+        whose = _LABELS.get(band) if len(curves) > 1 else None
+        _draw_band(axes, METRICS[band].band, f"{whose}, expected" if whose else "expected")
     # Counts and the like have no business below 0, and what hardly moves is to look like it.
     low, high = axes.get_ylim()
     values = [y for points in curves.values() for _, y in points]
