@@ -122,7 +122,7 @@ def bench_encode(tokenizer: Tokenizer, texts: list[tuple[str, str]], directory: 
     for number in range(repeats):
 
         def build(number: int = number) -> TokenStore:
-            documents = encode_documents(texts, tokenizer.encode_to_array, tokenizer.bos_id)
+            documents = encode_documents(texts, lambda batch: tokenizer.encode_batch_to_array(batch, bos=True))
             return build_store(directory / f"store{number}", {}, tokenizer.vocab_size, {"train": documents})
 
         def alone() -> None:

@@ -24,7 +24,6 @@ from mccore.data.rows import Rows
 from mccore.data.store import Encoded, TokenStore, encode_documents, ensure_store, open_store, store_path
 from mccore.data.tokenizer import Tokenizer
 from mccore.errors import CheckpointError, DataError, Interrupted
-from mccore.machine import available_cores
 from mccore.rundir import RunDir
 from mccore.scaling import stage_config
 from mccore.telemetry import Emitter
@@ -152,9 +151,7 @@ class Runtime:
             documents = ((document.id, document.text) for document in self.corpus.documents(split))
             return encode_documents(
                 documents,
-                tokenizer.encode_to_array,
-                tokenizer.bos_id,
-                threads=available_cores(),
+                lambda texts: tokenizer.encode_batch_to_array(texts, bos=True),
                 progress=lambda done: self.progress(done, None, f"{split} documents"),
             )
 

@@ -15,13 +15,13 @@ looks like a store.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -179,26 +179,24 @@ def ensure_store(
 
 def encode_documents(
     documents: Iterable[tuple[str, str]],
-    encode: Callable[[str], NDArray[Any]],
-    bos_id: int,
+    encode_batch: Callable[[list[str]], tuple[NDArray[Any], NDArray[Any]]],
     *,
-    threads: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Encoded]:
-    """Encode (id, text) pairs in order, each document as BOS and its tokens, on `threads` threads.
+    """Encode (id, text) pairs in order, batch by batch.
 
-    `encode` must be safe to call from several threads and let go of the interpreter lock for this to pay. `progress` hears
-    the number of documents done so far, batch by batch.
+    `encode_batch` gives the ids of all its texts in one array [N] and the places where each begins and the last ends
+    [texts + 1]; what it yields are views of that array. `progress` hears the number of documents done so far.
     """
     done = 0
-    with ThreadPoolExecutor(max(1, threads)) as pool:
-        for batch in _batches(documents):
-            arrays = pool.map(encode, [text for _, text in batch])
-            for (name, _), tokens in zip(batch, arrays, strict=True):
-                yield Encoded(name, np.concatenate(([bos_id], tokens)))
-            done += len(batch)
-            if progress is not None:
-                progress(done)
+    for batch in _batches(documents):
+        tokens, offsets = encode_batch([text for _, text in batch])
+        places = offsets.tolist()
+        for (name, _), (start, end) in zip(batch, itertools.pairwise(places), strict=True):
+            yield Encoded(name, tokens[start:end])
+        done += len(batch)
+        if progress is not None:
+            progress(done)
 
 
 def _batches(documents: Iterable[tuple[str, str]], chars: int = 2**21) -> Iterator[list[tuple[str, str]]]:

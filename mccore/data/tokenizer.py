@@ -1,4 +1,6 @@
-"""Text into ids and back: byte-level BPE, trained by `mccore_rustbpe`, run by tiktoken.
+"""Text into ids and back: byte-level BPE, trained and run by `mccore_rustbpe`.
+
+Its ids are tiktoken's, which the tests check it against; it is the faster of the two (docs/RESULTS.md).
 
 A `Tokenizer` is saved as one readable file, `tokenizer.json`:
 
@@ -15,7 +17,9 @@ import codecs
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -42,8 +46,9 @@ SPECIALS = (
 _FORMAT = "mccore-tokenizer"
 _VERSION = 1
 _N_BYTES = 256
-# tiktoken's engine aborts on a run of some 350,000 characters of white space; runs from twice this length on are cut.
-_SPACE_BLOCK = 1 << 16
+
+Progress = Callable[[str, int, int | None], None]
+"""Hears the phase, `count` or `merge`; the bytes or merges that are done; and of how many, None where nobody knows."""
 
 
 class Tokenizer:
@@ -58,7 +63,7 @@ class Tokenizer:
 
         Raises DataError for tokens that no training can give and for an invalid pattern.
         """
-        import tiktoken
+        import mccore_rustbpe
 
         _check_tokens(tokens)
         self.pattern = pattern
@@ -67,21 +72,22 @@ class Tokenizer:
         self._tokens = list(tokens)
         self.fingerprint = _fingerprint(pattern, self._tokens)
         try:
-            self._encoding = tiktoken.Encoding(
-                "mccore",
-                pat_str=pattern,
-                mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
-                special_tokens=self.specials,
-            )
+            self._encoder = mccore_rustbpe.Encoder(self._tokens, pattern=pattern, specials=list(SPECIALS))
         except ValueError as error:
-            raise DataError(f"the tokenizer's split pattern isn't valid: {error}") from error
+            raise DataError(f"no tokenizer can be made of these tokens: {error}") from error
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, fingerprint={self.fingerprint[:12]!r})"
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], vocab_size: int, *, pattern: str | None = None, threads: int | None = None
+        cls,
+        texts: Iterable[str | bytes],
+        vocab_size: int,
+        *,
+        pattern: str | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """Learn a tokenizer of `vocab_size` ids, special tokens included, from `texts`.
 
@@ -89,8 +95,46 @@ class Tokenizer:
         `threads` (default: one per CPU). A corpus too small for `vocab_size` gives a smaller tokenizer.
 
         Raises DataError for a vocabulary without room for bytes and special tokens, an invalid pattern, and texts that
-        aren't valid Unicode strings.
+        aren't valid Unicode strings. Errors of the iterator and of `progress` pass through.
         """
+        import mccore_rustbpe
+
+        return cls._train(mccore_rustbpe.train, texts, vocab_size, pattern, threads, progress)
+
+    @classmethod
+    def train_files(
+        cls,
+        paths: Sequence[str | os.PathLike[str]],
+        vocab_size: int,
+        *,
+        pattern: str | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """`train` on files of text, each a document, which are read outside the interpreter, a piece at a time.
+
+        Raises DataError also for a file that can't be read or becomes shorter meanwhile.
+        """
+        import mccore_rustbpe
+
+        try:
+            return cls._train(mccore_rustbpe.train_files, list(paths), vocab_size, pattern, threads, progress)
+        except OSError as error:
+            raise DataError(
+                f"can't train a tokenizer: can't read {error.filename}: {error.strerror}",
+                hint="put the file back, correct its permissions, or leave it out",
+            ) from error
+
+    @classmethod
+    def _train(
+        cls,
+        train: Callable[..., list[bytes]],
+        corpus: Any,
+        vocab_size: int,
+        pattern: str | None,
+        threads: int | None,
+        progress: Progress | None,
+    ) -> Self:
         import mccore_rustbpe
 
         smallest = _N_BYTES + len(SPECIALS)
@@ -105,7 +149,7 @@ class Tokenizer:
         except ValueError as error:
             raise DataError(f"can't train a tokenizer: {error}") from error
         try:
-            tokens = mccore_rustbpe.train(texts, vocab_size - len(SPECIALS), pattern=pattern, threads=threads)
+            tokens = train(corpus, vocab_size - len(SPECIALS), pattern=pattern, threads=threads, progress=progress)
         except mccore_rustbpe.CorpusError as error:
             raise DataError(f"can't train a tokenizer: {error}") from error
         return cls(tokens, pattern=pattern)
@@ -162,37 +206,56 @@ class Tokenizer:
         except KeyError:
             raise DataError(f"no special token {name!r}", hint="there are " + ", ".join(SPECIALS)) from None
 
+    @property
+    def tokens(self) -> tuple[bytes, ...]:
+        """The bytes of every id but the special ones, in id order."""
+        return tuple(self._tokens)
+
     def encode(self, text: str) -> list[int]:
         """Ids of `text` as ordinary text: what looks like a special token in it stays text.
 
-        Lone surrogates, which no UTF-8 can hold, become U+FFFD. A run of 65,536 or more characters of white space may be
-        cut at other places than the pattern says.
+        Lone surrogates, which no UTF-8 can hold, become U+FFFD.
         """
-        parts = _cut_long_space(text)
-        if len(parts) == 1:
-            return self._encoding.encode_ordinary(text)
-        return [id for part in parts for id in self._encoding.encode_ordinary(part)]
+        try:
+            ids: list[int] = self._encoder.encode(text)
+        except UnicodeEncodeError:
+            ids = self._encoder.encode(_without_surrogates(text))
+        return ids
 
     def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[list[int]]:
         """`encode` of every text, on several threads (default: one per CPU)."""
-        from concurrent.futures import ThreadPoolExecutor
-
-        threads = available_cores() if threads is None else threads
-        if threads < 2 or len(texts) < 2:
-            return [self.encode(text) for text in texts]
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(self.encode, texts))
+        ids, offsets = self.encode_batch_to_array(texts, threads=threads)
+        places = offsets.tolist()
+        return [ids[start:end].tolist() for start, end in itertools.pairwise(places)]
 
     def encode_to_array(self, text: str) -> np.ndarray:
         """`encode` as an int32 array [n], without the cost of a Python list."""
         import numpy as np
 
-        if len(text) < 2 * _SPACE_BLOCK:
-            try:
-                return self._encoding.encode_to_numpy(text, disallowed_special=()).view(np.int32)
-            except UnicodeEncodeError:
-                pass  # lone surrogates, which only `encode` replaces
-        return np.array(self.encode(text), dtype=np.int32)
+        try:
+            buffer = self._encoder.encode_to_buffer(text)
+        except UnicodeEncodeError:
+            buffer = self._encoder.encode_to_buffer(_without_surrogates(text))
+        return np.frombuffer(buffer, dtype=np.int32)
+
+    def encode_batch_to_array(
+        self, texts: Sequence[str], *, bos: bool = False, threads: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`encode` of all texts, one after the other, on several threads (default: one per CPU).
+
+        Returns the ids, int32 [N], and where each text begins among them and the last one ends, int64 [texts + 1]. With
+        `bos` every text has the token that begins a document before it.
+        """
+        import numpy as np
+
+        threads = available_cores() if threads is None else threads
+        prefix = self.bos_id if bos else None
+        try:
+            ids, offsets = self._encoder.encode_batch(texts, prefix=prefix, threads=threads)
+        except UnicodeEncodeError:
+            texts = [_without_surrogates(text) for text in texts]
+            ids, offsets = self._encoder.encode_batch(texts, prefix=prefix, threads=threads)
+        return np.frombuffer(ids, dtype=np.int32), np.frombuffer(offsets, dtype=np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; bytes that aren't UTF-8 become U+FFFD, special tokens their names. Raises DataError as below."""
@@ -200,15 +263,16 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Bytes of `ids`, special tokens as their names. Raises DataError for ids that don't exist."""
-        ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+        ids = ids if isinstance(ids, list) or hasattr(ids, "dtype") else list(ids)
         try:
-            return self._encoding.decode_bytes(ids)
-        except (KeyError, OverflowError):
-            unknown = next(id for id in ids if not 0 <= id < self.vocab_size)
+            decoded: bytes = self._encoder.decode(ids)
+        except ValueError:
+            unknown = next(id for id in map(operator.index, ids) if not 0 <= id < self.vocab_size)
             raise DataError(
                 f"id {unknown} isn't in this tokenizer of {self.vocab_size} ids",
                 hint="the model's vocabulary and its tokenizer must belong together",
             ) from None
+        return decoded
 
     def token_bytes(self) -> np.ndarray:
         """Number of bytes that each id stands for, int32 [vocab_size]: 0 for special tokens. What bits per byte needs."""
@@ -239,17 +303,9 @@ class StreamDecoder:
         return rest
 
 
-def _cut_long_space(text: str) -> list[str]:
-    """`text` in parts whose runs of white space are all shorter than 2 * _SPACE_BLOCK; one part nearly always."""
-    if len(text) < 2 * _SPACE_BLOCK:
-        return [text]
-    # A run of twice the block's length holds a whole aligned block, so only those need a look.
-    cuts = {0, len(text)}
-    for start in range(0, len(text) - _SPACE_BLOCK + 1, _SPACE_BLOCK):
-        if text[start].isspace() and text[start : start + _SPACE_BLOCK].isspace():
-            cuts |= {start, start + _SPACE_BLOCK}
-    ordered = sorted(cuts)
-    return [text[start:end] for start, end in itertools.pairwise(ordered)]
+def _without_surrogates(text: str) -> str:
+    """`text` with pairs of surrogates as the characters they stand for and lone ones as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _check_tokens(tokens: Sequence[bytes]) -> None:

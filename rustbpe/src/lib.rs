@@ -1,12 +1,20 @@
-//! Byte-level BPE training: cut texts into pieces, count the distinct pieces, merge the most frequent pair again and again.
+//! Byte-level BPE: training, and encoding with what was learned.
 //!
-//! The rule is highest count first and, on a tie, the smallest pair of ids; ids 0..256 are the bytes, the n-th merge makes
-//! id 256 + n. The result depends on the multiset of pieces alone, so neither the order of the texts nor the number of
-//! threads can change it.
+//! Training cuts texts into pieces, counts the distinct pieces, and merges the most frequent pair again and again. The rule
+//! is highest count first and, on a tie, the smallest pair of ids; ids 0..256 are the bytes, the n-th merge makes id 256 + n.
+//! The result depends on the multiset of pieces alone, so neither the order of the texts nor the number of threads can
+//! change it.
 
+mod bpe;
+mod cache;
 pub mod count;
+pub mod encode;
+mod key;
 pub mod merge;
 pub mod split;
+pub mod table;
+mod unicode;
+pub mod vocabulary;
 
 #[cfg(feature = "python")]
 mod python;

@@ -4,9 +4,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
 
-use rustc_hash::FxHashMap;
-
-use crate::count::Counts;
+use crate::key::{hash_u64, huge_pages, prefetch};
+use crate::table::PieceTable;
 
 /// Ids of a pair of neighbouring tokens.
 pub type Pair = (u32, u32);
@@ -23,6 +22,26 @@ impl fmt::Display for TooLarge {
 
 impl std::error::Error for TooLarge {}
 
+/// Learns up to `wanted` merges: each time the pair with the highest count and, on a tie, the smallest ids.
+///
+/// Returns fewer when no pair is left. `poll` hears the number of merges before each; its error ends the work.
+pub fn learn_merges<E: From<TooLarge>>(
+    table: PieceTable,
+    wanted: usize,
+    mut poll: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Vec<Pair>, E> {
+    let pieces = Pieces::new(table)?;
+    let mut learner = Learner::new(pieces, wanted);
+    let mut merges = Vec::new();
+    while merges.len() < wanted {
+        poll(merges.len())?;
+        let Some((pair, positions)) = learner.best() else { break };
+        learner.merge(pair, 256 + merges.len() as u32, &positions);
+        merges.push(pair);
+    }
+    Ok(merges)
+}
+
 /// Between two pieces.
 const EDGE: u32 = u32::MAX;
 /// Marks a cell that has been merged into a token further left.
@@ -32,59 +51,140 @@ const DEAD: u32 = 1 << 31;
 ///
 /// A token lies in the cell of its first byte; its other cells are dead. A token's last cell, if dead, holds the distance to
 /// the first, so that neighbours are found in constant time on both sides, with no links.
+///
+/// Pieces of the same weight, which is how often they occur, lie side by side: a weight then needs no memory of its own.
 struct Pieces {
     cells: Vec<u32>,
-    /// Index of the piece that a cell belongs to.
-    piece: Vec<u32>,
-    /// How often a piece occurs.
-    weight: Vec<u64>,
+    runs: Vec<Run>,
+    /// The run of the first cell of every `BLOCK` cells.
+    run_of_block: Vec<u32>,
     /// Length in bytes by token id.
     length: Vec<u32>,
 }
 
+/// Pieces of one weight: their cells go from `start` to the start of the next run.
+struct Run {
+    start: usize,
+    weight: u64,
+}
+
+const BLOCK: usize = 64;
+/// Pieces rarer than this are put in order by counting, the others by sorting.
+const FEW: usize = 1024;
+
 impl Pieces {
-    fn new(counts: Counts) -> Result<Self, TooLarge> {
-        // A piece of one byte has no pair.
-        let total: usize = counts.keys().filter(|piece| piece.len() > 1).map(|piece| piece.len() + 1).sum();
+    fn new(table: PieceTable) -> Result<Self, TooLarge> {
+        let mut total = 1;
+        let mut cells_by_weight = [0usize; FEW];
+        let mut frequent: Vec<(u64, usize, usize)> = Vec::new();
+        let mut frequent_bytes: Vec<u8> = Vec::new();
+        table.for_each(|piece, weight| {
+            if piece.len() < 2 {
+                return; // no pair
+            }
+            total += piece.len() + 1;
+            if (weight as usize) < FEW {
+                cells_by_weight[weight as usize] += piece.len() + 1;
+            } else {
+                frequent.push((weight, frequent_bytes.len(), piece.len()));
+                frequent_bytes.extend_from_slice(piece);
+            }
+        });
         if total >= DEAD as usize - 1 {
             return Err(TooLarge);
         }
-        let mut pieces = Self {
-            cells: Vec::with_capacity(total + 1),
-            piece: Vec::with_capacity(total + 1),
-            weight: Vec::new(),
-            length: vec![1; 256],
-        };
-        pieces.cells.push(EDGE);
-        pieces.piece.push(0);
-        for (piece, count) in counts {
-            if piece.len() < 2 {
-                continue;
+
+        let mut cells = Vec::with_capacity(total);
+        huge_pages(&cells);
+        cells.push(EDGE);
+        let mut runs: Vec<Run> = Vec::new();
+        frequent.sort_unstable_by_key(|&(weight, ..)| Reverse(weight));
+        for &(weight, start, length) in &frequent {
+            if runs.last().is_none_or(|run| run.weight != weight) {
+                runs.push(Run { start: cells.len(), weight });
             }
-            pieces.cells.extend(piece.iter().map(|&byte| u32::from(byte)));
-            pieces.cells.push(EDGE);
-            pieces.piece.resize(pieces.cells.len(), pieces.weight.len() as u32);
-            pieces.weight.push(count);
+            cells.extend(frequent_bytes[start..start + length].iter().map(|&byte| u32::from(byte)));
+            cells.push(EDGE);
         }
-        Ok(pieces)
+        drop((frequent, frequent_bytes));
+
+        let mut next = [0usize; FEW];
+        let mut end = cells.len();
+        for weight in (1..FEW).rev() {
+            next[weight] = end;
+            if cells_by_weight[weight] > 0 {
+                runs.push(Run { start: end, weight: weight as u64 });
+                end += cells_by_weight[weight];
+            }
+        }
+        cells.resize(total, EDGE);
+        table.for_each(|piece, weight| {
+            if piece.len() < 2 || weight as usize >= FEW {
+                return;
+            }
+            let start = next[weight as usize];
+            for (cell, &byte) in cells[start..].iter_mut().zip(piece) {
+                *cell = u32::from(byte);
+            }
+            next[weight as usize] += piece.len() + 1; // the edge is there already
+        });
+
+        let mut run_of_block = Vec::with_capacity(total / BLOCK + 1);
+        let mut run = 0;
+        for start in (0..total).step_by(BLOCK) {
+            while runs.get(run + 1).is_some_and(|next| next.start <= start) {
+                run += 1;
+            }
+            run_of_block.push(run as u32);
+        }
+        runs.push(Run { start: usize::MAX, weight: 0 }); // so that every run has a next one
+        Ok(Self { cells, runs, run_of_block, length: vec![1; 256] })
     }
 
+    /// How often the piece around the cell `at` occurs.
+    #[inline]
     fn weight_at(&self, at: usize) -> u64 {
-        self.weight[self.piece[at] as usize]
+        let mut run = self.run_of_block[at / BLOCK] as usize;
+        while self.runs[run + 1].start <= at {
+            run += 1;
+        }
+        self.runs[run].weight
     }
 
     /// Start of the token that ends just before `at`.
+    #[inline]
     fn before(&self, at: usize) -> Option<usize> {
-        let last = at - 1;
-        match self.cells[last] {
+        match self.cells[at - 1] {
             EDGE => None,
-            cell if cell & DEAD != 0 => Some(last - (cell & !DEAD) as usize),
-            _ => Some(last),
+            cell if cell & DEAD != 0 => Some(at - 1 - (cell & !DEAD) as usize),
+            _ => Some(at - 1),
+        }
+    }
+
+    /// Hands every pair of neighbouring tokens, its position and its weight to `visit`, from front to back.
+    fn for_each_pair(&self, mut visit: impl FnMut(Pair, u32, u64)) {
+        let mut run = 0;
+        let mut at = 1;
+        while at < self.cells.len() {
+            while self.runs[run + 1].start <= at {
+                run += 1;
+            }
+            let left = self.cells[at];
+            if left == EDGE {
+                at += 1;
+                continue;
+            }
+            let middle = at + self.length[left as usize] as usize;
+            let right = self.cells[middle];
+            if right != EDGE {
+                visit((left, right), at as u32, self.runs[run].weight);
+            }
+            at = middle;
         }
     }
 }
 
-/// Where a pair occurs and how often, weighted by the counts of the pieces.
+/// Where a pair occurs and how often, weighted by the counts of the pieces; no count is left once it is merged.
 ///
 /// Overlapping occurrences count: `aaa` holds the pair (a, a) twice. Positions are complete and ascending when a pair is
 /// born and are never touched again; those that a later merge has destroyed are recognised when they are used.
@@ -94,131 +194,295 @@ struct Occurrences {
     positions: Vec<u32>,
 }
 
-/// Learns up to `wanted` merges: each time the pair with the highest count and, on a tie, the smallest ids.
-///
-/// Returns fewer when no pair is left. `poll` is called before every merge; its error ends the work.
-pub fn learn_merges<E: From<TooLarge>>(
-    counts: Counts,
-    wanted: usize,
-    mut poll: impl FnMut() -> Result<(), E>,
-) -> Result<Vec<Pair>, E> {
-    let mut pieces = Pieces::new(counts)?;
-    let mut pairs = byte_pairs(&pieces);
-    // A pair's count only falls after the step in which it was born, so an entry that has gone stale is too high, never too
-    // low: it comes up early and is put back with its true count.
-    let mut heap: BinaryHeap<(u64, Reverse<Pair>)> =
-        pairs.iter().map(|(&pair, found)| (found.count, Reverse(pair))).collect();
-    let mut merges = Vec::new();
-    let mut born = FxHashMap::default();
+/// What changes beside the merged pair, by the neighbour's id: weights and numbers of the pairs with it.
+#[derive(Default)]
+struct Side {
+    tallies: Vec<Tally>,
+    /// The neighbours met in this merge.
+    met: Vec<u32>,
+    /// Neighbour and position of each new pair.
+    events: Vec<(u32, u32)>,
+}
 
-    while merges.len() < wanted {
-        poll()?;
-        let Some((count, Reverse(pair))) = heap.pop() else {
-            break;
-        };
-        let Some(found) = pairs.get(&pair) else {
-            continue;
-        };
-        if found.count < count {
-            heap.push((found.count, Reverse(pair)));
-            continue;
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    weight: u64,
+    n: u32,
+    /// Where the new pair's occurrences are, or `NOWHERE`.
+    index: u32,
+}
+
+const NOWHERE: u32 = u32::MAX;
+
+impl Side {
+    #[inline]
+    fn meet(&mut self, neighbour: u32, position: usize, weight: u64) {
+        let tally = &mut self.tallies[neighbour as usize];
+        if tally.n == 0 {
+            self.met.push(neighbour);
         }
-        let found = pairs.remove(&pair).expect("it was just found");
-        let new = 256 + merges.len() as u32;
-        merges.push(pair);
-        merge_pair(&mut pieces, &mut pairs, &mut born, pair, new, &found.positions);
-        for (pair, mut found) in born.drain() {
-            if found.count > 0 {
-                found.positions.shrink_to_fit();
-                heap.push((found.count, Reverse(pair)));
-                pairs.insert(pair, found);
+        tally.n += 1;
+        tally.weight += weight;
+        self.events.push((neighbour, position as u32));
+    }
+}
+
+/// The state of the training.
+///
+/// Only pairs with a count of at least `threshold` are followed. A pair's count never rises after the step in which it was
+/// born, so no other pair can win while one of these is left; when none is, the threshold is lowered and all pairs are
+/// counted anew. Most pairs never come near a merge, and cost neither memory nor time this way.
+struct Learner {
+    pieces: Pieces,
+    threshold: u64,
+    index: PairIndex,
+    found: Vec<Occurrences>,
+    /// Count, pair, place in `found`. An entry that has gone stale is too high, never too low: it comes up early and is put
+    /// back with its true count.
+    heap: BinaryHeap<(u64, Reverse<Pair>, u32)>,
+    left: Side,
+    right: Side,
+}
+
+impl Learner {
+    fn new(pieces: Pieces, wanted: usize) -> Self {
+        let mut total = 0;
+        // A table of all 65,536 pairs of bytes, and lists of exactly the right size, keep the largest structure small.
+        let mut sums = vec![(0u64, 0usize); 1 << 16];
+        pieces.for_each_pair(|(left, right), _, weight| {
+            let sum = &mut sums[(left << 8 | right) as usize];
+            sum.0 += weight;
+            sum.1 += 1;
+            total += weight;
+        });
+        let threshold = (total / (RARE * wanted.max(1)) as u64).max(1);
+        let mut learner = Self {
+            pieces,
+            threshold,
+            index: PairIndex::default(),
+            found: Vec::new(),
+            heap: BinaryHeap::new(),
+            left: Side { tallies: vec![Tally::default(); 256], ..Side::default() },
+            right: Side { tallies: vec![Tally::default(); 256], ..Side::default() },
+        };
+        let mut places = vec![NOWHERE; 1 << 16];
+        for (pair, &(count, n)) in sums.iter().enumerate() {
+            if count >= threshold {
+                places[pair] = learner.follow((pair as u32 >> 8, pair as u32 & 0xFF), count, n);
             }
         }
+        learner.pieces.for_each_pair(|(left, right), position, _| {
+            let place = places[(left << 8 | right) as usize];
+            if place != NOWHERE {
+                learner.found[place as usize].positions.push(position);
+            }
+        });
+        learner
     }
-    Ok(merges)
-}
 
-/// The occurrences of all pairs of bytes.
-fn byte_pairs(pieces: &Pieces) -> FxHashMap<Pair, Occurrences> {
-    let neighbours = || {
-        pieces.cells.windows(2).enumerate().filter_map(|(at, cells)| match *cells {
-            [EDGE, _] | [_, EDGE] => None,
-            [left, right] => Some((at, (left << 8 | right) as usize)),
-            _ => unreachable!("windows of two"),
-        })
-    };
-    // A table of all 65,536 pairs, and lists of exactly the right size, keep the largest structure of the training small.
-    let mut lengths = vec![0usize; 1 << 16];
-    for (_, pair) in neighbours() {
-        lengths[pair] += 1;
+    /// Begins to follow a pair, whose positions will be `n`.
+    fn follow(&mut self, pair: Pair, count: u64, n: usize) -> u32 {
+        let place = self.found.len() as u32;
+        self.found.push(Occurrences { count, positions: Vec::with_capacity(n) });
+        self.index.insert(pair, place);
+        self.heap.push((count, Reverse(pair), place));
+        place
     }
-    let mut table: Vec<Occurrences> =
-        lengths.iter().map(|&length| Occurrences { count: 0, positions: Vec::with_capacity(length) }).collect();
-    for (at, pair) in neighbours() {
-        table[pair].count += pieces.weight_at(at);
-        table[pair].positions.push(at as u32);
-    }
-    table
-        .into_iter()
-        .enumerate()
-        .filter(|(_, found)| found.count > 0)
-        .map(|(pair, found)| ((pair as u32 >> 8, pair as u32 & 0xFF), found))
-        .collect()
-}
 
-/// Replaces the pair by the token `new` at all its positions, left to right, and brings the counts up to date.
-///
-/// Pairs with `new` in them are left in `born`; `pairs` must no longer hold the merged pair itself.
-fn merge_pair(
-    pieces: &mut Pieces,
-    pairs: &mut FxHashMap<Pair, Occurrences>,
-    born: &mut FxHashMap<Pair, Occurrences>,
-    (left, right): Pair,
-    new: u32,
-    positions: &[u32],
-) {
-    let left_length = pieces.length[left as usize] as usize;
-    let length = left_length + pieces.length[right as usize] as usize;
-    pieces.length.push(length as u32);
-
-    let mut lose = |born: &mut FxHashMap<Pair, Occurrences>, pair: Pair, weight: u64| {
-        if pair.0 == new || pair.1 == new {
-            born.get_mut(&pair).expect("born in this step").count -= weight;
-        } else if let Some(found) = pairs.get_mut(&pair) {
-            found.count -= weight;
+    /// The pair to merge next and its positions, some of which may be gone; None where no pair is left.
+    fn best(&mut self) -> Option<(Pair, Vec<u32>)> {
+        loop {
+            let Some((count, Reverse(pair), place)) = self.heap.pop() else {
+                if self.threshold == 1 {
+                    return None;
+                }
+                self.threshold = (self.threshold / FALL).max(1);
+                self.count_anew();
+                continue;
+            };
+            let found = &mut self.found[place as usize];
             if found.count == 0 {
-                pairs.remove(&pair);
+                continue;
+            }
+            if found.count < count {
+                self.heap.push((found.count, Reverse(pair), place));
+            } else {
+                found.count = 0;
+                return Some((pair, std::mem::take(&mut found.positions)));
             }
         }
-        // Else it is the merged pair itself, overlapping (aaa), which is gone from the table.
-    };
-    fn gain(born: &mut FxHashMap<Pair, Occurrences>, pair: Pair, at: usize, weight: u64) {
-        let found = born.entry(pair).or_default();
-        found.count += weight;
-        found.positions.push(at as u32);
     }
 
-    for &start in positions {
-        let start = start as usize;
-        let middle = start + left_length;
-        if pieces.cells[start] != left || pieces.cells[middle] != right {
-            continue;
+    /// Follows the pairs that reach the threshold, and no others.
+    fn count_anew(&mut self) {
+        let mut index = PairIndex::default();
+        let mut sums: Vec<(Pair, u64, usize)> = Vec::new();
+        self.pieces.for_each_pair(|pair, _, weight| {
+            let place = index.find(pair).unwrap_or_else(|| {
+                index.insert(pair, sums.len() as u32);
+                sums.push((pair, 0, 0));
+                sums.len() as u32 - 1
+            });
+            sums[place as usize].1 += weight;
+            sums[place as usize].2 += 1;
+        });
+        drop(index);
+        self.index = PairIndex::default();
+        self.found = Vec::new();
+        for (pair, count, n) in sums {
+            if count >= self.threshold {
+                self.follow(pair, count, n);
+            }
         }
-        let end = start + length;
-        let weight = pieces.weight_at(start);
-        if let Some(before) = pieces.before(start) {
-            let neighbour = pieces.cells[before];
-            lose(born, (neighbour, left), weight);
-            gain(born, (neighbour, new), before, weight);
+        let (index, found) = (&self.index, &mut self.found);
+        self.pieces.for_each_pair(|pair, position, _| {
+            if let Some(place) = index.find(pair) {
+                found[place as usize].positions.push(position);
+            }
+        });
+    }
+
+    /// Replaces the pair by the token `new` at all its positions, left to right, and brings the counts up to date.
+    fn merge(&mut self, (left, right): Pair, new: u32, positions: &[u32]) {
+        let pieces = &mut self.pieces;
+        let left_length = pieces.length[left as usize] as usize;
+        let length = left_length + pieces.length[right as usize] as usize;
+        pieces.length.push(length as u32);
+        self.left.tallies.push(Tally::default());
+        self.right.tallies.push(Tally::default());
+
+        for (i, &start) in positions.iter().enumerate() {
+            if let Some(&ahead) = positions.get(i + AHEAD) {
+                prefetch(&pieces.cells[ahead as usize]);
+            }
+            let start = start as usize;
+            let middle = start + left_length;
+            if pieces.cells[start] != left || pieces.cells[middle] != right {
+                continue;
+            }
+            let end = start + length;
+            let weight = pieces.weight_at(start);
+            if let Some(before) = pieces.before(start) {
+                self.left.meet(pieces.cells[before], before, weight);
+            }
+            let after = pieces.cells[end];
+            if after != EDGE {
+                self.right.meet(after, start, weight);
+            }
+            pieces.cells[start] = new;
+            pieces.cells[middle] = DEAD | left_length as u32;
+            pieces.cells[end - 1] = DEAD | (length - 1) as u32;
         }
-        let neighbour = pieces.cells[end];
-        if neighbour != EDGE {
-            lose(born, (right, neighbour), weight);
-            gain(born, (new, neighbour), start, weight);
+
+        // Where the pair stood twice in a row, the first new token met `left` on its right, and then lost it.
+        let twice = self.left.tallies[new as usize].weight;
+        self.right.tallies[left as usize].weight -= twice;
+
+        for i in 0..self.left.met.len() {
+            let neighbour = self.left.met[i];
+            let weight = self.left.tallies[neighbour as usize].weight;
+            if neighbour != new {
+                self.lose((neighbour, left), weight);
+            }
+            let n = self.left.tallies[neighbour as usize].n as usize;
+            let place = if weight >= self.threshold { self.follow((neighbour, new), weight, n) } else { NOWHERE };
+            self.left.tallies[neighbour as usize].index = place;
         }
-        pieces.cells[start] = new;
-        pieces.cells[middle] = DEAD | left_length as u32;
-        pieces.cells[end - 1] = DEAD | (length - 1) as u32;
+        for i in 0..self.right.met.len() {
+            let neighbour = self.right.met[i];
+            let tally = self.right.tallies[neighbour as usize];
+            // The pair with `left` was lost whether or not the new one was too.
+            let lost = if neighbour == left { tally.weight + twice } else { tally.weight };
+            self.lose((right, neighbour), lost);
+            let reached = tally.weight >= self.threshold;
+            let place = if reached { self.follow((new, neighbour), tally.weight, tally.n as usize) } else { NOWHERE };
+            self.right.tallies[neighbour as usize].index = place;
+        }
+        for side in [&mut self.left, &mut self.right] {
+            for (neighbour, position) in side.events.drain(..) {
+                let place = side.tallies[neighbour as usize].index;
+                if place != NOWHERE {
+                    self.found[place as usize].positions.push(position);
+                }
+            }
+            for neighbour in side.met.drain(..) {
+                side.tallies[neighbour as usize] = Tally::default();
+            }
+        }
+    }
+
+    fn lose(&mut self, pair: Pair, weight: u64) {
+        if let Some(place) = self.index.find(pair) {
+            let found = &mut self.found[place as usize];
+            if found.count > 0 {
+                found.count -= weight;
+                if found.count < self.threshold {
+                    *found = Occurrences::default(); // it can't win before all pairs are counted anew
+                }
+            }
+        }
+    }
+}
+
+/// Pairs below one in this many of the average merge's share aren't followed at first. The last merges of real text are twice
+/// as frequent (measured for vocabularies of 32,768 and 65,536 on 10 and 100 MB), so that counting anew is an exception.
+const RARE: usize = 64;
+/// By what the threshold is divided when no pair is left above it.
+const FALL: u64 = 4;
+/// How many positions ahead memory is asked for.
+const AHEAD: usize = 16;
+
+/// Places in `Learner::found` by pair: open addressing, never removed from.
+struct PairIndex {
+    /// The pair as one number, or `FREE`.
+    keys: Vec<u64>,
+    places: Vec<u32>,
+    used: usize,
+}
+
+const FREE: u64 = u64::MAX;
+
+impl Default for PairIndex {
+    fn default() -> Self {
+        Self { keys: vec![FREE; 1 << 10], places: vec![0; 1 << 10], used: 0 }
+    }
+}
+
+impl PairIndex {
+    /// Where the pair is, or else the free slot where it belongs.
+    #[inline]
+    fn slot(&self, (left, right): Pair) -> usize {
+        let key = u64::from(left) << 32 | u64::from(right);
+        let mask = self.keys.len() - 1;
+        let mut at = hash_u64(key) as usize & mask;
+        while self.keys[at] != key && self.keys[at] != FREE {
+            at = (at + 1) & mask;
+        }
+        at
+    }
+
+    #[inline]
+    fn find(&self, pair: Pair) -> Option<u32> {
+        let at = self.slot(pair);
+        (self.keys[at] != FREE).then(|| self.places[at])
+    }
+
+    /// Adds a pair that isn't there yet.
+    fn insert(&mut self, pair: Pair, place: u32) {
+        let at = self.slot(pair);
+        debug_assert!(self.keys[at] == FREE);
+        self.keys[at] = u64::from(pair.0) << 32 | u64::from(pair.1);
+        self.places[at] = place;
+        self.used += 1;
+        if self.used * 2 > self.keys.len() {
+            let larger = Self { keys: vec![FREE; self.keys.len() * 2], places: vec![0; self.keys.len() * 2], used: 0 };
+            let full = std::mem::replace(self, larger);
+            for (key, place) in full.keys.into_iter().zip(full.places) {
+                if key != FREE {
+                    self.insert(((key >> 32) as u32, key as u32), place);
+                }
+            }
+        }
     }
 }
 
@@ -243,9 +507,14 @@ mod tests {
         }
     }
 
+    fn table(pieces: &[(&[u8], u64)]) -> PieceTable {
+        let mut table = PieceTable::default();
+        pieces.iter().for_each(|&(piece, count)| table.add(piece, count));
+        table
+    }
+
     fn learn(pieces: &[(&[u8], u64)], wanted: usize) -> Vec<Pair> {
-        let counts = pieces.iter().map(|&(piece, count)| (piece.into(), count)).collect();
-        learn_merges::<Infallible>(counts, wanted, || Ok(())).unwrap()
+        learn_merges::<Infallible>(table(pieces), wanted, |_| Ok(())).unwrap()
     }
 
     /// The rule, word for word: count all pairs anew, take the best, replace it everywhere.
@@ -323,14 +592,18 @@ mod tests {
         for seed in 0..3000 {
             let mut below = numbers(seed);
             let letters = 1 + below(4);
+            // Weights on both sides of what is sorted by counting, and a threshold that must fall on the way.
+            let heaviest = [5, 2000, 1 << 40][below(3) as usize];
             let mut counts = BTreeMap::new();
             for _ in 0..1 + below(8) {
                 let length = 1 + below(24);
                 let piece: Vec<u8> = (0..length).map(|_| b'a' + below(letters) as u8).collect();
-                counts.insert(piece, 1 + below(5));
+                counts.insert(piece, 1 + below(heaviest));
             }
             let pieces: Vec<(&[u8], u64)> = counts.iter().map(|(piece, &count)| (piece.as_slice(), count)).collect();
-            assert_eq!(learn(&pieces, 60), learn_slowly(&pieces, 60), "seed {seed}");
+            for wanted in [3, 60] {
+                assert_eq!(learn(&pieces, wanted), learn_slowly(&pieces, wanted), "seed {seed}");
+            }
         }
     }
 
@@ -366,7 +639,6 @@ mod tests {
                 Self
             }
         }
-        let counts = [(b"abcdef".as_slice().into(), 1)].into_iter().collect();
-        assert_eq!(learn_merges(counts, 5, || Err(Ended)), Err(Ended));
+        assert_eq!(learn_merges(table(&[(b"abcdef", 1)]), 5, |_| Err(Ended)), Err(Ended));
     }
 }

@@ -3,11 +3,13 @@
 import collections
 import itertools
 import json
+import os
 import random
 import signal
 import string
 import subprocess
 import sys
+import threading
 import unicodedata
 
 import mccore_rustbpe
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 # Few letters, so that pairs repeat and overlap; the rest are the characters that the split pattern tells apart.
 TELLING = st.text("aabbéß漢 \t\n\r'!1٣S ſ\u3000\u0301🙂", max_size=40)
+LONGER_ON_PAPER = "/sys/kernel/mm/transparent_hugepage/enabled"
 STDLIB = [json.__file__, string.__file__, collections.__file__, random.__file__]
 
 
@@ -126,6 +129,129 @@ def test_pieces_joined_are_the_text():
         assert "".join(mccore_rustbpe.split(text)) == text
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    st.binary(max_size=40)
+    | st.lists(st.sampled_from([b"a", b" ", b"\n", b"\xc3", b"\xa9", b"\xe2\x82", b"1"])).map(b"".join)
+)
+@example(b"caf\xc3\xa9 \xe2\x82 \xf0\x9f\x99 x\xff\xfe \xed\xa0\x80")
+def test_bytes_that_are_not_utf8_are_cut_as_their_lossy_decoding(data):
+    pieces = mccore_rustbpe.split(data)
+    assert b"".join(pieces) == data
+    expected = mccore_rustbpe.split(data.decode(errors="replace"))
+    assert [piece.decode(errors="replace") for piece in pieces] == expected
+
+
+def test_bytes_train_as_the_text_they_are():
+    texts = stdlib_texts()
+    expected = mccore_rustbpe.train(texts, 1000)
+    assert mccore_rustbpe.train([text.encode() for text in texts], 1000) == expected
+    assert mccore_rustbpe.train([b"\xff\xfe\xff\xfe"], 257)[256] == b"\xff\xfe"
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_groups_of_digits(digits):
+    pattern = mccore_rustbpe.PATTERN.replace("{1,2}", f"{{1,{digits}}}")
+    assert (
+        mccore_rustbpe.split("x1234567", pattern=pattern)
+        == {
+            1: ["x", *"1234567"],
+            2: ["x", "12", "34", "56", "7"],
+            3: ["x", "123", "456", "7"],
+        }[digits]
+    )
+
+
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+
+def write_texts(directory, texts):
+    paths = []
+    for i, text in enumerate(texts):
+        paths.append(directory / f"{i}.txt")
+        paths[-1].write_bytes(text.encode())
+    return paths
+
+
+def test_files_train_as_their_texts(tmp_path):
+    texts = [*stdlib_texts(), "", "no line end", "".join(stdlib_texts()) * 15]
+    paths = write_texts(tmp_path, texts)
+    assert paths[-1].stat().st_size > 1 << 20  # so that it is read in parts
+    expected = mccore_rustbpe.train(texts, 1200)
+    for threads in (1, 3):
+        assert mccore_rustbpe.train_files(paths, 1200, threads=threads) == expected
+    assert mccore_rustbpe.train_files([str(path) for path in paths], 1200) == expected
+    assert mccore_rustbpe.train_files([], 1200) == expected[:256]
+
+
+@pytest.mark.parametrize("pattern", [mccore_rustbpe.PATTERN, r"\S+|\s+"])
+def test_a_long_file_without_a_safe_cut(tmp_path, pattern):
+    text = "ab 12; " * 400_000
+    [path] = write_texts(tmp_path, [text])
+    assert mccore_rustbpe.train_files([path], 262, pattern=pattern) == mccore_rustbpe.train(
+        [text], 262, pattern=pattern
+    )
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        mccore_rustbpe.train_files([tmp_path / "gone.txt"], 300)
+    assert caught.value.filename == str(tmp_path / "gone.txt")
+    with pytest.raises(IsADirectoryError):
+        mccore_rustbpe.train_files([tmp_path], 300)
+
+
+def test_a_file_that_vanishes_while_others_are_read(tmp_path):
+    paths = [tmp_path / "pipe", tmp_path / "text"]
+    os.mkfifo(paths[0])
+    paths[1].write_text("here when the training starts")
+
+    def remove():
+        with open(paths[0], "w") as pipe:  # waits for the trainer, which opens one file after the other
+            paths[1].unlink()
+            pipe.write("some text")
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    with pytest.raises(FileNotFoundError) as caught:
+        mccore_rustbpe.train_files(paths, 300)
+    thread.join()
+    assert caught.value.filename == str(paths[1])
+
+
+@pytest.mark.skipif(not os.path.exists(LONGER_ON_PAPER), reason="needs Linux's sysfs")
+def test_a_file_that_becomes_shorter():
+    assert os.stat(LONGER_ON_PAPER).st_size > 1000  # and yet there are only a few bytes to read
+    with pytest.raises(mccore_rustbpe.CorpusError, match="became shorter while it was read"):
+        mccore_rustbpe.train_files([LONGER_ON_PAPER], 300)
+
+
+# --- progress ------------------------------------------------------------------------------------------------------------
+
+
+def test_progress_ends_each_phase_with_its_total(tmp_path):
+    texts = stdlib_texts()
+    heard = []
+    mccore_rustbpe.train(texts, 400, progress=lambda *event: heard.append(event))
+    n_bytes = sum(len(text.encode()) for text in texts)
+    assert ("count", n_bytes, None) in heard
+    assert heard[-1] == ("merge", 144, 144)
+    assert [phase for phase, *_ in heard] == sorted(phase for phase, *_ in heard)
+    heard.clear()
+    mccore_rustbpe.train_files(write_texts(tmp_path, texts), 400, progress=lambda *event: heard.append(event))
+    assert ("count", n_bytes, n_bytes) in heard
+
+
+def test_an_error_of_the_callback_ends_the_training():
+    def fail(phase, done, total):
+        raise LookupError(phase)
+
+    with pytest.raises(LookupError, match="count"):
+        mccore_rustbpe.train(["a"], 300, progress=fail)
+    with pytest.raises(TypeError):
+        mccore_rustbpe.train(["a"], 300, progress=7)
+
+
 def test_a_pattern_of_ones_own():
     assert mccore_rustbpe.split("ab cd", pattern=r"\S+|\s+") == ["ab", " ", "cd"]
     tokens = mccore_rustbpe.train(["ab cd"] * 2, 300, pattern=r".+")
@@ -156,8 +282,9 @@ def test_texts_are_taken_one_by_one():
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["fine", b"bytes"], r"texts\[1\] must be a str, not bytes"),
-        ([None], r"texts\[0\] must be a str, not NoneType"),
+        (["fine", 7], r"texts\[1\] must be a str or bytes, not int"),
+        ([None], r"texts\[0\] must be a str or bytes, not NoneType"),
+        ([["a", "list"]], r"texts\[0\] must be a str or bytes, not list"),
         (["fine", "fine", "bad \ud800"], r"texts\[2\] isn't valid Unicode text: .*position 4"),
     ],
 )
@@ -177,6 +304,8 @@ def test_bad_arguments():
         mccore_rustbpe.train(["a"], 300, pattern="(")
     with pytest.raises(TypeError, match="not one str"):
         mccore_rustbpe.train("a text", 300)
+    with pytest.raises(TypeError, match="not one bytes"):
+        mccore_rustbpe.train(b"a text", 300)
     with pytest.raises(TypeError):
         mccore_rustbpe.train(3, 300)
     with pytest.raises(mccore_rustbpe.CorpusError, match="surrogates"):

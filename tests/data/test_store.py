@@ -164,13 +164,21 @@ def test_an_empty_split_is_an_error_only_when_asked_for(tmp_path: Path) -> None:
         store.split("test")
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_documents_are_encoded_in_order_with_a_bos(threads: int) -> None:
+def test_documents_are_encoded_in_order() -> None:
     heard: list[int] = []
     texts = [(f"id{n}", "x" * n) for n in range(50)]
-    encoded = list(
-        encode_documents(texts, lambda text: np.full(len(text), 7), 99, threads=threads, progress=heard.append)
-    )
+
+    def encode(batch: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        lengths = [len(text) + 1 for text in batch]
+        tokens = np.concatenate([[99] + [7] * (length - 1) for length in lengths]).astype(np.int32)
+        return tokens, np.cumsum([0, *lengths])
+
+    encoded = list(encode_documents(texts, encode, progress=heard.append))
     assert [document.id for document in encoded] == [name for name, _ in texts]
     assert all(list(document.tokens) == [99] + [7] * n for n, document in enumerate(encoded))
-    assert heard[-1] == 50
+    assert heard == [50]
+    long = [(str(n), "x" * 2**20) for n in range(5)]
+    assert [len(document.tokens) for document in encode_documents(long, encode, progress=heard.append)] == [
+        2**20 + 1
+    ] * 5
+    assert heard == [50, 2, 4, 5]

@@ -1,8 +1,9 @@
-"""Byte-level BPE trainer in Rust.
+"""Byte-level BPE in Rust: training, encoding, decoding.
 
-`train` learns the tokens, `split` shows the pieces that merges never cross, `PATTERN` is the default split pattern.
+`train` and `train_files` learn the tokens, an `Encoder` turns text into ids with them, `split` shows the pieces that merges
+never cross, `PATTERN` is the default split pattern.
 """
 
-from mccore_rustbpe._rustbpe import PATTERN, CorpusError, split, train
+from mccore_rustbpe._rustbpe import PATTERN, CorpusError, Encoder, TokenBuffer, split, train, train_files
 
-__all__ = ["PATTERN", "CorpusError", "split", "train"]
+__all__ = ["PATTERN", "CorpusError", "Encoder", "TokenBuffer", "split", "train", "train_files"]
