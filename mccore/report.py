@@ -53,7 +53,7 @@ def write_report(run: RunDir) -> ReportPaths:
     directory can't be read or written."""
     from mccore.report_markdown import render_report
     from mccore.report_megacontext_plots import draw_megacontext
-    from mccore.report_plots import draw_plots
+    from mccore.report_plots import draw_plots, draw_tokenizer
 
     events = read_events(run.events_dir)
     data = collect(run, events)
@@ -63,6 +63,8 @@ def write_report(run: RunDir) -> ReportPaths:
         steps, refocuses = training_series(curves(events, step_metrics)), refocus_curves(events)
         contexts = snapshots(events, "working_context_snapshot")
         images |= draw_megacontext(steps, refocuses, data["megacontext"]["evaluations"], contexts)
+    if measured := data["results"].get("tokenizer_eval"):
+        images["tokenizer.png"] = draw_tokenizer(measured)
     for name, image in images.items():
         plots.append(run.report_dir / name)
         write_atomic(plots[-1], image)

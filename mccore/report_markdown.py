@@ -154,17 +154,27 @@ def _tokenizer(data: Data) -> Iterable[str]:
     if trained:
         yield f"{trained['vocab_size']:,} ids, trained in {_duration(trained.get('seconds'))}."
     if measured:
-        rows = [
-            (
-                name,
-                f"{text['bytes']:,}",
-                f"{text['tokens']:,}",
-                f"{text['bytes_per_token']:.2f}",
-                "yes" if text["round_trip"] else "**no**",
-            )
-            for name, text in measured["texts"].items()
-        ]
-        yield table(("text", "bytes", "tokens", "bytes per token", "decodes back"), rows)
+        yield tokenizer_table(measured)
+        if "tokenizer.png" in data.get("plots", ()):
+            yield "![Bytes per token by kind of text](tokenizer.png)"
+
+
+def tokenizer_table(measured: Mapping[str, Any]) -> str:
+    """What `evaluate_tokenizer` measured: a row per text, a column per vocabulary it was compared with."""
+    others = measured.get("others", {})
+    head = ("text", "bytes", "tokens", "bytes per token", "decodes back")
+    rows = [
+        (
+            name,
+            f"{text['bytes']:,}",
+            f"{text['tokens']:,}",
+            f"{text['bytes_per_token']:.2f}",
+            "yes" if text["round_trip"] else "**no**",
+            *(f"{other['bytes_per_token'][name]:.2f}" for other in others.values()),
+        )
+        for name, text in measured["texts"].items()
+    ]
+    return table((*head, *(f"{name} ({other['vocab_size']:,} ids)" for name, other in others.items())), rows)
 
 
 def _training(data: Data) -> Iterable[str]:

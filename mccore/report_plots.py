@@ -1,9 +1,11 @@
-"""The curves of a report as PNG files: one file per quantity, one panel per training stage, against training tokens."""
+"""The plots of a report as PNG files: curves, one file per quantity and one panel per training stage, against training
+tokens; and the tokenizer's compression."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,6 +18,7 @@ Curves = Mapping[str, Mapping[str, Points]]  # stage -> metric -> points
 TITLES = {"base": "base: pretraining", "mid": "mid: midtraining", "sft": "sft: fine-tuning"}
 INK, MUTED, GRID = "#1f2933", "#52606d", "#e4e7eb"
 BLUE, PALE, ORANGE = "#1d4ed8", "#a9c1f5", "#d9480f"
+_OTHERS, _MARKERS = ("#d9480f", "#1f2933", "#0b7285", "#862e9c"), ("D", "o", "s", "^")
 _MOST_POINTS = 1500  # of a line: more than a panel has pixels across
 _SMOOTHING = 0.02  # of the points of a curve go into one point of the smoothed one
 
@@ -32,6 +35,29 @@ def draw_plots(curves: Curves) -> dict[str, bytes]:
         if stages:
             images[file] = _figure({stage: curves[stage] for stage in stages}, metric, label)
     return images
+
+
+def draw_tokenizer(measured: Mapping[str, Any]) -> bytes:
+    """A PNG of bytes per token by text, from what `evaluate_tokenizer` measured: a bar for the tokenizer, marks for others."""
+    texts = measured["texts"]
+    names = list(texts)[::-1]
+    figure = Figure(figsize=(9.6, 1.4 + 0.3 * max(len(names), 6)), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    style_panel(panel, "tokenizer: bytes per token by kind of text", "", "bytes per token (more is better)")
+    panel.barh(
+        range(len(names)), [texts[name]["bytes_per_token"] for name in names], color=BLUE, height=0.6, label="this run"
+    )
+    for i, (other, found) in enumerate(measured.get("others", {}).items()):
+        values = [found["bytes_per_token"][name] for name in names]
+        marker, color = _MARKERS[i % len(_MARKERS)], _OTHERS[i % len(_OTHERS)]
+        panel.plot(values, range(len(names)), linestyle="", marker=marker, markersize=6, color=color, label=other)
+    panel.set_xlim(left=0)
+    panel.grid(visible=False, axis="y")
+    panel.set_yticks(range(len(names)), names)
+    if measured.get("others"):
+        panel.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+    return save(figure)
 
 
 def _figure(curves: Curves, metric: str, label: str) -> bytes:

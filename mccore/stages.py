@@ -13,7 +13,9 @@ from typing import Any
 from mccore.config import STAGES, TRAINING_STAGES, StageName
 from mccore.data.corpora import Document
 from mccore.data.tokenizer import Tokenizer
-from mccore.data.tokenizer_eval import evaluate_tokenizer
+from mccore.data.tokenizer_eval import Encodes, evaluate_tokenizer, present_vocabularies
+from mccore.errors import DataError
+from mccore.rundir import list_runs
 from mccore.runtime import Runtime
 
 Results = dict[str, Any]
@@ -67,7 +69,22 @@ def tokenizer_eval(runtime: Runtime) -> Results:
         return [document.text for document in islice(documents, TOKENIZER_EVAL_DOCUMENTS)]
 
     samples = {f"corpus {split}": texts(runtime.corpus.documents(split)) for split in ("train", "val")}
-    return evaluate_tokenizer(runtime.tokenizer, samples)
+    others = present_vocabularies(runtime.cache / "vocabularies") | _previous_tokenizer(runtime)
+    return evaluate_tokenizer(runtime.tokenizer, samples, others)
+
+
+def _previous_tokenizer(runtime: Runtime) -> dict[str, Encodes]:
+    """The tokenizer of the last run before this one that has another, under the run's name; empty where there is none."""
+    own = runtime.tokenizer.fingerprint
+    before = [run for run in list_runs(runtime.run.path.parent) if run.started < runtime.run.started]
+    for run in sorted(before, key=lambda run: run.started, reverse=True):
+        try:
+            previous = Tokenizer.load(run.tokenizer_dir)
+        except DataError:  # it never got that far, or its tokenizer is damaged: nothing to compare with
+            continue
+        if previous.fingerprint != own:
+            return {run.name: previous}
+    return {}
 
 
 def encode(runtime: Runtime) -> Results:

@@ -66,6 +66,8 @@ def test_every_other_command_works(
     monkeypatch.setenv("MCCORE_BASE_DIR", str(base))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.txt").write_text("some words of a text " * 20)
     arguments = shlex.split(command.removeprefix(PREFIX))
     if arguments[0] == "run" and "--dry-run" not in arguments:
         arguments.append("--dry-run")

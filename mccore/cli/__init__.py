@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("mccore.cli.runs:runs", "List, show, stop and compare runs."),
     "chat": ("mccore.cli.chat:chat", "Talk to a trained model."),
     "report": ("mccore.cli.report:report", "Write the report of a run again and show it."),
+    "tok": ("mccore.cli.tok:tok", "Train a tokenizer on files, or measure one."),
     "plugins": ("mccore.cli.plugins:plugins", "List and check plugins, or start a new one."),
     "setup": ("mccore.cli.setup:setup", "Look at this machine and write the settings file .mc_env."),
     "doctor": ("mccore.cli.doctor:doctor", "Check that everything mccore needs is there."),

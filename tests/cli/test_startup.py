@@ -36,6 +36,8 @@ def test_the_overview_needs_little_more_than_click(tmp_path, arguments):
         ["doctor", "--help"],
         ["chat", "--help"],
         ["report", "--help"],
+        ["tok", "train", "--help"],
+        ["tok", "eval", "--help"],
     ],
 )
 def test_a_command_that_only_shows_imports_nothing_heavy(tmp_path, arguments):

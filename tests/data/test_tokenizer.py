@@ -9,11 +9,13 @@ import textwrap
 import mccore_rustbpe
 import numpy as np
 import pytest
+import tiktoken
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mccore.data.tokenizer import FILE_NAME, SPECIALS, StreamDecoder, Tokenizer
-from mccore.data.tokenizer_eval import FIXED_TEXTS, evaluate_tokenizer
+from mccore.data.tokenizer_eval import FIXED_TEXTS, evaluate_tokenizer, present_vocabularies, read_vocabulary
+from mccore.data.tokenizer_formats import write_huggingface, write_tiktoken
 from mccore.errors import DataError, RunError
 
 TEXT = inspect.getsource(textwrap) + "\n".join(FIXED_TEXTS.values())
@@ -81,6 +83,26 @@ def test_decoding_gives_back_any_text(tokenizer, text):
     assert tokenizer.decode(array) == text
 
 
+@settings(max_examples=300, deadline=None)
+@given(ANY_TEXT)
+@example("I'LL 'ſ  \r\n x 12345 漢字 <|bos|>")
+def test_ids_are_those_of_tiktoken(tokenizer, text):
+    assert tokenizer.encode(text) == tiktoken_of(tokenizer).encode_ordinary(text)
+
+
+def tiktoken_of(tokenizer):
+    ranks = {token: rank for rank, token in enumerate(tokenizer.tokens)}
+    return tiktoken.Encoding(
+        "ours", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens=tokenizer.specials
+    )
+
+
+def test_ids_are_those_of_tiktoken_on_sources_and_fixed_texts(tokenizer):
+    theirs = tiktoken_of(tokenizer)
+    for text in (TEXT, *FIXED_TEXTS.values()):
+        assert tokenizer.encode(text) == theirs.encode_ordinary(text)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(SPECIALS) | ANY_TEXT).map("".join))
 def test_text_never_turns_into_a_special_token(tokenizer, text):
@@ -101,6 +123,17 @@ def test_batches_keep_their_order(tokenizer):
     assert tokenizer.encode_batch([]) == []
 
 
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_batch_is_one_array(tokenizer, bos):
+    texts = ["one text", "", "a\ud800b", TEXT]
+    ids, offsets = tokenizer.encode_batch_to_array(texts, bos=bos, threads=2)
+    assert (ids.dtype, offsets.dtype) == (np.int32, np.int64)
+    begin = [tokenizer.bos_id] if bos else []
+    assert [ids[offsets[i] : offsets[i + 1]].tolist() for i in range(4)] == [
+        begin + tokenizer.encode(text) for text in texts
+    ]
+
+
 def test_lone_surrogates_become_the_replacement_character(tokenizer):
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
     assert tokenizer.encode_to_array("a\ud800b").tolist() == tokenizer.encode("a\ufffdb")
@@ -114,8 +147,7 @@ def test_a_run_of_space_beyond_the_regex_engines_stack(tokenizer, space):
     assert tokenizer.encode_to_array(text).tolist() == ids
 
 
-def test_long_texts_are_cut_in_long_space_only(tokenizer):
-    # Space at a block's edge and at the very end must be encoded as in a short text.
+def test_a_long_text_is_the_sum_of_its_pieces(tokenizer):
     text = "word " * 26_214 + "\n" * 60_000 + "  x  \n" * 30_000 + "   "
     assert len(text) > 1 << 17
     pieces = mccore_rustbpe.split(text)
@@ -276,9 +308,44 @@ def test_evaluation(tokenizer):
     assert texts["empty"]["bytes_per_token"] == 0.0
     assert texts["source"]["tokens"] == len(tokenizer.encode(TEXT))
     assert texts["source"]["bytes_per_token"] == len(TEXT.encode()) / len(tokenizer.encode(TEXT)) > 2
+    assert "others" not in result
     raw = evaluate_tokenizer(Tokenizer.train([], 265), {})
     assert {row["bytes_per_token"] for row in raw["texts"].values()} == {1.0}
     json.dumps(result)
+
+
+def test_evaluation_beside_others(tokenizer, tmp_path):
+    bytes_only = Tokenizer.train([], 265)
+    tokenizer.save(tmp_path / "run" / "tokenizer")
+    tokenizer.save(tmp_path / "saved")
+    write_tiktoken(tokenizer, tmp_path / "gpt2_like.tiktoken")
+    write_huggingface(tokenizer, tmp_path / "hf.json")
+    names = ("run", "saved", "gpt2_like.tiktoken", "hf.json")
+    others = {name: read_vocabulary(tmp_path / name) for name in names}
+    result = evaluate_tokenizer(bytes_only, {"corpus": [TEXT]}, others)
+    expected = len(TEXT.encode()) / len(tokenizer.encode(TEXT))
+    for name, other in result["others"].items():
+        assert other["vocab_size"] == (691 if "." in name else 700)
+        assert set(other["bytes_per_token"]) == set(result["texts"])
+        if name != "gpt2_like.tiktoken":  # whose pattern is another
+            assert other["bytes_per_token"]["corpus"] == expected
+    assert 1 < result["others"]["gpt2_like.tiktoken"]["bytes_per_token"]["corpus"] < expected * 1.2
+    assert set(present_vocabularies(tmp_path)) == {"gpt2_like", "hf"}
+    assert present_vocabularies(tmp_path / "nowhere") == {}
+    json.dumps(result)
+
+
+def test_vocabularies_that_cannot_be_read(tokenizer, tmp_path):
+    with pytest.raises(DataError, match="there is no"):
+        read_vocabulary(tmp_path / "gpt2.tiktoken")
+    with pytest.raises(DataError, match=r"pattern of .* isn't known"):
+        read_vocabulary(tmp_path / "mine.tiktoken")
+    (tmp_path / "gpt2.tiktoken").write_text("QQ== 0\nQg== 1\n")
+    with pytest.raises(DataError, match="can't be used: no token is the single byte"):
+        read_vocabulary(tmp_path / "gpt2.tiktoken")
+    (tmp_path / "tokenizer.json").write_text('{"format": "mccore-tokenizer", "version": 99}')
+    with pytest.raises(DataError, match="has version 99"):
+        read_vocabulary(tmp_path)
 
 
 def test_importing_the_tokenizer_loads_nothing_heavy():

@@ -11,8 +11,8 @@ from mccore.cli import main
 from mccore.config import RunConfig
 from mccore.events import EventWriter, read_events
 from mccore.report import ReportPaths, collect, curves, write_report
-from mccore.report_markdown import render_report, table
-from mccore.report_plots import draw_plots, short, smooth, thin
+from mccore.report_markdown import render_report, table, tokenizer_table
+from mccore.report_plots import draw_plots, draw_tokenizer, short, smooth, thin
 from mccore.rundir import RunDir
 from mccore.scaling import derive
 
@@ -143,7 +143,7 @@ def read(paths: ReportPaths) -> tuple[str, dict[str, object]]:
 def test_a_finished_run_has_everything(finished: RunDir) -> None:
     paths = write_report(finished)
     text, data = read(paths)
-    assert [path.name for path in paths.plots] == ["loss.png", "learning_rate.png", "throughput.png"]
+    assert [path.name for path in paths.plots] == ["loss.png", "learning_rate.png", "throughput.png", "tokenizer.png"]
     for path in paths.plots:
         width, height = png_size(path)
         assert width > 1200
@@ -322,3 +322,14 @@ def test_the_command(finished: RunDir, monkeypatch: pytest.MonkeyPatch, capfd: p
     assert capfd.readouterr().out == f"{finished.report_dir / 'report.md'}\n"
     assert main(["report", "r2"]) == 2
     assert "did you mean r1?" in capfd.readouterr().err
+
+
+def test_the_tokenizer_beside_other_vocabularies() -> None:
+    text = {"bytes": 100, "characters": 90, "tokens": 40, "bytes_per_token": 2.5, "round_trip": True}
+    other = {"vocab_size": 50257, "bytes_per_token": {"prose": 3.5, "code": 2.25}}
+    measured = {"texts": {"prose": text, "code": {**text, "round_trip": False}}, "others": {"other": other}}
+    rendered = tokenizer_table(measured)
+    assert "other (50,257 ids)" in rendered
+    assert "| prose | 100 | 40 | 2.50 | yes | 3.50 |" in rendered
+    assert "| code | 100 | 40 | 2.50 | **no** | 2.25 |" in rendered
+    assert draw_tokenizer(measured) != draw_tokenizer({"texts": measured["texts"]})

@@ -1,0 +1,261 @@
+"""`mccore tok`: train a tokenizer on files of text, and measure how well one compresses."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mccore.errors import DataError, UsageError
+from mccore.units import count, duration, size
+
+if TYPE_CHECKING:
+    from mccore.data.tokenizer import Tokenizer
+
+_RECORDS = (".parquet", ".jsonl", ".ndjson", ".jsonl.gz")
+_FIELD = click.option(
+    "--field", default="text", show_default=True, help="Column or key of the text in parquet and JSON Lines files."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+
+
+@click.group()
+def tok() -> None:
+    """Train a tokenizer on files, or measure one."""
+
+
+@tok.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option("--vocab-size", type=int, required=True, metavar="N", help="Ids, the nine special tokens included.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory to write to.")
+@_FIELD
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads; the result is the same with any number.")
+@click.option(
+    "--export",
+    "formats",
+    multiple=True,
+    type=click.Choice(["tiktoken", "huggingface"]),
+    help="Write this format beside our own. Repeatable.",
+)
+@click.option("--force", is_flag=True, help="Replace a tokenizer that is there.")
+@_JSON
+def train(
+    paths: tuple[Path, ...],
+    vocab_size: int,
+    out: Path,
+    field: str,
+    threads: int | None,
+    formats: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train a tokenizer on PATH...: files and folders.
+
+    A folder stands for all files below it, hidden ones and those that aren't text left out. Rows of parquet files and lines
+    of JSON Lines files are a document each, any other file is one. Nothing is written before the training has ended.
+    """
+    from mccore.data.tokenizer import FILE_NAME, Tokenizer
+    from mccore.data.tokenizer_formats import WRITERS
+
+    if (out / FILE_NAME).exists() and not force:
+        raise UsageError(
+            f"{out / FILE_NAME} is there already", hint="choose another --out, or give --force to replace it"
+        )
+    files = find_files(paths)
+    progress = Progress()
+    began = time.perf_counter()
+    if any(_is_records(path) for path in files):
+        tokenizer = Tokenizer.train(_texts(files, field), vocab_size, threads=threads, progress=progress)
+    else:
+        tokenizer = Tokenizer.train_files(files, vocab_size, threads=threads, progress=progress)
+    seconds = time.perf_counter() - began
+    progress.clear()
+    tokenizer.save(out)
+    for name in formats:
+        file, write = WRITERS[name]
+        write(tokenizer, out / file)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    found = {
+        "vocab_size": tokenizer.vocab_size,
+        "fingerprint": tokenizer.fingerprint,
+        "files": len(files),
+        "bytes": progress.bytes,
+        "seconds": seconds,
+        "mb_per_second": progress.bytes / 1e6 / seconds,
+        "peak_memory_bytes": peak,
+        "path": str(out / FILE_NAME),
+    }
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{tokenizer.vocab_size:,} ids from {count(progress.bytes)}B in {len(files):,} files")
+    if tokenizer.vocab_size < vocab_size:
+        click.echo(f"the corpus is too small for {vocab_size:,} ids: no pair is left to merge")
+    click.echo(
+        f"{duration(seconds)} ({seconds:.3f} s), {found['mb_per_second']:.1f} MB/s, peak memory of the process {size(peak)}"
+    )
+    click.echo(found["path"])
+
+
+@tok.command("eval")
+@click.argument("tokenizer", default="latest")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
+@click.option(
+    "--against",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Compare with this vocabulary: a tokenizer of ours, tiktoken's ranks (NAME.tiktoken), Hugging Face's "
+    "tokenizer.json. Repeatable. What lies in the cache directory's `vocabularies` is compared with as well.",
+)
+@_FIELD
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a plot to this PNG file.")
+@_JSON
+def evaluate(
+    tokenizer: str, paths: tuple[Path, ...], against: tuple[Path, ...], field: str, plot: Path | None, as_json: bool
+) -> None:
+    """Measure how many bytes a token of TOKENIZER stands for, by kind of text.
+
+    TOKENIZER is a directory that holds one, or a run: its name, its directory, or `latest` (the default). It is measured on
+    fixed short texts of several kinds, and on every PATH.
+    """
+    from mccore.data.tokenizer_eval import evaluate_tokenizer, present_vocabularies, read_vocabulary
+    from mccore.files import write_atomic
+    from mccore.paths import cache_dir
+    from mccore.report_markdown import tokenizer_table
+
+    chosen = _open(tokenizer)
+    texts = {str(path): list(_texts(find_files((path,)), field, decode=True)) for path in paths}
+    others = present_vocabularies(cache_dir() / "vocabularies") | {str(path): read_vocabulary(path) for path in against}
+    found = evaluate_tokenizer(chosen, texts, others)
+    if plot is not None:
+        from mccore.report_plots import draw_tokenizer
+
+        write_atomic(plot, draw_tokenizer(found))
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{found['vocab_size']:,} ids, fingerprint {found['fingerprint'][:12]}\n")
+    click.echo(tokenizer_table(found))
+
+
+def _open(selector: str) -> Tokenizer:
+    from mccore.data.tokenizer import FILE_NAME, Tokenizer
+    from mccore.rundir import RunDir
+
+    directory = Path(selector).expanduser()
+    return Tokenizer.load(directory if (directory / FILE_NAME).is_file() else RunDir.open(selector).tokenizer_dir)
+
+
+def find_files(paths: tuple[Path, ...]) -> list[Path]:
+    """The files that `paths` stand for, in a fixed order. Raises DataError where one doesn't exist or nothing is found."""
+    files: list[Path] = []
+    for path in (path.expanduser() for path in paths):
+        if path.is_dir():
+            below = (found for found in sorted(path.rglob("*")) if found.is_file())
+            shown = (
+                found for found in below if not any(part.startswith(".") for part in found.relative_to(path).parts)
+            )
+            files += [found for found in shown if _is_records(found) or _is_text(found)]
+        elif path.exists():
+            files.append(path)
+        else:
+            raise DataError(f"there is no {path}", hint="check the path")
+    if not files:
+        raise DataError(f"no file of text in {', '.join(map(str, paths))}", hint="name the files themselves")
+    return files
+
+
+def _is_records(path: Path) -> bool:
+    return path.name.lower().endswith(_RECORDS)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file looks like text: no zero byte at its start."""
+    try:
+        with path.open("rb") as file:
+            return b"\0" not in file.read(8192)
+    except OSError as error:
+        raise DataError(f"can't read {path}: {error.strerror}", hint="correct its permissions") from error
+
+
+def _texts(files: list[Path], field: str, *, decode: bool = False) -> Iterator[Any]:
+    """The documents of files: str, or bytes for plain files unless they are to be decoded."""
+    for path in files:
+        if path.name.lower().endswith(".parquet"):
+            yield from _parquet_texts(path, field)
+        elif _is_records(path):
+            yield from _json_texts(path, field)
+        else:
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise DataError(f"can't read {path}: {error.strerror}", hint="put it back, or leave it out") from error
+            yield data.decode("utf-8", errors="replace") if decode else data
+
+
+def _json_texts(path: Path, field: str) -> Iterator[str]:
+    from mccore.data.corpora import read_json_lines
+
+    try:
+        for number, value in read_json_lines(path):
+            text = value.get(field) if isinstance(value, dict) else None
+            if not isinstance(text, str):
+                raise DataError(
+                    f"{path}, line {number}: no text under {field!r}", hint="name the key of the text with --field"
+                )
+            yield text
+    except OSError as error:
+        raise DataError(f"can't read {path}: {error.strerror}", hint="put it back, or leave it out") from error
+
+
+def _parquet_texts(path: Path, field: str) -> Iterator[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        if field not in file.schema_arrow.names:
+            raise DataError(
+                f"{path} has no column {field!r}; it has {', '.join(file.schema_arrow.names)}",
+                hint="name the column of the text with --field",
+            )
+        for batch in file.iter_batches(batch_size=1024, columns=[field]):
+            for text in batch.column(0).to_pylist():
+                if not isinstance(text, str):
+                    raise DataError(f"a row of {path} has no text in {field!r}", hint="drop empty rows")
+                yield text
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} isn't a readable parquet file: {error}", hint="fetch or write it again") from error
+
+
+class Progress:
+    """What the trainer tells, on one line of the terminal; `bytes` is how much text it has read."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._shown = sys.stderr.isatty()
+        self._began = time.perf_counter()
+
+    def __call__(self, phase: str, done: int, total: int | None) -> None:
+        if phase == "count":
+            self.bytes = done
+        if not self._shown:
+            return
+        share = f" of {count(total)}" if total else ""
+        seconds = time.perf_counter() - self._began
+        what = f"reading and splitting: {count(done)}{share} bytes" if phase == "count" else f"merging: {done:,}{share}"
+        sys.stderr.write(f"\r\x1b[K{what}, {duration(seconds)}")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
