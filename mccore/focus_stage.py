@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mccore.train.loop import Progress
 
 CHECK_ROWS = 8  # sequences of the check at every evaluation
-TABLE_ROWS = 64  # sequences of the table
+TABLE_ROWS = 128  # sequences of the table: at half as many its standard errors hide what small models gain
 SESSION = "validation row 0"
 POLICIES = ("random", "recency", "bm25", "raw_attention", "teacher_attention", "lens", "oracle")
 
@@ -127,12 +127,13 @@ def _emit_refocus(runtime: Runtime, report: StreamReport, budget: int, recent: i
 
 def focus_table(runtime: Runtime, gpt: GPT, nets: MegaContextNets) -> dict[str, Any]:
     """Every condition of `mccore.eval.context` on the same validation rows, as `results/<stage>.json` keeps it under `context`:
-    `table` and `focus` are what the report shows, the rest is the whole evaluation."""
+    `table` and `focus` are what the report shows, the rest is the whole evaluation. All recent tokens are scored."""
     from mccore.eval.context import evaluate_contexts
 
     config = runtime.config.megacontext
     budget = max(config.train_wc_length, variant_lengths(runtime.config)[-1].mixed)
-    report = evaluate_contexts(gpt, nets, validation_rows(runtime, TABLE_ROWS), budget=budget)
+    rows = validation_rows(runtime, TABLE_ROWS)
+    report = evaluate_contexts(gpt, nets, rows, budget=budget, horizon=config.recent_tokens)
     found = report.to_dict()
     table = []
     for name, nll in found["nll"].items():
