@@ -349,7 +349,8 @@ class MegaContextConfig(Section):
         description="largest extra weight of a token that the full context predicts better; 0 switches it off",
     )
     distill_weight: NonNegative = Field(
-        0.0, description="weight of the KL from the full context's predictions to a variant's; 0 switches it off"
+        0.0,
+        description="weight of the KL from the full context's predictions to a variant's over the horizon; 0 switches it off",
     )
     recon_weight: NonNegative = Field(
         0.0, description="weight of rebuilding a block's tokens from its gist; 0 switches it off"

@@ -44,6 +44,9 @@ def _idle(config: RunConfig) -> Iterator[tuple[tuple[str, ...], Idle]]:
         reason = "no training contexts are drawn, megacontext.num_random_variants is 0"
         yield (*_VARIANTS, *lens_training), Idle(reason, "set megacontext.num_random_variants=2 or more")
         return
+    if mc.num_random_variants == 1:
+        reason = "with one variant per sequence LensNet has seen none before it could choose"
+        yield ("policy_share",), Idle(reason, "set megacontext.num_random_variants=2 or more")
     if not lens.loss_weight or lens.start == 1:
         which = "lens.start is 1" if lens.loss_weight else "lens.loss_weight is 0"
         hint = "set megacontext.lens.start=0.2" if lens.loss_weight else "set megacontext.lens.loss_weight=1"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mccore import plugins
 from mccore.api import Allocator, AllocatorSpec
 from mccore.data.rows import Position
-from mccore.scaling import variant_lengths
+from mccore.scaling import shortest_context, variant_lengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,13 +127,17 @@ def _emit_refocus(runtime: Runtime, report: StreamReport, budget: int, recent: i
 
 def focus_table(runtime: Runtime, gpt: GPT, nets: MegaContextNets) -> dict[str, Any]:
     """Every condition of `mccore.eval.context` on the same validation rows, as `results/<stage>.json` keeps it under `context`:
-    `table` and `focus` are what the report shows, the rest is the whole evaluation. All recent tokens are scored."""
+    `table` and `focus` are what the report shows, the rest is the whole evaluation."""
     from mccore.eval.context import evaluate_contexts
 
     config = runtime.config.megacontext
-    budget = max(config.train_wc_length, variant_lengths(runtime.config)[-1].mixed)
+    tokens, expanded = runtime.config.model.max_seq_len, max(1, config.expanded_blocks)
+    room = shortest_context(runtime.config, tokens) + expanded * (config.block_size - 1)
+    budget = max(config.train_wc_length, variant_lengths(runtime.config)[-1].mixed, room)
     rows = validation_rows(runtime, TABLE_ROWS)
-    report = evaluate_contexts(gpt, nets, rows, budget=budget, horizon=config.recent_tokens)
+    report = evaluate_contexts(
+        gpt, nets, rows, budget=budget, horizon=config.recent_tokens, expanded=max(1, config.expanded_blocks)
+    )
     found = report.to_dict()
     table = []
     for name, nll in found["nll"].items():

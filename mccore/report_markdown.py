@@ -217,7 +217,10 @@ def _training(data: Data) -> Iterable[str]:
         ),
         rows,
     )
-    yield "Losses of mid and sft are on conversations, those of base on documents: they don't compare."
+    yield (
+        "Losses of mid and sft are on conversations, those of base on documents: they don't compare. With MegaContext the training "
+        "loss is the whole objective, variants and focus included; `token_loss` below is the plain model's part."
+    )
     for name, alt in (
         ("loss.png", "Loss against training tokens"),
         ("learning_rate.png", "Learning-rate multiplier against training tokens"),

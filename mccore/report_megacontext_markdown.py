@@ -113,7 +113,7 @@ def _training(found: Data, plots: Sequence[str]) -> Iterable[str]:
         yield "### Training with it"
         yield (
             "Mean of the last tenth of a stage. Losses are those *at* entries of a kind; `token_loss` is the full context's, "
-            "`lod_loss/0` the same tokens' in the variants."
+            "`lod_loss/0` that of token entries in the variants, which are the newest and a few far tokens of the same rows."
         )
         yield _by_stage(rows)
     for name, alt in _PLOTS:

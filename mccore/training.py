@@ -18,7 +18,7 @@ from mccore.data.conversations import mix_conversations
 from mccore.data.loader import Batch, Loader, stack_rows
 from mccore.data.rows import Position, Rows
 from mccore.data.tokenizer import StreamDecoder
-from mccore.errors import ConfigError, RunError
+from mccore.errors import ConfigError, MccoreError, RunError
 from mccore.eval.bits_per_byte import BitsPerByte
 from mccore.eval.samples import sample_completions
 from mccore.files import write_atomic
@@ -218,13 +218,11 @@ class _Hooks:
             parts = ("build_ms", "positional_ms", "variant_ms", "lens_forward_ms", "lens_loss_ms", "total_ms")
             times = {name: round(found.get(name, 0.0), 3) for name in parts}
             times["lens_loss_ms"] = round(times["lens_loss_ms"] - times["lens_forward_ms"], 3)
-            synchronised = self.runtime.world.device.type == "cpu"  # a CPU is always done when it returns
-            self.runtime.emit(
-                "mc_timing", step=progress.step, tokens=progress.tokens, **times, synchronised=synchronised
-            )
+            self.runtime.emit("mc_timing", step=progress.step, tokens=progress.tokens, **times, synchronised=True)
         if (progress.step + 1) % TIMED_EVERY == 0:
-            objective.timings.begin(synchronised=False)
-        return {"wc_length": plan.mixed.length, "variants_total": drawn}
+            objective.timings.begin(synchronised=True)
+        length = (plan.mixed if plan.mixed_variants else plan.coarse).length
+        return {"wc_length": length, "variants_total": drawn}
 
     def evaluate(self, progress: Progress) -> BitsPerByte:
         """Loss on the validation rows, on all ranks together."""
@@ -237,7 +235,11 @@ class _Hooks:
         if runtime.world.is_main:
             emit_validation(runtime, found, progress)
             if self.training.nets is not None and self._focus_rows is not None:
-                check_focus(runtime, self.training.gpt, self.training.nets, self._focus_rows, progress)
+                try:
+                    check_focus(runtime, self.training.gpt, self.training.nets, self._focus_rows, progress)
+                except MccoreError as error:  # shapes that can't be streamed are no reason to lose the training
+                    print(f"focus isn't checked: {error.message}", flush=True)
+                    self._focus_rows = None
         return found
 
     def sample(self, progress: Progress) -> None:

@@ -12,7 +12,7 @@ from mccore.config import MegaContextConfig, ModelConfig
 from mccore.megacontext.gistnet import GistNet, build_pyramid
 from mccore.megacontext.lensnet import LensNet
 from mccore.megacontext.positions import SpanBias
-from mccore.megacontext.preferences import AdvantageScale
+from mccore.megacontext.preferences import RunningMean
 from mccore.megacontext.reconstruction import WeakDecoder
 from mccore.model.optim import Group
 
@@ -39,10 +39,12 @@ class MegaContextNets(nn.Module):
         self.decoder: WeakDecoder | None = None
         if config.recon_weight:
             self.decoder = WeakDecoder(model.n_embd, config.block_size)
-        self.advantage: AdvantageScale | None = None
+        self.advantage: RunningMean | None = None
         if config.lens.target != "attention":
-            self.advantage = AdvantageScale()
-        self.register_buffer("balance", torch.zeros(()) if config.lens.budget_smooth_weight else None)
+            self.advantage = RunningMean()
+        self.balance: RunningMean | None = None
+        if config.lens.budget_smooth_weight:
+            self.balance = RunningMean()
         self.former: LensNet | None = None
         if config.lens.kl_weight:
             self.former = copy.deepcopy(self.lensnet).requires_grad_(False)
@@ -62,8 +64,8 @@ class MegaContextNets(nn.Module):
                 part.reset()
             elif part is not self.former:
                 part.reset(generator)  # type: ignore[operator]
-        for buffer in self.buffers():
-            buffer.zero_()
+        for name, buffer in self.named_buffers():
+            buffer.fill_(-1 if name.endswith(".step") else 0)
         if self.former is not None:
             self.former.load_state_dict(self.lensnet.state_dict())
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mccore.config import MegaContextConfig
@@ -48,6 +49,8 @@ from mccore.model.loss import Losses
 
 # What a random number is for: the third coordinate of its hash.
 _END, _KIND, _BLOCKS, _EXPANDED, _COARSE, _POLICY, _SKIP, _REBUILT = range(8)
+
+PHASE = (math.sqrt(5) - 1) / 2  # of a turn, from step to step: spreads as evenly as can be
 
 Forward = Callable[..., Tensor]
 
@@ -123,7 +126,7 @@ class MegaContextObjective:
         self._followed = -1  # the step in which the previous policy was moved last
         if compiled:  # one graph per length and pass, where the default gives up after eight and says nothing
             dynamo = torch._dynamo.config
-            dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * self.config.wc_length_steps + 4)
+            dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * self.config.wc_length_steps + 12)
         self._forward: Forward = torch.compile(gpt.hidden, dynamic=False) if compiled else gpt.hidden
         self._ends_by_length: dict[tuple[int, int], list[int]] = {}
         for progress in (0.0, 1.0):
@@ -269,7 +272,8 @@ class MegaContextObjective:
             if focused:
                 with self.timings("lens_loss_ms"):
                     term, scores = self._lens(batch, levels, group, shape, ends, weights, baseline, groups[0], sums)
-                loss = loss + config.lens.loss_weight * term
+                kinds = (plan.coarse_variants > 0) + (plan.mixed_variants > 0)
+                loss = loss + config.lens.loss_weight * term / kinds
                 focus = scores.detach() if focus is None else focus
         if focused and config.lens.target != "attention" and len(groups) == 2:
             loss = loss + config.lens.loss_weight * self._preferences(batch, groups, plan, ends, weights, sums)
@@ -281,9 +285,13 @@ class MegaContextObjective:
         """The plain pass over `baseline_share` of the rows, evenly spread over the step's."""
         config, share, first = self.config, self.config.baseline_share, batch.first_row
         count = batch.inputs.size(0)
-        chosen = [i for i in range(count) if math.floor((first + i + 1) * share) > math.floor((first + i) * share)]
+        # A phase for every step: with few rows and a small share the same ones, or none, would be read in all steps.
+        phase = (batch.step * PHASE) % 1.0
+        marks = [math.floor((first + i) * share + phase) for i in range(count + 1)]
+        chosen = [i for i in range(count) if share == 1 or marks[i + 1] > marks[i]]
         if not chosen:
             nothing = torch.zeros(weights.shape, device=weights.device)
+            sums.add("token_loss", nothing.sum(), nothing.sum())
             return _Baseline(nothing[:, 0] > 0, nothing, None, None), embeddings.sum() * 0.0
         every = len(chosen) == count
         read = torch.full((count,), every, device=weights.device)
@@ -364,8 +372,10 @@ class MegaContextObjective:
             # A choice by LensNet has seen all of the history: only what comes behind it may be predicted from it.
             behind = torch.arange(shape.length, device=rows.device) >= shape.length - config.horizon
             scored = scored * (behind | ~chosen.unsqueeze(1))
-        # Each row counts as much as its tokens do in the plain loss, whatever the cut shows of it.
-        share = scored * (weights.sum(dim=1)[own] / scored.sum(dim=1).clamp(min=1e-9)).unsqueeze(1)
+        # Each row counts as much as its tokens do in the plain loss, whatever the cut shows of it; but where it shows next to
+        # none of the trained ones, those few don't stand for all.
+        missing = weights.sum(dim=1)[own] / scored.sum(dim=1).clamp(min=1e-9)
+        share = scored * missing.clamp(max=self.tokens / shape.length).unsqueeze(1)
         share = share / (batch.step_targets * config.num_random_variants)
         teachers = baseline.read[own]
         known = baseline.nll[own].gather(1, contexts.last)
@@ -393,6 +403,8 @@ class MegaContextObjective:
             term, each = self.gpt.distillation(hidden[:, horizon], baseline.hidden[own].gather(1, at), weight)
             sums.add("distill_loss", (each * paired[:, horizon]).sum(), paired[:, horizon].sum())
             loss = loss + config.distill_weight * term
+        elif config.distill_weight:  # every rank reports the same metrics
+            sums.add("distill_loss", gap.sum() * 0.0, gap.sum() * 0.0)
         return _Group(contexts, hidden, targets, nll), loss
 
     def _skip(self, batch: Batch, count: int) -> Tensor:
@@ -448,13 +460,21 @@ class MegaContextObjective:
             queries = focus.questions.size(1)
             wanted = by_node(baseline.attention[:, -queries:], focus, level, index, config.block_size)
             # A token whose prediction isn't trained has learned no question.
-            asking = weights.gather(1, ends.unsqueeze(1) - queries + torch.arange(queries, device=ends.device))
+            position = ends.unsqueeze(1) - queries + torch.arange(queries, device=ends.device)
+            asking = weights.gather(1, position)
+            # More queries than recent tokens: what stands there is no token, or another one.
+            last = group.contexts.last[: len(ends), : shape.length - horizon][:, -(queries - horizon) :]
+            own = (level[:, -(queries - horizon) :] == 0) & (last == position[:, : queries - horizon])
+            asking = asking * F.pad(own, (0, horizon), value=True)
             found = attention_losses(focus, wanted, suffered, asking)
             counted = (baseline.read & (suffered.sum(dim=1) > 0)).float() * portion / config.baseline_share
             loss = loss + ((found.focus + config.lens.question_weight * found.questions) * counted).sum()
             there = (counted > 0).float()
             sums.add("lens_loss", (found.focus * there).sum(), there.sum())
             sums.add("question_loss", (found.questions * there).sum(), there.sum())
+        elif config.lens.target != "preference":  # every rank reports the same metrics
+            for name in ("lens_loss", "question_loss"):
+                sums.add(name, loss * 0.0, loss * 0.0)
         loss = loss + self._regularise(batch, group, shape, ends, focus, portion)
         return loss, block_scores(focus, level, index, config.block_size, shape.blocks)
 
@@ -489,11 +509,9 @@ class MegaContextObjective:
             balance = budget_balance(focus)
             loss = loss + lens.budget_weight * (portion * balance.square()).sum()
             if lens.budget_smooth_weight and nets.balance is not None:
-                found = torch.stack((balance.detach().sum(), torch.full_like(balance[0], len(ends))))
-                if self._all_reduce is not None:
-                    self._all_reduce(found)
-                nets.balance.mul_(lens.budget_smooth_beta).add_((1 - lens.budget_smooth_beta) * found[0] / found[1])
-                loss = loss + lens.budget_smooth_weight * (portion * (balance - nets.balance).square()).sum()
+                count = torch.full_like(balance[0], len(ends))
+                smooth = nets.balance(balance.sum(), count, lens.budget_smooth_beta, batch.step, self._all_reduce)
+                loss = loss + lens.budget_smooth_weight * (portion * (balance - smooth).square()).sum()
         if lens.kl_weight and nets.former is not None:
             if self._followed != batch.step:
                 nets.follow_lens()
@@ -523,7 +541,7 @@ class MegaContextObjective:
         targets = mixed.targets[:, -config.horizon :] >= 0
         nll = (mixed.nll[:, -config.horizon :] * targets).sum(dim=1) / targets.sum(dim=1).clamp(min=1)
         nll = nll.view(count, rows).t()
-        found = preference_losses(utilities, nll, config.lens, self.nets.advantage, self._all_reduce)
+        found = preference_losses(utilities, nll, config.lens, self.nets.advantage, batch.step, self._all_reduce)
         one = torch.ones((), device=values.device)
         sums.add("preference_agreement", found.right, found.pairs)
         sums.add("preference_loss", found.loss.sum(), rows * one)

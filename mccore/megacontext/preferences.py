@@ -26,39 +26,59 @@ class Preferences(NamedTuple):
     pairs: Tensor  # pairs with a gap
 
 
-class AdvantageScale(nn.Module):
-    """A running root mean square of gaps, so that temperature means the same early and late."""
+class RunningMean(nn.Module):
+    """An exponential mean over steps, the same however a step is split into passes and ranks.
 
-    square: Tensor
+    What the passes of a step bring is gathered and taken in when the next step begins; all passes of a step read the same
+    value, 0 before there is one. `all_reduce` sums over the ranks. Everything is in buffers, so a checkpoint keeps it.
+    """
+
+    value: Tensor
+    weight: Tensor
+    total: Tensor
     count: Tensor
+    step: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("square", torch.zeros(()))
-        self.register_buffer("count", torch.zeros(()))
+        for name in ("value", "weight", "total", "count"):
+            self.register_buffer(name, torch.zeros(()))
+        self.register_buffer("step", torch.full((), -1.0))  # the step that `total` and `count` are of
 
     @torch.no_grad()
-    def forward(self, gaps: Tensor, beta: float, all_reduce: Callable[[Tensor], None] | None = None) -> Tensor:
-        """Take gaps in, where they aren't 0, and return them in units of the scale. `all_reduce` sums over the ranks."""
-        found = torch.stack((gaps.square().sum(), (gaps != 0).sum().to(gaps.dtype)))
+    def forward(
+        self, total: Tensor, count: Tensor, beta: float, step: int, all_reduce: Callable[[Tensor], None] | None = None
+    ) -> Tensor:
+        """Gather a pass's sum and count, scalars, at `step`; returns the mean over the steps before."""
+        begins = torch.full((), step, device=self.step.device) != self.step
+        there = begins & (self.count > 0)
+        mean = self.total / self.count.clamp(min=1)
+        self.value.copy_(torch.where(there, beta * self.value + (1 - beta) * mean, self.value))
+        self.weight.copy_(torch.where(there, beta * self.weight + (1 - beta), self.weight))
+        self.total.mul_(~begins)
+        self.count.mul_(~begins)
+        self.step.fill_(step)
+        found = torch.stack((total.detach().float(), count.detach().float()))
         if all_reduce is not None:
             all_reduce(found)
-        self.square.mul_(beta).add_((1 - beta) * found[0] / found[1].clamp(min=1))
-        self.count.mul_(beta).add_(1 - beta)
-        return gaps / (self.square / self.count).clamp(min=1e-12).sqrt()
+        self.total.add_(found[0])
+        self.count.add_(found[1])
+        return self.value / self.weight.clamp(min=1e-12)
 
 
 def preference_losses(
     utilities: Tensor,
     nll: Tensor,
     config: LensConfig,
-    scale: AdvantageScale | None = None,
+    scale: RunningMean | None = None,
+    step: int = 0,
     all_reduce: Callable[[Tensor], None] | None = None,
 ) -> Preferences:
     """Bradley-Terry over the pairs of contexts of each row.
 
     utilities: [R, V], LensNet's utility of V >= 2 contexts; nll: [R, V], their mean loss over the horizon, no gradient. All
-    pairs are formed, the `hard_negative_ratio` with the largest gaps kept, at most `max_pairs` a row.
+    pairs are formed, the `hard_negative_ratio` with the largest gaps kept, at most `max_pairs` a row. `scale` is the running
+    mean square of gaps: weights are in its units from the second step on, so that temperature means the same early and late.
     """
     variants = utilities.size(1)
     left, right = torch.triu_indices(variants, variants, offset=1, device=utilities.device)
@@ -67,7 +87,10 @@ def preference_losses(
     chosen = gap.abs().topk(kept, dim=1).indices
     gap = gap.gather(1, chosen)
     lead = (utilities[:, left] - utilities[:, right]).gather(1, chosen)
-    weight = (gap if scale is None else scale(gap, config.adv_norm_beta, all_reduce)).abs()
+    weight = gap.abs()
+    if scale is not None:
+        square = scale(gap.square().sum(), (gap != 0).sum(), config.adv_norm_beta, step, all_reduce)
+        weight = weight / torch.where(square > 0, square, torch.ones_like(square)).sqrt()
     signed = lead * gap.sign()
     loss = (weight * F.softplus(-signed / config.temperature)).mean(dim=1)
     rank = (weight * F.relu(config.rank_margin - signed)).mean(dim=1)

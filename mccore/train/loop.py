@@ -142,7 +142,7 @@ def train(
 
             gradients.clear()
             sums = _Sums(world)
-            syncs = HostSyncs() if count_syncs and progress.step % COUNT_SYNCS_EVERY == COUNT_SYNCS_EVERY - 1 else None
+            syncs = HostSyncs() if count_syncs and progress.step % COUNT_SYNCS_EVERY == COUNT_SYNCS_EVERY // 2 else None
             with syncs or nullcontext():
                 for last, batch in _mark_last(data.batches):
                     batch = replace(batch.to(world.device), step=progress.step, progress=progress.step / steps)
@@ -264,12 +264,13 @@ class _Sums:
         """The step's metrics over all ranks, and whether any rank wants to stop. One all-reduce, one wait."""
         assert self._loss is not None
         flag = torch.full((1,), float(stop), dtype=torch.float64, device=self._loss.device)
-        parts = [self._loss.double().reshape(1), flag, *self._sums.values()]
+        names = sorted(self._sums)  # the same order on every rank, whatever came first there
+        parts = [self._loss.double().reshape(1), flag, *(self._sums[name] for name in names)]
         numbers = torch.cat(parts)
         self._world.sum(numbers)
         loss, wanted, *rest, grad_norm = torch.cat((numbers, norm.double().reshape(1))).tolist()
         metrics = {"loss": loss, "grad_norm": grad_norm}
-        for index, name in enumerate(self._sums):
+        for index, name in enumerate(names):
             total, count = rest[2 * index], rest[2 * index + 1]
             if count:
                 metrics[name] = total / count

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -71,8 +72,11 @@ def free_memory(device: torch.device, ranks: int) -> float:
     """Bytes that one of `ranks` processes of this machine may still take."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return float(pages) / ranks
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")) / ranks
+    except (OSError, StopIteration):  # not Linux: half of what there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2 / ranks
 
 
 def choose_rows(footprint: Footprint, free: float, rows: int, most: int) -> int:

@@ -43,12 +43,13 @@ def loss(config: RunConfig) -> float:
     return round(step(config).loss, 4)
 
 
-def second_loss(config: RunConfig) -> float:
-    """The loss of a second step, after running scales took in the first."""
+def third_loss(config: RunConfig) -> float:
+    """The loss of a third step, after running scales took in two."""
     gpt, nets = networks(config)
     objective = objective_of(config, gpt, nets)
-    objective(batch_of(random_tokens(4, T + 1)))
-    return round(objective(batch_of(random_tokens(4, T + 1, 1), step=1)).loss.item(), 5)
+    for number in range(2):
+        objective(batch_of(random_tokens(4, T + 1, number), step=number))
+    return round(objective(batch_of(random_tokens(4, T + 1, 2), step=2)).loss.item(), 5)
 
 
 def count(name: str) -> Measure:
@@ -157,7 +158,7 @@ KNOBS: dict[str, Knob] = {
     "lens.gist_gradient": Knob(0.0, 1.0, gist_gradient),
     "lens.key_floor": Knob(0.0, 1.0),
     "lens.temperature": Knob(1.0, 3.0, given=PAIRS),
-    "lens.adv_norm_beta": Knob(0.1, 0.9, second_loss, PAIRS),
+    "lens.adv_norm_beta": Knob(0.1, 0.9, third_loss, PAIRS),
     "lens.rank_weight": Knob(0.0, 1.0, given=PAIRS),
     "lens.rank_margin": Knob(0.5, 1.5, given=pairs(rank_weight=1.0)),
     "lens.hard_negative_ratio": Knob(1.0, 0.5, count("preference_agreement"), PAIRS),
@@ -165,7 +166,7 @@ KNOBS: dict[str, Knob] = {
     "lens.kl_weight": Knob(0.5, 1.0),
     "lens.budget_weight": Knob(0.0, 1.0),
     "lens.budget_smooth_weight": Knob(0.0, 1.0),
-    "lens.budget_smooth_beta": Knob(0.1, 0.9, second_loss, {"lens": {"budget_smooth_weight": 1.0}}),
+    "lens.budget_smooth_beta": Knob(0.1, 0.9, third_loss, {"lens": {"budget_smooth_weight": 1.0}}),
     "positional": Knob("simple", "gaussian"),
     "span_bias": Knob(True, False),
     "position_skip": Knob(0, 50, positions),

@@ -410,14 +410,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(split: TokenSplit, tmp_path: Pat
     copy = {name: torch.full_like(tensor, 7.0) for name, tensor in half.state_dict().items()}
     load_into(path, copy)
     assert all(torch.equal(copy[name], tensor) for name, tensor in half.state_dict().items())
-    assert {"mc.advantage.square", "mc.balance", "mc.former.level"} <= copy.keys()
+    assert {"mc.advantage.value", "mc.balance.total", "mc.former.level"} <= copy.keys()
     resumed, optim_again, again, later = trained(config, split, tmp_path / "half", resume=True)
     assert (again.step, again.tokens) == (progress.step, progress.tokens) == (6, 6 * 8 * T)
     want = whole.state_dict()
     assert not [name for name, tensor in resumed.state_dict().items() if not torch.equal(tensor, want[name])]
     assert not [name for name in optim if not torch.equal(optim[name], optim_again[name])]
     assert [m["loss"] for m in later] == [m["loss"] for m in metrics[3:]]
-    assert want["mc.advantage.count"] > 0
+    assert want["mc.advantage.weight"] > 0
 
 
 def test_tokens_and_data_are_those_of_plain_training(split: TokenSplit) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mccore.config import LensConfig
 from mccore.megacontext.lensnet import Focus
-from mccore.megacontext.preferences import AdvantageScale, budget_balance, policy_divergence, preference_losses
+from mccore.megacontext.preferences import RunningMean, budget_balance, policy_divergence, preference_losses
 
 UTILITIES = torch.tensor([[1.0, 0.2, -0.5]])
 NLL = torch.tensor([[2.0, 1.5, 3.0]])  # the second context is best, then the first
@@ -48,7 +48,7 @@ def test_only_the_largest_gaps_are_kept() -> None:
 
 def test_contexts_alike_teach_nothing() -> None:
     utilities = torch.randn(2, 4, requires_grad=True)
-    found = preference_losses(utilities, torch.ones(2, 4), config(), AdvantageScale())
+    found = preference_losses(utilities, torch.ones(2, 4), config(), RunningMean())
     (gradient,) = torch.autograd.grad((found.loss + found.rank).sum(), utilities)
     assert not gradient.any()
     assert found.pairs.item() == found.right.item() == 0
@@ -79,36 +79,46 @@ def test_rows_count_by_their_own_gaps() -> None:
     assert both.loss[0].item() == pytest.approx(preference_losses(UTILITIES, NLL, config()).loss.item(), rel=1e-5)
 
 
-def test_gaps_are_measured_in_their_running_scale() -> None:
-    scale = AdvantageScale()
-    gaps = torch.tensor([[3.0, -4.0, 0.0]])
-    rms = math.sqrt((9 + 16) / 2)
-    assert scale(gaps, 0.9).tolist()[0] == pytest.approx([3 / rms, -4 / rms, 0])  # no warm-up bias in the first step
-    later = scale(2 * gaps, 0.9)
-    square = (0.9 * rms**2 + 4 * rms**2) / 1.9
-    assert later.tolist()[0] == pytest.approx([6 / math.sqrt(square), -8 / math.sqrt(square), 0])
-    fresh = AdvantageScale()
-    for factor in (1.0, 10.0):
-        found = fresh(factor * gaps, 0.0)  # without memory
-        assert found.tolist()[0] == pytest.approx([3 / rms, -4 / rms, 0], rel=1e-4)
+def mean_of(mean: RunningMean, value: float, step: int, beta: float = 0.9) -> float:
+    return mean(torch.tensor(2 * value), torch.tensor(2), beta, step).item()
+
+
+def test_a_running_mean_takes_a_step_in_when_the_next_begins() -> None:
+    mean = RunningMean()
+    assert [mean_of(mean, 3.0, 0), mean_of(mean, 5.0, 0)] == [0, 0]  # two passes of one step read the same
+    assert mean_of(mean, 9.0, 1) == pytest.approx(4.0)  # no bias of its start
+    assert mean_of(mean, 1.0, 2) == pytest.approx((0.9 * 4 + 9) / 1.9)
+    copy = RunningMean()
+    copy.load_state_dict(mean.state_dict())
+    assert mean_of(copy, 0.0, 3) == mean_of(mean, 0.0, 3) > 0
     with pytest.raises(ValueError, match="less than 1"):  # it would never take anything in
         config(adv_norm_beta=1.0)
 
 
-def test_the_running_scale_is_that_of_all_ranks() -> None:
-    gaps = torch.randn(4, 3)
-    whole = AdvantageScale()
-    want = whole(gaps, 0.5)
-    parts = [torch.stack((part.square().sum(), (part != 0).sum().float())) for part in gaps.split(2)]
-
+def test_a_running_mean_is_that_of_all_ranks() -> None:
     def all_reduce(x: Tensor) -> None:
-        x.copy_(sum(parts))  # type: ignore[arg-type]
+        x.add_(torch.tensor([10.0, 3.0]))  # what the other rank brings
 
-    half = AdvantageScale()
-    torch.testing.assert_close(half(gaps[:2], 0.5, all_reduce), want[:2])
-    torch.testing.assert_close(half.square, whole.square)
-    own = AdvantageScale()
-    assert (own(gaps[:2], 0.5) - want[:2]).abs().max() > 1e-3
+    mean = RunningMean()
+    mean(torch.tensor(2.0), torch.tensor(1), 0.5, 0, all_reduce)
+    assert mean(torch.tensor(0.0), torch.tensor(0), 0.5, 1).item() == pytest.approx(12 / 4)
+
+
+def test_gaps_are_weighed_in_their_running_scale_from_the_second_step_on() -> None:
+    scale = RunningMean()
+    first = preference_losses(UTILITIES, NLL, config(), scale, 0)
+    assert torch.equal(first.loss, preference_losses(UTILITIES, NLL, config()).loss)
+    for factor in (1.0, 10.0):  # the loss doesn't depend on the unit of the gaps before
+        scale = RunningMean()
+        preference_losses(UTILITIES, factor * NLL, config(), scale, 0)
+        later = preference_losses(UTILITIES, factor * NLL, config(), scale, 1).loss.item()
+        assert later == pytest.approx(first.loss.item() / gap_scale(), rel=1e-4)
+
+
+def gap_scale() -> float:
+    """The root mean square of the gaps of NLL."""
+    left, right = torch.triu_indices(3, 3, offset=1)
+    return (NLL[:, right] - NLL[:, left]).square().mean().sqrt().item()
 
 
 def test_preferences_teach_a_scorer_the_true_order() -> None:
@@ -117,14 +127,14 @@ def test_preferences_teach_a_scorer_the_true_order() -> None:
     truth = torch.randn(6, generator=generator)
     weights = torch.zeros(6, requires_grad=True)
     optimizer = torch.optim.Adam([weights], lr=0.05)
-    scale = AdvantageScale()
-    for _ in range(300):
+    scale = RunningMean()
+    for number in range(300):
         features = torch.randn(8, 12, 6, generator=generator)  # rows, blocks
         shown = (torch.rand(8, 4, 12, generator=generator) < 0.3).float()  # contexts
         gain = torch.einsum("rvb,rb->rv", shown, features @ truth)
         nll = -gain + 0.5 * torch.randn(8, 4, generator=generator)
         utilities = torch.einsum("rvb,rb->rv", shown, features @ weights)
-        loss = preference_losses(utilities, nll, config(), scale).loss.mean()
+        loss = preference_losses(utilities, nll, config(), scale, number).loss.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
