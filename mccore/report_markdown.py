@@ -218,8 +218,8 @@ def _training(data: Data) -> Iterable[str]:
         rows,
     )
     yield (
-        "Losses of mid and sft are on conversations, those of base on documents: they don't compare. With MegaContext the training "
-        "loss is the whole objective, variants and focus included; `token_loss` below is the plain model's part."
+        "Losses of mid and sft are on conversations, those of base on documents: they don't compare. With MegaContext "
+        "the training loss is the whole objective, variants and focus included; `token_loss` below is the plain model's part."
     )
     for name, alt in (
         ("loss.png", "Loss against training tokens"),
