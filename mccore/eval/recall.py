@@ -124,6 +124,7 @@ def recall_megacontext(setting: RecallSetting, task: RecallTask) -> MegaContextC
             "lens": {
                 "start": 0.3,
                 "queries": 2 * task.answered + 1 + task.asked,
+                "loss_weight": 2.0,  # each of the two kinds of contexts has half of it
                 "question_weight": 2.0,
                 **setting.lens,
             },
