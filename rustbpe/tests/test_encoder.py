@@ -236,8 +236,8 @@ def test_ctrl_c_ends_a_batch():
 import mccore_rustbpe
 encoder = mccore_rustbpe.Encoder([bytes([i]) for i in range(256)], pattern=r"\\\\w+|\\\\W+")
 text = "one two three " * 20_000
-print("started", flush=True)
 try:
+    print("started", flush=True)  # inside: the signal may come before the next line
     while True:
         encoder.encode_batch([text] * 100, threads=2)
 except KeyboardInterrupt:
