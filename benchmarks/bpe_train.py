@@ -6,17 +6,18 @@ Every run is a process of its own: it loads the corpus, then trains. Trainers ta
 them; what counts is the ratio of a peer's time to ours within the same round. `cpu` is user and system time of the training
 alone, `memory` the peak above what the process held once the corpus was loaded. The corpus is one {"text": ...} a line
 (`benchmarks/bpe_corpus.py` makes one); default: the sources of the standard library. Peers that read files get the same text
-as a file of plain text. `tokens` says whether the learned tokens are ours, in the same order.
+as one file of plain text. `tokens` compares what was learned with ours: `ours` are the same tokens in the same order, other
+rules or patterns give others, and `-` stands where a peer doesn't hand out its tokens or has seen another text.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -40,7 +41,8 @@ def ours(texts: list[str], file: str, vocab_size: int, threads: int) -> Tokens:
 def ours_from_file(texts: list[str], file: str, vocab_size: int, threads: int) -> Tokens:
     import mccore_rustbpe
 
-    return mccore_rustbpe.train_files([file], vocab_size, threads=threads)
+    mccore_rustbpe.train_files([file], vocab_size, threads=threads)
+    return None  # one long document isn't the same text as many
 
 
 def rustbpe(texts: list[str], file: str, vocab_size: int, threads: int) -> Tokens:
@@ -62,7 +64,7 @@ def flashbpe(texts: list[str], file: str, vocab_size: int, threads: int) -> Toke
 def gigabpe(texts: list[str], file: str, vocab_size: int, threads: int) -> Tokens:
     import gigabpe as peer
 
-    peer.train_bpe([file], vocab_size=vocab_size, pretokenizer="bytelevel", threads=threads)
+    peer.train_bpe([file], vocab_size=vocab_size, pretokenizer="bytelevel", threads=threads)  # GPT-2's pattern
     return None
 
 
@@ -83,7 +85,7 @@ def ffbpe(texts: list[str], file: str, vocab_size: int, threads: int) -> Tokens:
 def fast_bpe_rs(texts: list[str], file: str, vocab_size: int, threads: int) -> Tokens:
     import fast_bpe_rs as peer
 
-    peer.BPE(plain_pattern()).train(vocab_size, texts)
+    peer.BPE(plain(our_pattern())).train(vocab_size, texts)
     return None
 
 
@@ -97,7 +99,7 @@ def minibperust(texts: list[str], file: str, vocab_size: int, threads: int) -> T
 def bpeasy(texts: list[str], file: str, vocab_size: int, threads: int) -> Tokens:
     import bpeasy as peer
 
-    vocabulary = peer.train_bpe(iter(texts), plain_pattern(), 1 << 20, vocab_size)
+    vocabulary = peer.train_bpe(iter(texts), plain(our_pattern()), 1 << 20, vocab_size)
     return sorted(vocabulary, key=vocabulary.__getitem__)
 
 
@@ -113,22 +115,41 @@ def sentencepiece(texts: list[str], file: str, vocab_size: int, threads: int) ->
     return None
 
 
+def youtokentome(texts: list[str], file: str, vocab_size: int, threads: int) -> Tokens:
+    import youtokentome as peer
+
+    with tempfile.TemporaryDirectory() as folder:
+        peer.BPE.train(data=file, model=f"{folder}/model", vocab_size=vocab_size, n_threads=threads)
+    return None
+
+
 def tokenizers(texts: list[str], file: str, vocab_size: int, threads: int) -> Tokens:
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+    split = Split(Regex(our_pattern()), "isolated")
+    return train_tokenizers(Sequence([split, ByteLevel(add_prefix_space=False, use_regex=False)]), texts, vocab_size)
+
+
+def tokenizers_byte_level(texts: list[str], file: str, vocab_size: int, threads: int) -> Tokens:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    train_tokenizers(ByteLevel(add_prefix_space=False), texts, vocab_size)
+    return None  # GPT-2's pattern
+
+
+def train_tokenizers(pre_tokenizer: Any, texts: list[str], vocab_size: int) -> Tokens:
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from tokenizers.trainers import BpeTrainer
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(our_pattern()), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizer
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
         iter(texts), BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
     )
-    return None
+    names = tokenizer.get_vocab(with_added_tokens=False)
+    return [name.encode() for name in sorted(names, key=names.__getitem__)]
 
 
 TRAINERS: dict[str, tuple[str, Trainer]] = {
@@ -140,9 +161,11 @@ TRAINERS: dict[str, tuple[str, Trainer]] = {
     "fast-bpe-rs": ("fast_bpe_rs", fast_bpe_rs),
     "rustbpe": ("rustbpe", rustbpe),
     "MiniBpeRust": ("MiniBpeRust", minibperust),
+    "youtokentome": ("youtokentome", youtokentome),
     "flashbpe": ("flashbpe", flashbpe),
     "sentencepiece": ("sentencepiece", sentencepiece),
     "tokenizers": ("tokenizers", tokenizers),
+    "  byte level": ("tokenizers", tokenizers_byte_level),
     "bpeasy": ("bpeasy", bpeasy),
 }
 
@@ -153,15 +176,17 @@ def our_pattern() -> str:
     return mccore_rustbpe.PATTERN
 
 
-def plain_pattern() -> str:
-    """Ours without possessive quantifiers, which some engines don't have; it cuts alike."""
-    return our_pattern().replace("?+", "?").replace("++", "+")
+def plain(pattern: str) -> str:
+    """The pattern without possessive quantifiers, which some engines don't have; ours cuts alike."""
+    return pattern.replace("?+", "?").replace("++", "+")
 
 
-def read_corpus(path: Path | None) -> list[str]:
+def read_corpus(path: Path | None, kind: str | None = None) -> list[str]:
+    """The texts of a corpus, or those of one kind."""
     if path is not None:
         with open(path, encoding="utf-8") as file:
-            return [json.loads(line)["text"] for line in file]
+            lines = map(json.loads, file)
+            return [line["text"] for line in lines if kind in (None, line.get("kind"))]
     folder = Path(sysconfig.get_paths()["stdlib"])
     texts = []
     for source in sorted(path for path in folder.rglob("*.py") if "site-packages" not in path.parts):
@@ -172,10 +197,31 @@ def read_corpus(path: Path | None) -> list[str]:
     return texts
 
 
-def held() -> int:
-    """Memory of this process now, in bytes."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def measure(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """What `work` returns; its wall and CPU seconds, and the bytes that this process then held at most, beyond those before."""
+    gc.collect()
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as peak:
+        peak.write("5")  # the peak starts again from what is held now
+    before, cpu, began = memory("VmRSS"), time.process_time(), time.perf_counter()
+    result = work()
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return result, {"seconds": seconds, "cpu": cpu, "memory": memory("VmHWM") - before}
+
+
+def memory(what: str) -> int:
+    """A figure of this process's memory, in bytes."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(what))
+
+
+def run_process(command: list[str], threads: int) -> Any:
+    """What a process of its own measured; None, with a line, where it failed."""
+    limits = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS"), str(threads))
+    done = subprocess.run([sys.executable, *command], env={**os.environ, **limits}, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{command} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}", flush=True)
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def run_one(name: str, corpus: Path | None, file: str, vocab_size: int, threads: int) -> None:
@@ -183,15 +229,9 @@ def run_one(name: str, corpus: Path | None, file: str, vocab_size: int, threads:
     module, train = TRAINERS[name]
     texts = read_corpus(corpus)
     importlib.import_module(module)
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as peak:
-        peak.write("5")  # the peak starts again from what is held now
-    before, cpu, began = held(), time.process_time(), time.perf_counter()
-    tokens = train(texts, file, vocab_size, threads)
-    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    with open("/proc/self/status", encoding="ascii") as status:
-        peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    tokens, measured = measure(lambda: train(texts, file, vocab_size, threads))
     digest = hashlib.sha256(b"\0".join(tokens)).hexdigest() if tokens else None
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "memory": peak - before, "tokens": digest}))
+    print(json.dumps({**measured, "tokens": digest}))
 
 
 def main() -> None:
@@ -217,16 +257,12 @@ def main() -> None:
         file.write_text("\n".join(texts), encoding="utf-8")
         del texts
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
-        threads = {name: str(args.threads) for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS")}
         for _ in range(args.repeats):
             for name in chosen:
-                command = [sys.executable, __file__, "--one", name, str(file), "--vocab", str(args.vocab)]
+                command = [__file__, "--one", name, str(file), "--vocab", str(args.vocab)]
                 command += ["--threads", str(args.threads)] + (["--corpus", str(args.corpus)] if args.corpus else [])
-                done = subprocess.run(command, env={**os.environ, **threads}, capture_output=True, text=True)
-                if done.returncode:
-                    print(f"{name} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}", flush=True)
-                    continue
-                runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+                measured = run_process(command, args.threads)
+                runs[name] += [] if measured is None else [measured]
     show(runs, megabytes)
 
 

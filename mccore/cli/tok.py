@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mccore.errors import DataError, UsageError
+from mccore.errors import DataError, RunError, UsageError
 from mccore.units import count, duration, size
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def train(
             f"{out / FILE_NAME} is there already", hint="choose another --out, or give --force to replace it"
         )
     files = find_files(paths)
+    _check_writable(out)
     progress = Progress()
     began = time.perf_counter()
     if any(_is_records(path) for path in files):
@@ -76,10 +78,16 @@ def train(
         tokenizer = Tokenizer.train_files(files, vocab_size, threads=threads, progress=progress)
     seconds = time.perf_counter() - began
     progress.clear()
-    tokenizer.save(out)
-    for name in formats:
-        file, write = WRITERS[name]
-        write(tokenizer, out / file)
+    if not progress.bytes:
+        raise DataError("there is no text to train on: all files are empty", hint="check the paths")
+    try:
+        # Our own file comes last: where it is, the others are complete.
+        for name in formats:
+            file, write = WRITERS[name]
+            write(tokenizer, out / file)
+        tokenizer.save(out)
+    except RunError as error:
+        raise RunError(error.message, hint="make room or correct the permissions, or choose another --out") from error
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     found = {
         "vocab_size": tokenizer.vocab_size,
@@ -154,22 +162,54 @@ def _open(selector: str) -> Tokenizer:
 
 
 def find_files(paths: tuple[Path, ...]) -> list[Path]:
-    """The files that `paths` stand for, in a fixed order. Raises DataError where one doesn't exist or nothing is found."""
+    """The files that `paths` stand for, in a fixed order.
+
+    Raises DataError where one doesn't exist or can't be read, and where nothing is found.
+    """
     files: list[Path] = []
     for path in (path.expanduser() for path in paths):
-        if path.is_dir():
-            below = (found for found in sorted(path.rglob("*")) if found.is_file())
-            shown = (
-                found for found in below if not any(part.startswith(".") for part in found.relative_to(path).parts)
-            )
-            files += [found for found in shown if _is_records(found) or _is_text(found)]
-        elif path.exists():
-            files.append(path)
-        else:
-            raise DataError(f"there is no {path}", hint="check the path")
+        try:
+            if path.is_dir():
+                files += [found for found in _files_below(path) if _is_records(found) or _is_text(found)]
+            elif path.exists():
+                files.append(path)
+            else:
+                raise DataError(f"there is no {path}", hint="check the path")
+        except OSError as error:
+            raise _unreadable(error, path) from error
     if not files:
         raise DataError(f"no file of text in {', '.join(map(str, paths))}", hint="name the files themselves")
     return files
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """All files below a directory, those and the directories whose names begin with a dot left out."""
+
+    def fail(error: OSError) -> None:
+        raise error  # os.walk would go on without what it can't read
+
+    found: list[Path] = []
+    for directory, directories, names in os.walk(root, onerror=fail):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        found += [Path(directory, name) for name in names if not name.startswith(".")]
+    return (path for path in sorted(found) if path.is_file())
+
+
+def _unreadable(error: OSError, path: Path) -> DataError:
+    return DataError(
+        f"can't read {error.filename or path}: {error.strerror}",
+        hint="put it back, correct its permissions, or leave it out",
+    )
+
+
+def _check_writable(directory: Path) -> None:
+    """Find out before a long training whether anything can be written. Raises UsageError."""
+    existing = directory.absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        why = "isn't writable" if existing.is_dir() else "isn't a directory"
+        raise UsageError(f"can't write to {directory}: {existing} {why}", hint="choose another --out")
 
 
 def _is_records(path: Path) -> bool:
@@ -178,11 +218,8 @@ def _is_records(path: Path) -> bool:
 
 def _is_text(path: Path) -> bool:
     """Whether a file looks like text: no zero byte at its start."""
-    try:
-        with path.open("rb") as file:
-            return b"\0" not in file.read(8192)
-    except OSError as error:
-        raise DataError(f"can't read {path}: {error.strerror}", hint="correct its permissions") from error
+    with path.open("rb") as file:
+        return b"\0" not in file.read(8192)
 
 
 def _texts(files: list[Path], field: str, *, decode: bool = False) -> Iterator[Any]:
@@ -196,7 +233,7 @@ def _texts(files: list[Path], field: str, *, decode: bool = False) -> Iterator[A
             try:
                 data = path.read_bytes()
             except OSError as error:
-                raise DataError(f"can't read {path}: {error.strerror}", hint="put it back, or leave it out") from error
+                raise _unreadable(error, path) from error
             yield data.decode("utf-8", errors="replace") if decode else data
 
 
@@ -210,9 +247,23 @@ def _json_texts(path: Path, field: str) -> Iterator[str]:
                 raise DataError(
                     f"{path}, line {number}: no text under {field!r}", hint="name the key of the text with --field"
                 )
+            if not _is_unicode(text):
+                raise DataError(
+                    f"{path}, line {number}: half of a surrogate pair, which stands for no character",
+                    hint="write it again from the text that it came from",
+                )
             yield text
     except OSError as error:
-        raise DataError(f"can't read {path}: {error.strerror}", hint="put it back, or leave it out") from error
+        raise _unreadable(error, path) from error
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a string can be written as UTF-8. JSON can hold halves of characters by their numbers."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parquet_texts(path: Path, field: str) -> Iterator[str]:

@@ -94,8 +94,8 @@ class Tokenizer:
         `texts` is consumed once, in bounded memory. The result depends on the texts alone, not on their order nor on
         `threads` (default: one per CPU). A corpus too small for `vocab_size` gives a smaller tokenizer.
 
-        Raises DataError for a vocabulary without room for bytes and special tokens, an invalid pattern, and texts that
-        aren't valid Unicode strings. Errors of the iterator and of `progress` pass through.
+        Raises DataError for a vocabulary without room for bytes and special tokens or larger than an encoder can be, an
+        invalid pattern, and texts that aren't valid Unicode strings. Errors of the iterator and of `progress` pass through.
         """
         import mccore_rustbpe
 
@@ -143,6 +143,9 @@ class Tokenizer:
                 f"a vocabulary of {vocab_size} ids is too small",
                 hint=f"take at least {smallest}: {_N_BYTES} bytes and {len(SPECIALS)} special tokens",
             )
+        largest = mccore_rustbpe.MOST_TOKENS + len(SPECIALS)
+        if vocab_size > largest:
+            raise DataError(f"a vocabulary of {vocab_size} ids is too large", hint=f"take at most {largest}")
         pattern = mccore_rustbpe.PATTERN if pattern is None else pattern
         try:
             mccore_rustbpe.split("", pattern=pattern)

@@ -119,20 +119,30 @@ fn learn_slowly(counts: &BTreeMap<Vec<u8>, u64>, wanted: usize) -> Vec<Pair> {
 
 /// The ids are those of the rule, decode to the text, and are the same in a batch.
 fn check_encode(parameter: u8, text: &[u8]) {
-    let (scanner, _) = &splitters()[1];
-    let tokens = if parameter % 2 == 0 { trained(text, scanner) } else { invented(text) };
-    let mut encoder = Encoder::new(Vocabulary::new(&tokens).unwrap(), scanner.clone());
-    if parameter % 4 >= 2 {
-        // One piece, as long as the text.
-        encoder = Encoder::new(Vocabulary::new(&tokens).unwrap(), Splitter::new("(?s).+").unwrap());
-    }
-    let whole = parameter % 4 >= 2;
-    let pieces = if whole { Splitter::new("(?s).+").unwrap() } else { scanner.clone() }.pieces(text).unwrap().concat();
-    let mut expected = Vec::new();
-    let splitter = if whole { Splitter::new("(?s).+").unwrap() } else { scanner.clone() };
-    for piece in splitter.pieces(text).unwrap() {
-        expected.extend(encode_slowly(encoder.vocabulary(), piece));
-    }
+    let tokens = match parameter % 5 {
+        0 => return check_ids(lasting_encoder(), &splitters()[1].0, text),
+        1 | 2 => trained(text, 50),
+        _ => invented(text),
+    };
+    let scanner = &splitters()[1].0;
+    // Every other time the text is one piece, however long.
+    let whole = Splitter::new("(?s).+").unwrap();
+    let splitter = if parameter % 2 == 0 { scanner } else { &whole };
+    check_ids(&Encoder::new(Vocabulary::new(&tokens).unwrap(), splitter.clone()), splitter, text);
+}
+
+/// One encoder for all inputs, so that what it remembers fills up and goes again.
+fn lasting_encoder() -> &'static Encoder {
+    static ENCODER: OnceLock<Encoder> = OnceLock::new();
+    ENCODER.get_or_init(|| {
+        let tokens = trained(include_bytes!("check.rs"), 1000);
+        Encoder::new(Vocabulary::new(&tokens).unwrap(), splitters()[1].0.clone())
+    })
+}
+
+fn check_ids(encoder: &Encoder, splitter: &Splitter, text: &[u8]) {
+    let pieces = splitter.pieces(text).unwrap();
+    let expected: Vec<u32> = pieces.iter().flat_map(|piece| encode_slowly(encoder.vocabulary(), piece)).collect();
     for _ in 0..2 {
         let mut ids = Vec::new();
         encoder.encode(text, &mut ids).unwrap();
@@ -140,7 +150,7 @@ fn check_encode(parameter: u8, text: &[u8]) {
     }
     let mut bytes = Vec::new();
     encoder.vocabulary().decode(&expected, &mut bytes);
-    assert_eq!(bytes, pieces);
+    assert_eq!(bytes, pieces.concat());
     let texts: Vec<&[u8]> = text.split_inclusive(|&byte| byte == b'\n').collect();
     for prefix in [None, Some(7)] {
         let (ids, offsets) = encoder.encode_batch::<_, Failure>(&texts, prefix, 2, || Ok(())).unwrap();
@@ -152,10 +162,10 @@ fn check_encode(parameter: u8, text: &[u8]) {
     }
 }
 
-fn trained(text: &[u8], scanner: &Splitter) -> Vec<Vec<u8>> {
+fn trained(text: &[u8], merges: usize) -> Vec<Vec<u8>> {
     let mut table = PieceTable::default();
-    scanner.pieces(text).unwrap().into_iter().for_each(|piece| table.add(piece, 1));
-    token_bytes(&learn_merges::<Failure>(table, 50, |_| Ok(())).unwrap())
+    splitters()[1].0.pieces(text).unwrap().into_iter().for_each(|piece| table.add(piece, 1));
+    token_bytes(&learn_merges::<Failure>(table, merges, |_| Ok(())).unwrap())
 }
 
 /// Tokens that no training gives: any stretches of the text, in any order, the bytes in reverse.

@@ -21,7 +21,7 @@ impl fmt::Display for VocabularyError {
             Self::Empty(id) => write!(f, "token {id} is empty"),
             Self::Twice(first, second) => write!(f, "tokens {first} and {second} are the same"),
             Self::NoByte(byte) => write!(f, "no token is the single byte 0x{byte:02x}; all 256 must be there"),
-            Self::TooMany(n) => write!(f, "{n} tokens are more than the {MOST} that an encoder holds"),
+            Self::TooMany(n) => write!(f, "{n} tokens are more than the {MOST_TOKENS} that an encoder holds"),
         }
     }
 }
@@ -29,8 +29,9 @@ impl fmt::Display for VocabularyError {
 impl std::error::Error for VocabularyError {}
 
 const ID_BITS: u32 = 21;
-/// Three ids fit into one number.
-const MOST: usize = (1 << ID_BITS) - 1;
+const ID_MASK: u64 = (1 << ID_BITS) - 1;
+/// Three ids fit into one number of 64 bits.
+pub const MOST_TOKENS: usize = ID_MASK as usize;
 /// No token.
 pub const NONE: u32 = u32::MAX;
 
@@ -53,7 +54,7 @@ pub struct Vocabulary {
 impl Vocabulary {
     /// A vocabulary of `tokens` in the order of their ids, which is the order in which they are merged.
     pub fn new<T: AsRef<[u8]>>(tokens: &[T]) -> Result<Self, VocabularyError> {
-        if tokens.len() > MOST {
+        if tokens.len() > MOST_TOKENS {
             return Err(VocabularyError::TooMany(tokens.len()));
         }
         let slots = (tokens.len() * 2).next_power_of_two();
@@ -272,7 +273,7 @@ impl Vocabulary {
         loop {
             let slot = self.pairs[at];
             if slot >> ID_BITS == pair && slot != 0 {
-                return slot as u32 & MOST as u32;
+                return (slot & ID_MASK) as u32;
             }
             if slot == 0 {
                 return NONE;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import inspect
 import json
@@ -15,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from mccore.cli import main
+from mccore.cli.tok import find_files
 from mccore.data.tokenizer import FILE_NAME, Tokenizer
+from mccore.errors import DataError
 
 TEXT = inspect.getsource(textwrap)
 
@@ -97,6 +100,9 @@ def test_a_small_corpus_says_so(tmp_path, capsys):
         ("a.jsonl", '{"text": "fine"}\n{"body": "x"}\n', "line 2: no text under 'text'"),
         ("a.jsonl", '{"text": 7}\n', "line 1: no text under 'text'"),
         ("a.jsonl", '{"text": \n', "line 1: not valid JSON"),
+        ("a.jsonl", '{"text": "fine"}\n{"text": "\\udc80"}\n', "line 2: half of a surrogate pair"),
+        ("a.jsonl", "\n", "all files are empty"),
+        ("a.txt", "", "all files are empty"),
         ("a.parquet", "no parquet", "isn't a readable parquet file"),
     ],
 )
@@ -127,6 +133,73 @@ def test_what_is_not_there(tmp_path, capsys):
     code, _, err = run(capsys, "tok", "train", root / "a.txt", "--vocab-size", 255, "--out", tmp_path / "out")
     assert (code, "too small" in err) == (2, True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("ids", "message"), [(264, "too small"), (-1, "too small"), (10**30, "too large")])
+def test_impossible_sizes(tmp_path, capsys, ids, message):
+    (tmp_path / "a.txt").write_text(TEXT)
+    code, _, err = run(capsys, "tok", "train", tmp_path / "a.txt", "--vocab-size", ids, "--out", tmp_path / "out")
+    assert (code, message in err, "hint: take at" in err) == (2, True, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_read(tmp_path, capsys, monkeypatch):
+    root = tree(tmp_path / "in")
+    scandir, stat, forbidden = os.scandir, os.stat, str(root / "sub")
+
+    # Permissions don't bind the superuser, as whom tests may run.
+    def refuse(call):
+        def checked(path, *args, **kwargs):
+            if str(path).startswith(forbidden):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return call(path, *args, **kwargs)
+
+        return checked
+
+    arguments = ("--vocab-size", 500, "--out", tmp_path / "out")
+    monkeypatch.setattr(os, "scandir", refuse(scandir))
+    code, _, err = run(capsys, "tok", "train", root, *arguments)
+    assert (code, f"can't read {forbidden}: Permission denied" in err) == (2, True)
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "stat", refuse(stat))
+    with pytest.raises(DataError, match=r"can't read .*b\.py: Permission denied"):
+        find_files((root / "sub" / "b.py",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_nothing_can_be_written(tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.txt").write_text(TEXT)
+
+    def train(*args, **kwargs):
+        raise AssertionError("trained for nothing")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "train_files", train)
+        arguments = ("tok", "train", tmp_path / "a.txt", "--vocab-size", 500, "--out")
+        code, _, err = run(capsys, *arguments, tmp_path / "a.txt" / "x" / "y")
+        assert (code, "a.txt isn't a directory" in err) == (2, True)
+        patch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+        code, _, err = run(capsys, *arguments, tmp_path / "x" / "y")
+        assert (code, f"{tmp_path} isn't writable" in err, "choose another --out" in err) == (2, True, True)
+
+
+def test_a_full_disk_leaves_no_tokenizer_without_its_other_formats(tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.txt").write_text(TEXT)
+    replace = os.replace
+
+    def full(source, target):
+        if "huggingface" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    out = tmp_path / "out"
+    arguments = ("tok", "train", tmp_path / "a.txt", "--vocab-size", 500, "--out", out)
+    code, _, err = run(capsys, *arguments, "--export", "tiktoken", "--export", "huggingface")
+    assert (code, "No space left on device" in err, "--out" in err) == (1, True, True)
+    assert [path.name for path in out.rglob("*") if path.is_file()] == ["tokens.tiktoken"]
+    monkeypatch.setattr(os, "replace", replace)
+    assert run(capsys, *arguments)[0] == 0  # nothing in the way
 
 
 def test_a_tokenizer_that_is_there_stays(tmp_path, capsys):

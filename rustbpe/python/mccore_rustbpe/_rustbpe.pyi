@@ -7,6 +7,9 @@ from typing_extensions import Buffer
 PATTERN: str
 """GPT-4's split pattern with digits in groups of at most two."""
 
+MOST_TOKENS: int
+"""The most tokens that an `Encoder` can have, special ones not counted."""
+
 class CorpusError(ValueError):
     """A text that can't be split or trained on, or a corpus too large."""
 
@@ -79,8 +82,8 @@ class Encoder:
         """An encoder of `tokens` in id order. `specials` take the ids after them; only `decode` and `prefix` know those,
         text never turns into them.
 
-        Raises ValueError for an empty token, two that are the same, a byte that is no token, more than two million
-        tokens, and an invalid pattern.
+        Raises ValueError for an empty token, two that are the same, a byte that is no token, more than
+        `MOST_TOKENS` tokens, and an invalid pattern.
         """
 
     def __len__(self) -> int:

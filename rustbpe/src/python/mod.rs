@@ -107,4 +107,7 @@ mod _rustbpe {
 
     #[pymodule_export]
     const PATTERN: &str = crate::split::PATTERN;
+
+    #[pymodule_export]
+    const MOST_TOKENS: usize = crate::vocabulary::MOST_TOKENS;
 }
