@@ -54,13 +54,16 @@ class GistNet(nn.Module):
         self.head.reset(generator)
 
     def forward(self, children: Tensor, level: int) -> Tensor:
-        """The gists at `level` (1 or more) of blocks of children [..., K, D]: [..., D]. Smaller blocks than K will do."""
+        """The gists at `level` (1 or more) of blocks of children [..., K, D]: [..., D]. Smaller blocks than K will do.
+
+        Levels above those that were trained are made as the highest one was: a history has no end, and training has.
+        """
         shape = children.shape
         x = rms_norm(children.reshape(-1, *shape[-2:]), EPS)  # [N, K, D]
         mean = x.mean(dim=1)
         if self.smear is not None:
             x = rms_norm(x + self.smear.to(x.dtype) * F.pad(x[:, :-1], (0, 0, 1, 0)), EPS)
-        x = x + (self.place[: x.size(1)] + self.level[level - 1]).to(x.dtype)
+        x = x + (self.place[: x.size(1)] + self.level[min(level, len(self.level)) - 1]).to(x.dtype)
         if self.probe is not None and self.config.pooling == "cls":
             x = torch.cat((self.probe.to(x.dtype).expand(x.size(0), 1, -1), x), dim=1)
         for layer in self.layers:

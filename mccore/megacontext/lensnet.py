@@ -94,7 +94,9 @@ class LensNet(nn.Module):
         there = torch.zeros_like(taken).scatter(1, node, taken)
 
         features, inputs = self._inputs(entries, spans)
-        x = inputs + self.place(features) + self.level[spans.level].to(inputs.dtype)
+        # A longer history than any in training has coarser nodes: they are looked at as the coarsest known.
+        known = spans.level.clamp(max=len(self.level) - 1)
+        x = inputs + self.place(features) + self.level[known].to(inputs.dtype)
         for layer in self.layers:
             x = layer(x)
         keys = rms_norm(self.key(inputs), EPS)

@@ -85,12 +85,14 @@ class SpanBias(nn.Module):
             heads = self.weights.size(1)
             self.weights[..., 1] = torch.tensor([2.0 ** (-8 * (head + 1) / heads) for head in range(heads)])
 
-    def features(self, spans: Spans) -> Tensor:
-        """Features of entries, fp32 [R, L, 1 or 2]."""
+    def features(self, spans: Spans, end: Tensor | None = None) -> Tensor:
+        """Features of entries, fp32 [R, L, 1 or 2]. end: [R or 1, 1], where the newest entry ends; default: the last of
+        these does."""
         coarse = spans.level > 0
         mass = torch.log(spans.span)  # 0 for tokens
         if self.kind != "gaussian_alibi":
             return mass.unsqueeze(-1).float()
-        end = (spans.centre + spans.span / 2).amax(dim=-1, keepdim=True)
+        if end is None:
+            end = (spans.centre + spans.span / 2).amax(dim=-1, keepdim=True)
         near = -torch.log1p((end - spans.centre) / self.block_size) * coarse
         return torch.stack((mass, near), dim=-1).float()

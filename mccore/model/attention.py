@@ -88,9 +88,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int = 0, bi
         window = 0
     if bias is None and queries == keys:
         return _attend_blocks(q, k, v, scale, window) if window else _sdpa(q, k, v, scale, causal=queries > 1)
-    if bias is None and queries == 1:
+    if queries == 1:
         start = keys - window if window else 0
-        return _sdpa(q, k[:, :, start:], v[:, :, start:], scale)
+        if bias is not None:
+            bias = (bias[..., start:] if bias.size(-1) > 1 else bias).to(q.dtype)
+        return _sdpa(q, k[:, :, start:], v[:, :, start:], scale, mask=bias)
     if window and queries + window - 1 < keys:  # keys that no query can see
         unseen = keys - (queries + window - 1)
         k, v, keys = k[:, :, unseen:], v[:, :, unseen:], keys - unseen
@@ -100,6 +102,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int = 0, bi
     if bias is not None:
         mask = bias.to(q.dtype).masked_fill(~mask, float("-inf"))
     return _sdpa(q, k, v, scale, mask=mask)
+
+
+def attend_in_order(places: Tensor, hidden: Tensor) -> Attend:
+    """Attention for entries that aren't stored in their order: an Attend for one pass behind a cache.
+
+    places: int64 [K], where each entry, cached and new, stands in its sequence; causality and windows go by it. hidden: bool
+    [K], entries that nobody sees.
+    """
+
+    def attend_placed(
+        q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int = 0, bias: Tensor | None = None
+    ) -> Tensor:
+        own = places[-q.size(2) :].unsqueeze(1)
+        seen = (places <= own) & ~hidden
+        if window:
+            seen &= places > own - window
+        # An entry that sees nothing, itself included, is one whose output nobody uses: any finite number will do.
+        lowest = torch.finfo(q.dtype).min
+        mask = torch.zeros((), dtype=q.dtype, device=q.device) if bias is None else bias.to(q.dtype)
+        return _sdpa(q, k, v, scale, mask=mask.masked_fill(~seen, lowest))
+
+    return attend_placed
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float, *, causal: bool = False, mask: Tensor | None = None) -> Tensor:

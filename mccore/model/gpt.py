@@ -100,11 +100,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
         if key_bias is not None and key_bias_weights is not None:
-            if cache is not None and k.size(2) > length:  # few queries: a bias costs less than copying all keys
-                scores = torch.einsum("hr,bkr->bhk", key_bias_weights.float(), key_bias.float()).unsqueeze(2)
-                attn_bias = scores if attn_bias is None else attn_bias + scores
-            else:
-                q, k, v = with_key_bias(q, k, v, key_bias, key_bias_weights, self.scale)
+            q, k, v = with_key_bias(q, k, v, key_bias, key_bias_weights, self.scale)
         y = attend(q, k, v, scale=self.scale, window=self.window, bias=attn_bias)[..., : config.head_dim]
         return self.proj(y.transpose(1, 2).reshape(batch, length, -1))
 
@@ -288,6 +284,12 @@ class GPT(nn.Module):
         elif positions is not None:
             raise ValueError("give either positions or rotary")
 
+        scores: Tensor | None = None
+        if start and key_bias is not None and key_bias_weights is not None:
+            # Few queries before many keys: a bias costs less than extra channels of all keys. One product for all layers.
+            scores = torch.einsum("lhr,bkr->lbhk", key_bias_weights.float(), key_bias.float()).unsqueeze(3)
+            scores = (scores if attn_bias is None else attn_bias + scores).to(x.dtype)  # [L, B, H, 1 or T, cached + T]
+
         x = rms_norm(x, config.norm_eps)
         if config.smear:
             x = self._smear(x, smear_mask, cache)
@@ -305,8 +307,11 @@ class GPT(nn.Module):
                 value_layer += 1
             if config.residual_scalars:
                 x = mix(x, x0, self.residual_scale[layer], self.x0_scale[layer])
-            weights = None if key_bias_weights is None else key_bias_weights[layer]
-            x = block(x, rotary, value, attention, attn_bias, key_bias, weights, cache)
+            if scores is not None:
+                x = block(x, rotary, value, attention, scores[layer], None, None, cache)
+            else:
+                weights = None if key_bias_weights is None else key_bias_weights[layer]
+                x = block(x, rotary, value, attention, attn_bias, key_bias, weights, cache)
             if config.backout and layer == config.depth // 2:
                 middle = x
         if middle is not None:

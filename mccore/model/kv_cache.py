@@ -57,10 +57,32 @@ class KVCache:
         return sum(tensor.nbytes for tensor in held)
 
     def truncate(self, length: int) -> None:
-        """Forget all entries from index `length` on."""
+        """Forget all entries from index `length` on; with none left, that there ever were biases as well."""
         if not 0 <= length <= self.length:
             raise ValueError(f"can't truncate a cache of {self.length} entries to {length}")
         self.length = length
+        if not length:
+            self.key_bias = None
+
+    def select(self, entries: Tensor) -> None:
+        """Hold these entries, int64 [E] indices below `length`, in this order, and no others."""
+        count = len(entries)
+        if count > self.capacity:
+            raise ValueError(f"can't hold {count} entries in a cache of {self.capacity}")
+        self.keys[:, :, :, :count] = self.keys[:, :, :, entries]
+        self.values[:, :, :, :count] = self.values[:, :, :, entries]
+        self.embeddings[:, :count] = self.embeddings[:, entries]
+        if self.key_bias is not None:
+            self.key_bias[:, :count] = self.key_bias[:, entries]
+        self.length = count
+
+    def copy(self) -> KVCache:
+        """A cache that holds the same and changes on its own."""
+        twin = object.__new__(KVCache)
+        twin.keys, twin.values, twin.embeddings = self.keys.clone(), self.values.clone(), self.embeddings.clone()
+        twin.key_bias = None if self.key_bias is None else self.key_bias.clone()
+        twin.length, twin.grow = self.length, self.grow
+        return twin
 
     def expand(self, rows: int) -> KVCache:
         """A cache of `rows` copies of the only row: one prompt, many continuations."""

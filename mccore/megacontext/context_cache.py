@@ -1,0 +1,204 @@
+"""Keys and values of one Working Context as it grows and is edited: what of it the GPT has to read again.
+
+Two policies after a refocus. `exact` keeps the entries before the first edit and reads all the others anew: what is held is what
+reading the whole Working Context gives. `reuse` reads only the entries that are new; those behind an edit keep keys and values
+that were made with what stood there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mccore.megacontext.cut import Cut, append
+from mccore.megacontext.networks import MegaContextNets
+from mccore.megacontext.positions import span_rotary, spans_of
+from mccore.megacontext.tree import Entries
+from mccore.model.attention import attend_in_order
+from mccore.model.gpt import GPT
+
+KvPolicy = Literal["exact", "reuse"]
+CHUNK = 1024  # entries of one pass: bounds the mask and the activations of a long Working Context
+
+
+class ContextCache:
+    """The cut that a model has read, entry by entry, and its keys and values. Read under `torch.inference_mode`."""
+
+    def __init__(self, gpt: GPT, nets: MegaContextNets, capacity: int) -> None:
+        self.gpt, self.nets = gpt, nets
+        self.cache = gpt.new_cache(1, capacity)
+        self.entries_read = 0  # in all passes so far: what refocusing costs beside the new tokens
+        self._cut = Cut(np.empty(0, dtype=np.int8), np.empty(0, dtype=np.int64), nets.config.block_size)
+        self._behind = 0  # tokens read behind `_cut`: an array that grows by one per token would cost more than it says
+
+    @property
+    def cut(self) -> Cut:
+        """What has been read."""
+        if self._behind:
+            self._cut = append(self._cut, self._behind)
+            self._behind = 0
+        return self._cut
+
+    @property
+    def entries(self) -> int:
+        """How many entries have been read."""
+        return len(self._cut) + self._behind
+
+    def ends_in_token(self) -> bool:
+        """Whether the newest entry is a token, of which the next one takes its share."""
+        return bool(self._behind or (len(self._cut) and self._cut.level[-1] == 0))
+
+    def read_token(self, token: int, position: int) -> Tensor:
+        """The token at `position`, which comes behind what is held and isn't the first: its hidden state [1, D]."""
+        device = self.gpt.device
+        mask = None if self.ends_in_token() else torch.zeros((1, 1), device=device)
+        hidden = self.gpt.hidden(
+            torch.tensor([[token]], device=device),
+            positions=torch.tensor([position], device=device),
+            smear_mask=mask,
+            key_bias_weights=self._weights(),
+            cache=self.cache,
+        )
+        self.hold_token()
+        return hidden[:, -1]
+
+    def hold_token(self) -> None:
+        """Count one more token as read, in a pass of this cache or of another one that is copied into it."""
+        self._behind += 1
+        self.entries_read += 1
+
+    def hold(self, cut: Cut) -> None:
+        """Say which cut the cache holds."""
+        self._cut, self._behind = cut, 0
+
+    def read(self, cut: Cut, entries_of: Callable[[Cut], Entries], policy: KvPolicy = "exact") -> Tensor:
+        """Hold `cut` instead, reading what is new, at least its last entry: that one's hidden state [1, D].
+
+        `entries_of` gives the entries of a part of the cut, as `Tree.entries` does. `cut` has an entry at least.
+        """
+        return self._read(cut, entries_of, policy, 1)
+
+    def prepare(self, cut: Cut, entries_of: Callable[[Cut], Entries], policy: KvPolicy = "exact") -> None:
+        """`read` for who only wants the keys and values: an entry that is held already isn't read again."""
+        self._read(cut, entries_of, policy, 0)
+
+    def _read(self, cut: Cut, entries_of: Callable[[Cut], Entries], policy: KvPolicy, least: int) -> Tensor:
+        """`least`: how many of the last entries are read in any case."""
+        first = same_prefix(self.cut, cut)
+        edited = first < len(self.cut)
+        if edited and policy == "reuse":
+            return self._read_new(cut, entries_of, least)
+        if edited and self.nets.config.positional == "gaussian_alibi" and cut.level.any():
+            first = min(
+                first, int(np.argmax(cut.level > 0))
+            )  # biases go by the distance to the newest token, which moved
+        first = min(first, len(cut) - least)
+        self.cache.truncate(first)
+        self.hold(cut_part(cut, slice(0, first)))  # true at every moment, whatever fails
+        hidden = torch.empty(0, 0)
+        for start in range(first, len(cut), CHUNK):
+            stop = min(len(cut), start + CHUNK)
+            part = cut_part(cut, slice(start, stop))
+            before = start > 0 and cut.level[start - 1] == 0
+            hidden = self.gpt.hidden(**self._inputs(cut, np.arange(start, stop), entries_of(part), before))
+            self.hold(cut_part(cut, slice(0, stop)))
+            self.entries_read += stop - start
+        return hidden[:, -1:].flatten(0, 1)
+
+    def _read_new(self, cut: Cut, entries_of: Callable[[Cut], Entries], least: int) -> Tensor:
+        """`_read` that keeps all there is of the cut, wherever it stands.
+
+        A new token behind a kept one takes its share of that one's embedding: the kept one goes through the pass as well,
+        seen by nobody, and what it gives is dropped.
+        """
+        at = positions_in(self.cut, cut)  # [L], -1 for new ones
+        at[len(cut) - least :] = -1
+        raw = cut.level == 0
+        new = np.flatnonzero(at < 0)
+        behind = new[(new > 0) & raw[new] & raw[new - 1]] - 1
+        lent = behind[at[behind] >= 0]
+        passed = np.sort(np.concatenate([new, lent]))
+        kept = np.flatnonzero(at >= 0)
+        hidden_keys = np.concatenate([np.zeros(len(kept), dtype=bool), np.isin(passed, lent)])
+        places = np.concatenate([kept, passed])
+        device = self.gpt.device
+        self.cache.select(torch.from_numpy(at[kept]).to(device))
+        self.hold(cut_part(cut, kept))
+        if not len(passed):
+            return torch.empty(0)
+        self._make_room(len(passed))
+        inputs = self._inputs(cut, passed, entries_of(cut_part(cut, passed)), False)
+        attend = attend_in_order(torch.from_numpy(places).to(device), torch.from_numpy(hidden_keys).to(device))
+        hidden = self.gpt.hidden(**inputs, attend=attend)
+        order = np.argsort(places + hidden_keys * len(cut), kind="stable")[: len(cut)]
+        self.cache.select(torch.from_numpy(order).to(device))
+        self.entries_read += len(passed)
+        self.hold(cut)
+        return hidden[:, -1]
+
+    def _make_room(self, count: int) -> None:
+        grow, self.cache.grow = self.cache.grow, True
+        self.cache.reserve(1, count)
+        self.cache.grow = grow
+
+    def _weights(self) -> Tensor | None:
+        return None if self.cache.key_bias is None or self.nets.bias is None else self.nets.bias.weights
+
+    def _inputs(self, cut: Cut, at: NDArray[Any], entries: Entries, before: bool) -> dict[str, Any]:
+        """Keyword arguments of `GPT.hidden` for the entries of a cut at ascending places `at`; `before`: the cached entry
+        before the first of them is the token before it.
+
+        Tokens of a Working Context without gists are read as the plain model reads them, bit for bit.
+        """
+        gpt, config, bias = self.gpt, self.nets.config, self.nets.bias
+        device = gpt.device
+        raw = cut.level[at] == 0
+        mask = np.zeros(len(at), dtype=np.float32)
+        mask[0] = before and raw[0]
+        mask[1:] = raw[1:] & raw[:-1] & (np.diff(at) == 1)
+        tokens = entries.tokens.unsqueeze(0)
+        inputs: dict[str, Any] = {"cache": self.cache}
+        if gpt.config.smear and not (mask[1:].all() and (before or at[0] == 0)):
+            inputs["smear_mask"] = torch.from_numpy(mask).to(device).unsqueeze(0)
+        if raw.all():
+            inputs["tokens"], inputs["positions"] = tokens, torch.from_numpy(cut.index[at]).to(device)
+        else:
+            level = torch.from_numpy(cut.level[at].astype(np.int64)).to(device).unsqueeze(0)
+            index = torch.from_numpy(cut.index[at]).to(device).unsqueeze(0)
+            spans = spans_of(level, index, config.block_size)
+            inputs["embeddings"] = entries.embeddings.unsqueeze(0)
+            inputs["rotary"] = span_rotary(spans, gpt.config, config.positional)
+            if gpt.value_embeddings:
+                inputs["value_embeddings"] = gpt.embed_values(tokens)
+            if bias is not None:
+                end = torch.full((1, 1), cut.tokens - 0.5, dtype=torch.float64, device=device)
+                inputs["key_bias"] = bias.features(spans, end)
+        if bias is not None and ("key_bias" in inputs or self.cache.key_bias is not None):
+            inputs["key_bias_weights"] = bias.weights
+        return inputs
+
+
+def cut_part(cut: Cut, at: slice | NDArray[Any]) -> Cut:
+    """Some entries of a cut, in its order: not a tiling any more, only a list of nodes."""
+    return Cut(cut.level[at], cut.index[at], cut.block_size)
+
+
+def same_prefix(one: Cut, other: Cut) -> int:
+    """How many leading entries two cuts have in common."""
+    most = min(len(one), len(other))
+    differs = (one.level[:most] != other.level[:most]) | (one.index[:most] != other.index[:most])
+    return int(np.argmax(differs)) if differs.any() else most
+
+
+def positions_in(cut: Cut, other: Cut) -> NDArray[np.int64]:
+    """Where in `cut` each entry of `other` stands, -1 for those that it hasn't got: int64 [len(other)]."""
+    if not len(cut):
+        return np.full(len(other), -1, dtype=np.int64)
+    at = np.minimum(np.searchsorted(cut.start, other.start), len(cut) - 1)
+    found = (cut.level[at] == other.level) & (cut.index[at] == other.index)
+    return np.where(found, at, -1)

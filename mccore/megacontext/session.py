@@ -1,0 +1,376 @@
+"""A history without end and the model's view of it: tokens go in, the logits of the next one come out, at a cost that depends
+on the Working Context alone.
+
+A `Session` is one history: its tree, its focus, and the keys and values of its Working Context. `append` only remembers; `read`
+brings what is unread before the model. Whenever the Working Context is full, `refocus_interval` tokens have passed, a token
+came as a surprise, or someone asked for it, LensNet scores the entries and the allocator edits them. All that sessions
+share is in a `ContextModel`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from mccore.api import Allocator, AllocatorSpec
+from mccore.megacontext.context_cache import ContextCache, KvPolicy, cut_part
+from mccore.megacontext.controller import (
+    Focus,
+    FocusError,
+    Limits,
+    Refocus,
+    check_fits,
+    measure,
+    plan_and_apply,
+    prefill_focus,
+    score_cuts,
+)
+from mccore.megacontext.cut import Cut, append
+from mccore.megacontext.networks import MegaContextNets
+from mccore.megacontext.tree import BlockEncoder, Tree
+from mccore.model.gpt import GPT
+
+HISTORY = (
+    2**27
+)  # tokens that the coarsest cut has to hold in two thirds of a Working Context: decides how many levels a tree has
+MOST_LEVELS = 8
+APPEND = 2**16  # tokens that go into the tree at once: bounds the memory of a long prompt
+KEPT_REFOCUSES = 256  # of which statistics are kept
+# A prompt that is longer than so many Working Contexts is focused anew, from coarse to fine; a shorter one goes before LensNet
+# together with the focus that there was.
+OVERHANG = 2
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How sessions focus.
+
+    budget: entries of the Working Context (W). interval: tokens between two refocuses. surprise: NLL in nats of a token that
+    brings the next refocus forward; None for never. rounds: refocuses that a new long history gets.
+    """
+
+    budget: int
+    interval: int
+    kv_policy: KvPolicy = "exact"
+    surprise: float | None = None
+    rounds: int = 8
+
+
+class ContextModel:
+    """A model with MegaContext as many sessions share it.
+
+    Args:
+        gpt, nets: the trained networks, in evaluation mode.
+        allocator: builds an allocator for a block size, a coarsest level and a seed.
+        settings: how sessions focus.
+        identity: what tells this model from others; a saved session opens with the same only.
+        stored: dtype of gists in the tree.
+
+    Raises FocusError where the budget leaves no room for a refocus.
+    """
+
+    def __init__(
+        self,
+        gpt: GPT,
+        nets: MegaContextNets,
+        allocator: Callable[[AllocatorSpec], Allocator],
+        settings: SessionSettings,
+        *,
+        identity: str = "",
+        stored: torch.dtype = torch.float32,
+    ) -> None:
+        self.gpt, self.nets, self.settings, self.identity = gpt, nets, settings, identity
+        self._allocator = allocator
+        self.block_size = nets.config.block_size
+        self.recent_tokens = self.allocator(nets.config.max_lod, 0).recent_tokens
+        shortest = self.recent_tokens + self.block_size
+        if settings.interval < 1 or settings.budget < settings.interval + shortest:
+            raise FocusError(
+                f"a Working Context of {settings.budget} entries holds no {self.recent_tokens} recent tokens, a block of "
+                f"{self.block_size} and {settings.interval} tokens until the next refocus",
+                hint="raise megacontext.wc_length, or lower the allocator's recent_tokens or megacontext.refocus_interval",
+            )
+        self.levels = self.levels_for(HISTORY)
+        self.encoder = BlockEncoder(
+            gpt.embed,
+            nets.gistnet,
+            max_lod=self.levels,
+            stored=stored,
+            compute=nets.dtype,
+            device=gpt.device,
+        )
+
+    def allocator(self, max_lod: int, seed: int) -> Allocator:
+        """An allocator for one refocus: whatever it draws depends on the seed alone."""
+        return self._allocator(AllocatorSpec(self.block_size, max_lod, seed))
+
+    def levels_for(self, tokens: int) -> int:
+        """The coarsest level that a history of so many tokens is shown at: the finest with which the shortest cut takes two
+        thirds of the Working Context at most, not finer than the coarsest in training."""
+        most = 2 * (self.settings.budget - self.settings.interval) // 3
+        for level in range(self.nets.config.max_lod, MOST_LEVELS):
+            if tokens // self.block_size**level + level * (self.block_size - 1) <= most - self.recent_tokens:
+                return level
+        return MOST_LEVELS
+
+    def limits(self, tokens: int) -> Limits:
+        """The limits of a history of so many tokens."""
+        settings = self.settings
+        return Limits(settings.budget, self.block_size, min(self.levels_for(tokens), self.levels), settings.interval)
+
+
+class Session:
+    """One history and the focus on it. Not shared between threads.
+
+    tree: holds the history, which may have tokens already: they are unread. It belongs to the session from now on.
+    seed: of an allocator that draws.
+    """
+
+    def __init__(self, model: ContextModel, tree: Tree, *, seed: int = 0) -> None:
+        self.model, self.tree, self.seed = model, tree, seed
+        self.context = ContextCache(model.gpt, model.nets, model.settings.budget)
+        self.covered = 0  # tokens that the focus covers, read or about to be
+        self.logits: Tensor | None = None  # fp32 [V], after the last token read
+        self.refocuses = 0
+        self.recent: deque[Refocus] = deque(maxlen=KEPT_REFOCUSES)
+        self.since = 0  # tokens read since the last refocus
+        self._focus = Focus(self.context.cut, np.zeros(0, dtype=np.int32))
+        self._grown = 0  # tokens of the focus behind `_focus`: arrays that grow by one per token would cost too much
+        self._has_gists = False
+        self._buffer: list[int] = []  # tokens that aren't in the tree yet
+        self._wanted = False  # a refocus was asked for
+        self._seen: list[Cut] | None = None
+
+    # --- the history --------------------------------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the history, unread ones included (n)."""
+        return self.tree.tokens + len(self._buffer)
+
+    @property
+    def unread(self) -> int:
+        """Tokens that the model hasn't been shown."""
+        return self.tokens - self.covered
+
+    @property
+    def focus(self) -> Focus:
+        """The cut of what has been read, and how long its entries have been in it."""
+        if self._grown:
+            self._focus, self._grown = grown(self._focus, self._grown), 0
+        return self._focus
+
+    @property
+    def entries(self) -> int:
+        """Entries of the Working Context."""
+        return len(self._focus.cut) + self._grown
+
+    def append(self, ids: ArrayLike) -> None:
+        """Add tokens, ids [t], to the history; `read` shows them to the model. Raises TreeError for what isn't a list of ids."""
+        array = np.asarray(ids)
+        self._settle()
+        for start in range(0, max(1, len(array) if array.ndim else 1), APPEND):
+            self.tree.append(array[start : start + APPEND] if array.ndim else array)
+
+    def append_token(self, token: int) -> None:
+        """Add one token that the model's vocabulary has: `append` in a hurry."""
+        self._settle_blocks()
+        self._buffer.append(token)
+
+    def ids(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The tokens `[start, stop)` of the history. Raises IndexError outside it."""
+        self._settle()
+        return self.tree.ids(start, stop)
+
+    def flush(self) -> None:
+        """Make the history survive a crash, where its tree can."""
+        self._settle()
+        self.tree.flush()
+
+    def close(self) -> None:
+        """Flush and let go of the tree."""
+        self._settle()
+        self.tree.close()
+
+    def _settle_blocks(self) -> None:
+        """Don't let the tokens that aren't in the tree become many, where nothing refocuses."""
+        if len(self._buffer) >= self.model.block_size:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._buffer:
+            self.tree.append(self._buffer)
+            self._buffer.clear()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def refocus_next(self) -> None:
+        """Ask for a refocus before the next token is read: something has happened, a question was put, a turn ended."""
+        self._wanted = True
+
+    @torch.inference_mode()
+    def read(self) -> Tensor:
+        """Show the model what is unread, refocusing where that is due: logits of the next token, fp32 [V].
+
+        Raises ValueError for an empty history, FocusError for scores that aren't numbers or a history that can't fit,
+        IllegalEdit for an allocator's mistake; the focus is then what it was.
+        """
+        count = self.unread
+        if not count and self.logits is not None and not (self._wanted and self._has_gists):
+            return self.logits
+        if not self.tokens:
+            raise ValueError("there is nothing to read: the history is empty")
+        policy = self.model.settings.kv_policy
+        due = self.refocus_is_due(count, self._buffer[-1] if self._buffer else None)
+        self.logits = None  # until this ends well
+        if due:
+            self._refocus(count)
+            hidden = self.context.read(self.focus.cut, self.tree.entries, policy)
+        elif count == 1 and self._buffer and self.covered:
+            self._grow(1)
+            hidden = self.context.read_token(self._buffer[-1], self.covered - 1)
+        else:
+            self._settle()
+            self._grow(count)
+            hidden = self.context.read(self.focus.cut, self.tree.entries, policy)
+        return self.take_logits(self.model.gpt.logits(hidden)[0])
+
+    def refocus_is_due(self, count: int, newest: int | None = None) -> bool:
+        """Whether reading `count` more tokens, `newest` the only one, needs a refocus first. A history that fits as it is
+        needs none."""
+        settings = self.model.settings
+        if self.entries + count > settings.budget:
+            return True
+        if not self._has_gists:
+            self._wanted = False
+            return False
+        return self._wanted or self.since + count > settings.interval or (count == 1 and self._surprised(newest))
+
+    def needs_more_than_a_pass(self, token: int) -> bool:
+        """Whether `read_all_but(token)` has to read other entries than that token."""
+        return self.unread > 0 or self.logits is None or self.refocus_is_due(1, token)
+
+    @torch.inference_mode()
+    def read_all_but(self, token: int) -> bool:
+        """Do all of `append_token(token)` and `read` but the pass over that token, which `take_logits` ends: for a pass over many
+        sessions. Returns whether what the context cache holds has changed."""
+        self._settle_blocks()
+        self._buffer.append(token)
+        count = self.unread
+        due = self.refocus_is_due(count, token)
+        self.logits = None
+        if due:
+            self._refocus(count)
+        else:
+            self._grow(count)
+            if count == 1:
+                return False
+        self._settle()
+        cut = self.focus.cut
+        if len(cut) > 1:
+            self.context.prepare(cut_part(cut, slice(0, -1)), self.tree.entries, self.model.settings.kv_policy)
+        return True
+
+    def take_logits(self, logits: Tensor) -> Tensor:
+        """Take the logits [V] after the newest token of the focus, which the context cache holds by now."""
+        self.logits = logits
+        return logits
+
+    def _grow(self, count: int) -> None:
+        self._grown += count
+        self.covered += count
+        self.since += count
+
+    def _set_focus(self, focus: Focus) -> None:
+        self._focus, self._grown = focus, 0
+        self.covered = focus.cut.tokens
+        self._has_gists = bool(focus.cut.level.any())
+
+    def _surprised(self, token: int | None) -> bool:
+        """Whether the model had thought little of this token; not again within a quarter of the interval."""
+        threshold = self.model.settings.surprise
+        if threshold is None or token is None or self.logits is None or 4 * self.since < self.model.settings.interval:
+            return False
+        return float(self.logits.logsumexp(0) - self.logits[token]) > threshold
+
+    def _refocus(self, count: int) -> None:
+        """Bring `count` unread tokens into the focus and edit it so that `interval` more fit."""
+        self._settle()
+        model, began = self.model, time.perf_counter()
+        tokens = self.tree.tokens
+        limits = model.limits(tokens)
+        check_fits(tokens, limits, model.recent_tokens)
+        allocator = model.allocator(limits.max_lod, _mix(self.seed, self.refocuses))
+        dtype = model.nets.dtype
+        none = np.empty((0, 2), dtype=np.int64)
+        edits: tuple[Any, Any] = (none, none)
+        if count > OVERHANG * limits.budget:
+            (after,) = prefill_focus(
+                [tokens],
+                lambda cuts: [self.tree.entries(cut).embeddings for cut in cuts],
+                model.nets.lensnet,
+                allocator,
+                limits,
+                dtype=dtype,
+                rounds=model.settings.rounds,
+            )
+            before = after
+        else:
+            before = grown(self.focus, count)
+            embeddings = self.tree.entries(before.cut).embeddings
+            scores = score_cuts(model.nets.lensnet, [embeddings], [before.cut], model.recent_tokens, dtype)
+            (after,), (edits,) = plan_and_apply([before], scores, allocator, limits)
+        self._set_focus(after)
+        self.since = min(count, 1)  # so that one falls on every `interval`-th token
+        self.refocuses += 1
+        self._wanted = False
+        if self._seen is not None:
+            self._seen.append(after.cut)
+        measures = measure(before, after, edits, model.recent_tokens, limits)
+        self.recent.append(Refocus([after], [edits], [measures], time.perf_counter() - began))
+
+    # --- what was seen ------------------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Begin to note what the model sees, for `seen`."""
+        self._seen = [self.focus.cut]
+
+    def seen(self) -> list[tuple[int, int, int]]:
+        """What the model has seen since `watch`, as runs `(start, stop, level)` of the finest level of each token, in order."""
+        cuts = [*(self._seen or []), self.focus.cut]
+        return finest_runs(cuts)
+
+
+def grown(focus: Focus, count: int) -> Focus:
+    """A focus with `count` new tokens behind it, whether they fit or not."""
+    age = np.concatenate([focus.age, np.zeros(count, dtype=np.int32)])
+    return replace(focus, cut=append(focus.cut, count), age=age)
+
+
+def finest_runs(cuts: Sequence[Cut]) -> list[tuple[int, int, int]]:
+    """Runs `(start, stop, level)` of tokens with the finest level that any of the cuts shows them at."""
+    cuts = [cut for cut in cuts if len(cut)]
+    if not cuts:
+        return []
+    edges = np.unique(np.concatenate([np.append(cut.start, cut.tokens) for cut in cuts]))
+    level = np.full(len(edges) - 1, MOST_LEVELS + 1, dtype=np.int64)
+    for cut in cuts:
+        known = np.searchsorted(edges, cut.tokens)
+        at = np.searchsorted(cut.stop, edges[:known], side="right")
+        level[:known] = np.minimum(level[:known], cut.level[at])
+    first = np.flatnonzero(np.r_[True, level[1:] != level[:-1]])
+    stop = np.append(first[1:], len(level))
+    return [(int(edges[a]), int(edges[b]), int(level[a])) for a, b in zip(first, stop, strict=True)]
+
+
+def _mix(seed: int, count: int) -> int:
+    """One seed of two numbers."""
+    return (seed * 0x9E3779B97F4A7C15 + count) % 2**63
