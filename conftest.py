@@ -1,0 +1,28 @@
+"""What holds for every test, those of the plugins and of the Rust member included."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from hypothesis import settings
+
+# The same examples every time, so that a change fails or passes by what it changes. HYPOTHESIS_PROFILE=random looks for
+# new ones: as many as a test says, other ones in every run, and what fails is tried again first in the next.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("random", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+# Tests run side by side (`-n` in pyproject.toml); each with all cores for itself would only stand in the others' way.
+# Before torch is imported, and for the processes that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # A worker ignores Ctrl-C, and so would the programs that tests start to send them one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process per core, eight at most; none where single files are named, which it would only delay."""
+    named = any("::" in argument or argument.endswith(".py") for argument in config.args)
+    return 0 if named else min(8, os.cpu_count() or 1)
