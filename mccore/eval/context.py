@@ -3,7 +3,7 @@
 Every row is read up to its last token; the last `horizon` predictions are scored. A Working Context of W entries shows the far
 past as gists and the rest as tokens. Expanding e far blocks is paid for by a shorter raw tail, so that every focus, and the
 gists alone, have the same number of entries. Whoever chooses blocks sees the history before the scored tokens and nothing
-else, but for two: `teacher_attention` and `oracle` peek.
+else; only `teacher_attention` and the oracles peek.
 
 | condition | what the model reads |
 |---|---|
@@ -19,13 +19,15 @@ else, but for two: `teacher_attention` and `oracle` peek.
 | raw_attention | with those whose gists the newest tokens attend to most |
 | teacher_attention | with those that the scored tokens attend to in the full context, weighted by what they lose without it |
 | lens | with those that LensNet scores highest |
-| oracle | with those that lower the loss of the scored tokens most, one after another: an upper bound, part of it luck |
+| oracle | with those that lower the loss most, one after another, of the other half of the scored tokens: even ones for odd |
+| oracle_bound | with those that lower the loss of the scored tokens themselves: more than can be had, part of it is luck |
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -37,6 +39,7 @@ from torch import Tensor
 from mccore.errors import DataError
 from mccore.eval.context_rows import POLICIES, ContextRows, Geometry, Ledger
 from mccore.eval.context_statistics import Estimate, Values, estimate, ratio, recall_at, spearman
+from mccore.eval.context_where import NOWHERE, by_distance, by_lod
 from mccore.megacontext.networks import MegaContextNets
 from mccore.model.gpt import GPT
 
@@ -47,7 +50,11 @@ COMPARED = (
     ("gists_swapped", "gists"),
     ("gists_mean", "gists"),
     *product(("lens", "oracle"), ("unexpanded", "random", "recency", "bm25", "raw_attention", "teacher_attention")),
+    ("oracle_bound", "oracle"),
 )
+# Whose losses are told apart by distance and by level.
+BY_DISTANCE = ("window", "gists", "lens", "oracle")
+BY_LOD = ("gists", "recency", "lens", "oracle")
 
 
 @dataclass(frozen=True)
@@ -57,11 +64,18 @@ class ContextReport:
 
     geometry: Geometry
     rows: int
-    nll: Mapping[str, Values]  # condition -> mean loss of each row [R], nats per token
+    losses: Mapping[str, Values]  # condition -> loss of each scored token [R, H], nats
+    distance: NDArray[np.int64]  # [R, H] tokens back to where each scored token could be copied from, 0 for nowhere
+    level: Mapping[str, NDArray[np.int64]]  # condition -> level at which it shows that place [R, H]
     scores: Mapping[str, Values]  # policy -> scores of the candidates [R, J]
     utilities: Values | None  # of the candidates [R, J]: what expanding each alone saves, nats per scored token
     documents: NDArray[np.int64] | None
     recall_k: Sequence[int]
+
+    @cached_property
+    def nll(self) -> Mapping[str, Values]:
+        """Condition -> mean loss of each row [R], nats per token."""
+        return {name: values.mean(axis=1) for name, values in self.losses.items()}
 
     def difference(self, one: str, other: str) -> Estimate:
         """The paired difference of two conditions, nats per token: above 0 where `one` is worse."""
@@ -96,6 +110,21 @@ class ContextReport:
             return None
         return estimate(recall_at(self.scores[policy], self.utilities, k), self.documents)
 
+    def by_distance(self, conditions: Sequence[str] = BY_DISTANCE) -> list[dict[str, Any]]:
+        """What conditions cost against the full context by distance, as `context_where.by_distance` has it."""
+        delta = {name: self._delta(name) for name in conditions if name in self.losses}
+        return by_distance(delta, self.distance, self.geometry.block_size, self.documents)
+
+    def by_lod(self, conditions: Sequence[str] = BY_LOD) -> list[dict[str, Any]]:
+        """What conditions cost against the full context by the level of what a token could be copied from."""
+        level = {name: self.level[name] for name in conditions if name in self.level}
+        levels = range(self.geometry.max_lod + 1)
+        return by_lod({name: self._delta(name) for name in level}, level, levels, self.documents)
+
+    def _delta(self, condition: str) -> Values:
+        difference: Values = self.losses[condition] - self.losses["full"]
+        return difference
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON holds it; an estimate is {mean, stderr, n}, or null where it means nothing."""
 
@@ -120,6 +149,8 @@ class ContextReport:
             "recall": {
                 policy: {str(k): plain(self.recall(policy, k)) for k in self.recall_k} for policy in self.scores
             },
+            "by_distance": self.by_distance(),
+            "by_lod": self.by_lod(),
         }
 
 
@@ -177,11 +208,14 @@ def evaluate_contexts(
     ledger = Ledger(rows[:, -horizon:])
     scores: dict[str, list[Tensor]] = {}
     utilities: list[Tensor] = []
+    distances: list[Tensor] = []
     step = max(1, max_entries // geometry.tokens)
     for start in range(0, len(rows), step):
         at = torch.arange(start, min(start + step, len(rows)))
         others = None if partners is None else rows[torch.from_numpy(partners[start : start + step]).to(rows.device)]
         part = ContextRows(gpt, nets, geometry, at, rows[start : start + step], others, ledger, max_entries)
+        own = torch.arange(geometry.tokens + 1 - horizon, geometry.tokens + 1, device=part.place.device)
+        distances.append(torch.where(part.place == NOWHERE, 0, own - part.place))
         full, attention = part.run_full()
         part.run_plain()
         found, useful = part.run_policies(full, attention, query_tokens=query_tokens, oracle=oracle, seed=seed)
@@ -192,7 +226,9 @@ def evaluate_contexts(
     return ContextReport(
         geometry=geometry,
         rows=len(rows),
-        nll=ledger.complete(),
+        losses=ledger.complete(),
+        distance=torch.cat(distances).cpu().numpy(),
+        level=ledger.level,
         scores={name: torch.cat(values).double().cpu().numpy() for name, values in scores.items()},
         utilities=torch.cat(utilities).cpu().numpy() if utilities else None,
         documents=ids,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mccore.errors import ConfigError
 from mccore.eval.context_policies import bm25_rows
+from mccore.eval.context_where import level_at, newest_pairs
 from mccore.megacontext.focus_targets import AttentionMass
 from mccore.megacontext.networks import MegaContextNets
 from mccore.megacontext.positions import Spans
@@ -25,7 +26,7 @@ from mccore.megacontext.working_context import WorkingContexts, assemble, contex
 from mccore.model.gpt import GPT
 from mccore.model.kernels import rms_norm
 
-POLICIES = ("random", "recency", "bm25", "raw_attention", "teacher_attention", "lens", "oracle")
+POLICIES = ("random", "recency", "bm25", "raw_attention", "teacher_attention", "lens", "oracle", "oracle_bound")
 
 _EPS = 1e-6  # of the norm of mean-pooled gists, GistNet's
 
@@ -103,11 +104,13 @@ class Geometry:
 
 
 class Ledger:
-    """NLL by condition and row, of tokens that must be the same ones everywhere."""
+    """NLL by condition, row and token, of tokens that must be the same ones everywhere; and the level at which a condition
+    showed the place that a token could be copied from (`mccore.eval.context_where`)."""
 
     def __init__(self, wanted: Tensor) -> None:
         self._wanted = wanted.cpu()  # [R, H]
-        self.nll: dict[str, NDArray[np.float64]] = {}
+        self.nll: dict[str, NDArray[np.float64]] = {}  # [R, H] each
+        self.level: dict[str, NDArray[np.int64]] = {}  # [R, H] each
 
     def add(self, name: str, rows: Tensor, wanted: Tensor, nll: Tensor) -> None:
         """Take the losses [r, H] of the tokens `wanted` of some rows. Raises AssertionError for other tokens than these
@@ -115,16 +118,21 @@ class Ledger:
         rows = rows.cpu()
         if not torch.equal(wanted.cpu(), self._wanted[rows]):
             raise AssertionError(f"{name} scored other tokens than the rows' last {self._wanted.size(1)}")
-        values = self.nll.setdefault(name, np.full(len(self._wanted), np.nan))
+        values = self.nll.setdefault(name, np.full(tuple(self._wanted.shape), np.nan))
         if not np.isnan(values[rows.numpy()]).all():
             raise AssertionError(f"{name} scored a row twice")
-        values[rows.numpy()] = nll.double().mean(dim=1).cpu().numpy()
+        values[rows.numpy()] = nll.double().cpu().numpy()
+
+    def add_levels(self, name: str, rows: Tensor, level: Tensor) -> None:
+        """Take the levels [r, H] of the places of these rows' tokens."""
+        values = self.level.setdefault(name, np.zeros(tuple(self._wanted.shape), dtype=np.int64))
+        values[rows.cpu().numpy()] = level.cpu().numpy()
 
     def complete(self) -> dict[str, NDArray[np.float64]]:
-        """The mean losses [R] of every condition. Raises AssertionError where one left out a row."""
+        """The losses [R, H] of every condition. Raises AssertionError where one left out a row."""
         for name, values in self.nll.items():
             if np.isnan(values).any():
-                raise AssertionError(f"{name} has no loss of row {int(np.argmax(np.isnan(values)))}")
+                raise AssertionError(f"{name} has no loss of row {int(np.argmax(np.isnan(values).any(axis=1)))}")
         return self.nll
 
 
@@ -149,6 +157,7 @@ class ContextRows:
         self.levels = nets.pyramid(gpt.embed(self.inputs))
         self.others = None if others is None else nets.pyramid(gpt.embed(others[:, :-1]))
         self.own = torch.arange(len(tokens), device=tokens.device)
+        self.place = newest_pairs(tokens, geometry.horizon)  # [b, H]
         self._max_entries = max_entries
 
     # --- contexts and passes ------------------------------------------------------------------------------------------
@@ -180,11 +189,17 @@ class ContextRows:
         self.ledger.add(name, self.at[contexts.row.cpu()], wanted, nll)
         return nll
 
-    def expand(self, chosen: Tensor) -> WorkingContexts:
-        """The unexpanded context with the blocks `chosen` [b, e] shown as tokens."""
+    def expand(self, chosen: Tensor) -> Tensor:
+        """The levels over the blocks [b, blocks] of the unexpanded context with the blocks `chosen` [b, e] shown as tokens."""
+        return self._unexpanded().repeat(len(self.own), 1).scatter(1, chosen, 0)
+
+    def record_state(self, name: str, state: Tensor, recorder: AttentionMass | None = None) -> Tensor:
+        """`record` of the cuts with the levels `state` [b, blocks], which the ledger keeps too."""
         geometry = self.geometry
-        state = self._unexpanded().repeat(len(self.own), 1).scatter(1, chosen, 0)
-        return self.contexts(state, geometry.entries)
+        fewer = geometry.expanded * (geometry.block_size - 1) if name == "unexpanded" else 0
+        nll = self.record(name, self.contexts(state, geometry.entries - fewer), recorder)
+        self.ledger.add_levels(name, self.at, level_at(self.place, state, geometry.block_size))
+        return nll
 
     def _unexpanded(self) -> Tensor:
         return self.geometry.state(self.geometry.collapses + self.geometry.expanded).to(self.own.device)
@@ -211,9 +226,9 @@ class ContextRows:
         geometry = self.geometry
         self.record("window", self.raw(geometry.budget))
         self.record("tail", self.raw(geometry.tokens - geometry.terraces(geometry.collapses)[1] * geometry.block_size))
-        state = geometry.state(geometry.collapses).repeat(len(self.own), 1)
+        state = geometry.state(geometry.collapses).repeat(len(self.own), 1).to(self.own.device)
         gists = self.contexts(state, geometry.entries)
-        self.record("gists", gists)
+        self.record_state("gists", state)
         coarse = (gists.level > 0).unsqueeze(-1)
         zeroed = gists.embeddings.masked_fill(coarse, 0.0)
         self.record("gists_zeroed", dataclasses.replace(gists, embeddings=zeroed))
@@ -245,7 +260,7 @@ class ContextRows:
         recorder = AttentionMass(
             torch.full_like(self.own, history - asked), asked, 1, coarse.level.size(1), limit, self.gpt.attend
         )
-        unexpanded = self.record("unexpanded", coarse, recorder)
+        unexpanded = self.record_state("unexpanded", self._unexpanded().repeat(len(self.own), 1), recorder)
 
         candidate = torch.arange(count, device=self.own.device)
         rows = self.at.to(candidate.device)
@@ -261,12 +276,29 @@ class ContextRows:
         for name, values in scores.items():
             # A stable order: of two alike the newer.
             order = values.flip(1).sort(dim=1, descending=True, stable=True).indices[:, : geometry.expanded]
-            self.record(name, self.expand(first + count - 1 - order))
-        if not oracle:
-            return scores, None
-        utilities, chosen = self._greedy(unexpanded.double().mean(dim=1))
-        self.record("oracle", self.expand(first + chosen))
-        return scores, utilities
+            self.record_state(name, self.expand(first + count - 1 - order))
+        return scores, self._run_oracles(unexpanded) if oracle else None
+
+    def _run_oracles(self, unexpanded: Tensor) -> Tensor:
+        """The two oracles, and the true utilities [b, J] of the candidates; `unexpanded` are its losses [b, H].
+
+        `oracle_bound` picks on the tokens that it is scored on, and wins by luck alone. `oracle` picks for every second token
+        on the others: what it wins is there.
+        """
+        first = self.geometry.candidates[0]
+        every = torch.arange(self.geometry.horizon, device=self.own.device)
+        utilities, chosen = self._greedy(unexpanded.double(), [every, every[0::2], every[1::2]])
+        self.record_state("oracle_bound", self.expand(first + chosen[0]))
+        if self.geometry.horizon > 1:  # a single token has no others
+            states = [self.expand(first + picked) for picked in chosen[2:0:-1]]  # for even tokens by the odd ones
+            even, odd = (self.contexts(state, self.geometry.entries) for state in states)
+            (wanted, nll), (_, other) = self.score(even), self.score(odd)
+            nll[:, 1::2] = other[:, 1::2]
+            self.ledger.add("oracle", self.at, wanted, nll)
+            level, other = (level_at(self.place, state, self.geometry.block_size) for state in states)
+            level[:, 1::2] = other[:, 1::2]
+            self.ledger.add_levels("oracle", self.at, level)
+        return utilities
 
     def lens(self, contexts: WorkingContexts, history: int) -> Tensor:
         """LensNet's scores of the first `history` entries, of which those before the recent tokens compete: [b, history]."""
@@ -283,32 +315,41 @@ class ContextRows:
         documents = tokens[:, first * size : stop * size].reshape(len(tokens), -1, size)
         return torch.from_numpy(bm25_rows(tokens[:, end - asked : end], documents)).float()
 
-    def _greedy(self, base: Tensor) -> tuple[Tensor, Tensor]:
-        """The utility [b, J] of expanding each candidate alone, in nats per scored token, and the e [b, e] that a greedy
-        search picks, which measures all that are left again after each. `base`: mean loss of the unexpanded context [b]."""
+    def _greedy(self, base: Tensor, judges: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The utility [b, J] of expanding each candidate alone, in nats per scored token, and for each of `judges`, numbers of
+        scored tokens, the candidates [b, e] that a greedy search for these tokens picks, which measures all that are left
+        again after each. `base`: losses of the unexpanded context [b, H]."""
         geometry = self.geometry
         first, stop = geometry.candidates
-        opened = torch.zeros(len(self.own), stop - first, dtype=torch.bool, device=self.own.device)
-        state = self._unexpanded().repeat(len(self.own), 1)
-        utilities: Tensor | None = None
-        picks = []
-        for turn in range(geometry.expanded):
-            entries = geometry.entries - (geometry.expanded - turn - 1) * (geometry.block_size - 1)
-            row, candidate = (~opened).nonzero(as_tuple=True)
-            found = torch.full(opened.shape, -torch.inf, dtype=torch.float64, device=opened.device)
-            step = max(1, self._max_entries // entries)
-            for start in range(0, len(row), step):
-                part = slice(start, start + step)
-                tried = state[row[part]].scatter(1, (first + candidate[part]).unsqueeze(1), 0)
-                nll = self.score(self.contexts(tried, entries, row[part]))[1].double().mean(dim=1)
-                found[row[part], candidate[part]] = base[row[part]] - nll
-            best = found.max(dim=1)
-            picks.append(best.indices)
-            opened.scatter_(1, best.indices.unsqueeze(1), True)
-            state.scatter_(1, (first + best.indices).unsqueeze(1), 0)
-            utilities = found if utilities is None else utilities
-        assert utilities is not None
-        return utilities, torch.stack(picks, dim=1)
+        start = self._unexpanded().repeat(len(self.own), 1)
+        none = torch.zeros(len(start), stop - first, dtype=torch.bool, device=start.device)
+        alone = self._losses_of_each(start, none, 0)
+        found = []
+        for judge in judges:
+            state, opened = start, none
+            picks: list[Tensor] = []
+            for turn in range(geometry.expanded if judge.numel() else 0):
+                losses = self._losses_of_each(state, opened, turn) if turn else alone
+                best = losses[:, :, judge].mean(dim=2).argmin(dim=1, keepdim=True)  # infinite where it is open
+                picks.append(best)
+                opened, state = opened.scatter(1, best, True), state.scatter(1, first + best, 0)
+            found.append(torch.cat(picks, dim=1) if picks else alone.new_zeros(len(alone), 0).long())
+        return base.mean(dim=1, keepdim=True) - alone.mean(dim=2), found
+
+    def _losses_of_each(self, state: Tensor, opened: Tensor, turn: int) -> Tensor:
+        """Losses [b, J, H], fp64, of cuts with levels `state` [b, blocks], `turn` blocks expanded, after expanding each of the
+        candidates; infinite for those in `opened` [b, J], which are."""
+        geometry = self.geometry
+        first = geometry.candidates[0]
+        entries = geometry.entries - (geometry.expanded - turn - 1) * (geometry.block_size - 1)
+        row, candidate = (~opened).nonzero(as_tuple=True)
+        found = torch.full((*opened.shape, geometry.horizon), torch.inf, dtype=torch.float64, device=opened.device)
+        step = max(1, self._max_entries // entries)
+        for at in range(0, len(row), step):
+            part = slice(at, at + step)
+            tried = state[row[part]].scatter(1, (first + candidate[part]).unsqueeze(1), 0)
+            found[row[part], candidate[part]] = self.score(self.contexts(tried, entries, row[part]))[1].double()
+        return found
 
 
 def mean_pyramid(embeddings: Tensor, block_size: int, max_lod: int) -> Sequence[Tensor]:

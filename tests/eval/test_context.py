@@ -202,9 +202,9 @@ def test_the_oracle_measures_what_expanding_does() -> None:
     rows = random_rows(3)
     report = evaluate(gpt, nets, rows, expanded=1)
     assert report.utilities is not None
-    found = report.nll["unexpanded"] - report.nll["oracle"]
+    found = report.nll["unexpanded"] - report.nll["oracle_bound"]
     np.testing.assert_allclose(found, report.utilities.max(axis=1), atol=1e-5)
-    for policy in POLICIES[:-1]:
+    for policy in report.scores:
         picked = report.scores[policy].shape[1] - 1 - report.scores[policy][:, ::-1].argmax(axis=1)
         saved = report.nll["unexpanded"] - report.nll[policy]
         np.testing.assert_allclose(saved, report.utilities[np.arange(3), picked], atol=1e-5)
@@ -221,11 +221,39 @@ def test_the_oracle_measures_again_after_each_choice() -> None:
     tried = np.full(report.utilities.shape, np.inf)
     for other in range(tried.shape[1]):
         there = torch.where(first == other, (first + 1) % tried.shape[1], other)
-        nll = part.score(part.expand(torch.stack((first, there), dim=1)))[1].double().mean(dim=1)
-        tried[:, other] = nll.numpy()
-    np.testing.assert_allclose(report.nll["oracle"], tried.min(axis=1), atol=1e-5)
+        cut = part.contexts(part.expand(torch.stack((first, there), dim=1)), report.geometry.entries)
+        tried[:, other] = part.score(cut)[1].double().mean(dim=1).numpy()
+    np.testing.assert_allclose(report.nll["oracle_bound"], tried.min(axis=1), atol=1e-5)
     singly = np.argsort(report.utilities, axis=1)[:, -2]
     assert (tried.argmin(axis=1) != singly).any()  # else the second measurement would have changed nothing
+
+
+@torch.inference_mode()
+def test_the_oracle_picks_on_other_tokens_than_it_is_scored_on() -> None:
+    gpt, nets = networks()
+    rows = random_rows(4)
+    report = evaluate(gpt, nets, rows, expanded=1)
+    part = ContextRows(gpt, nets, report.geometry, torch.arange(4), rows, None, Ledger(rows[:, -H:]), 2**15)
+    assert report.utilities is not None
+    losses = []
+    for candidate in range(report.utilities.shape[1]):
+        cut = part.contexts(part.expand(torch.full((4, 1), candidate)), report.geometry.entries)
+        losses.append(part.score(cut)[1].double().numpy())
+    each = np.stack(losses, axis=1)  # [R, J, H]
+    for half in (0, 1):
+        picked = each[:, :, 1 - half :: 2].mean(axis=2).argmin(axis=1)
+        expected = each[np.arange(4), picked, half::2]
+        np.testing.assert_allclose(report.losses["oracle"][:, half::2], expected, atol=1e-5)
+    assert (report.nll["oracle"] >= report.nll["oracle_bound"] - 1e-6).all()
+
+
+def test_an_oracle_gains_nothing_where_there_is_nothing_to_gain() -> None:
+    report = evaluate(*networks(), random_rows(128), expanded=1)  # random tokens: what an expansion saves is chance
+    gain, bound = report.difference("oracle", "random"), report.difference("oracle_bound", "random")
+    assert gain.z is not None
+    assert bound.z is not None
+    assert abs(gain.z) < 3
+    assert bound.z < -10
 
 
 def test_recency_is_gists_with_a_longer_tail() -> None:
@@ -248,7 +276,7 @@ def test_the_ledger_takes_the_same_tokens_of_every_row_once() -> None:
     with pytest.raises(AssertionError, match="one has no loss of row 2"):
         ledger.complete()
     ledger.add("one", torch.tensor([3, 2]), wanted[[3, 2]], torch.tensor([[3.0] * 3, [2.0] * 3]))
-    assert ledger.complete()["one"].tolist() == [1, 1, 2, 3]
+    assert ledger.complete()["one"].tolist() == [[1] * 3, [1] * 3, [2] * 3, [3] * 3]
 
 
 def test_a_condition_on_other_tokens_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +325,7 @@ def test_gists_are_swapped_with_another_document() -> None:
     assert swap_partners(1, None) is None
     assert swap_partners(3, np.array([1, 1, 1])) is None
     report = evaluate(*networks(), random_rows(3), documents=[1, 1, 1], oracle=False)
-    assert set(report.nll) == CONDITIONS - {"gists_swapped", "oracle"}
+    assert set(report.nll) == CONDITIONS - {"gists_swapped", "oracle", "oracle_bound"}
     assert report.utilities is None
     assert report.rank_correlation("lens") is None
     assert report.focus_gap_closed("lens") is None
