@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,8 @@ from mccore.megacontext.networks import MegaContextNets
 from mccore.megacontext.tree import BlockEncoder, Tree
 from mccore.model.gpt import GPT
 
-HISTORY = (
-    2**27
-)  # tokens that the coarsest cut has to hold in two thirds of a Working Context: decides how many levels a tree has
+# A tree has levels until so long a history is so few nodes, whatever the Working Context is.
+HISTORY, COARSEST = 2**27, 64
 MOST_LEVELS = 8
 APPEND = 2**16  # tokens that go into the tree at once: bounds the memory of a long prompt
 KEPT_REFOCUSES = 256  # of which statistics are kept
@@ -98,7 +98,7 @@ class ContextModel:
                 f"{self.block_size} and {settings.interval} tokens until the next refocus",
                 hint="raise megacontext.wc_length, or lower the allocator's recent_tokens or megacontext.refocus_interval",
             )
-        self.levels = self.levels_for(HISTORY)
+        self.levels = tree_levels(self.block_size, nets.config.max_lod)
         self.encoder = BlockEncoder(
             gpt.embed,
             nets.gistnet,
@@ -116,15 +116,15 @@ class ContextModel:
         """The coarsest level that a history of so many tokens is shown at: the finest with which the shortest cut takes two
         thirds of the Working Context at most, not finer than the coarsest in training."""
         most = 2 * (self.settings.budget - self.settings.interval) // 3
-        for level in range(self.nets.config.max_lod, MOST_LEVELS):
+        for level in range(min(self.nets.config.max_lod, self.levels), self.levels):
             if tokens // self.block_size**level + level * (self.block_size - 1) <= most - self.recent_tokens:
                 return level
-        return MOST_LEVELS
+        return self.levels
 
     def limits(self, tokens: int) -> Limits:
         """The limits of a history of so many tokens."""
         settings = self.settings
-        return Limits(settings.budget, self.block_size, min(self.levels_for(tokens), self.levels), settings.interval)
+        return Limits(settings.budget, self.block_size, self.levels_for(tokens), settings.interval)
 
 
 class Session:
@@ -139,6 +139,7 @@ class Session:
         self.context = ContextCache(model.gpt, model.nets, model.settings.budget)
         self.covered = 0  # tokens that the focus covers, read or about to be
         self.logits: Tensor | None = None  # fp32 [V], after the last token read
+        self.directory: Path | None = None  # where it lives, when it is saved
         self.refocuses = 0
         self.recent: deque[Refocus] = deque(maxlen=KEPT_REFOCUSES)
         self.since = 0  # tokens read since the last refocus
@@ -289,6 +290,11 @@ class Session:
         self.covered += count
         self.since += count
 
+    def restore(self, focus: Focus, *, since: int, refocuses: int) -> None:
+        """Go on from a focus that was saved; nothing of it has been read yet."""
+        self._set_focus(focus)
+        self.since, self.refocuses, self.logits = since, refocuses, None
+
     def _set_focus(self, focus: Focus) -> None:
         self._focus, self._grown = focus, 0
         self.covered = focus.cut.tokens
@@ -347,6 +353,14 @@ class Session:
         """What the model has seen since `watch`, as runs `(start, stop, level)` of the finest level of each token, in order."""
         cuts = [*(self._seen or []), self.focus.cut]
         return finest_runs(cuts)
+
+
+def tree_levels(block_size: int, least: int) -> int:
+    """Levels of gists of a tree, from `least` to MOST_LEVELS."""
+    level = least
+    while level < MOST_LEVELS and HISTORY // block_size**level > COARSEST:
+        level += 1
+    return level
 
 
 def grown(focus: Focus, count: int) -> Focus:
