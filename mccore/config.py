@@ -361,6 +361,13 @@ class MegaContextConfig(Section):
     wc_length: Count = Field(
         0, description="entries of the Working Context at inference (W); 0 takes the sequence length"
     )
+    kv_policy: Literal["exact", "reuse"] = Field(
+        "exact",
+        description="after a refocus, read everything from the first edit on again (exact), or only what is new (reuse)",
+    )
+    surprise: NonNegative = Field(
+        0.0, description="NLL in nats of a token that brings the next refocus forward at inference; 0 for never"
+    )
     auto_batch: bool = Field(
         True, description="choose the micro-batch from measured memory; tokens per step stay the same"
     )

@@ -28,6 +28,12 @@ def runs_dir(environ: Mapping[str, str] | None = None) -> Path:
     return (base or _platform_dir("data", environ)) / "runs"
 
 
+def sessions_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Where conversations that were given a name live, one directory each."""
+    base = base_dir(environ)
+    return (base or _platform_dir("data", environ)) / "sessions"
+
+
 def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Where things live that can be made again: encoded corpora, measurements of this machine."""
     base = base_dir(environ)

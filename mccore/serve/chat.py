@@ -201,6 +201,7 @@ class ChatSession:
                 said.append(piece)
                 yield piece
         finally:
+            generation.close()
             stats.finish = generation.completion.finish
             stats.seconds = time.monotonic() - started
             if content := message_content(said):

@@ -1,4 +1,5 @@
-"""Cached generation: one prompt as a stream, or many of different lengths side by side, with the calculator tool.
+"""Cached generation: one prompt as a stream, or many of different lengths side by side, with the calculator tool; from
+prompts that are read anew, or from sessions that hold a history.
 
 Rows of a batch end at the same column: shorter prompts are padded on the left, the padding is hidden from attention and
 positions count from each row's own first token, so a row gets the tokens it would get alone. Each row draws from a random
@@ -9,9 +10,9 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from mccore.serve.calculator import calculate
 
 if TYPE_CHECKING:
     from mccore.data.tokenizer import Tokenizer
+    from mccore.megacontext.session import Session
     from mccore.model.gpt import GPT
     from mccore.model.kv_cache import KVCache
 
@@ -58,6 +60,11 @@ class Generation(Iterator[int]):
             if added:
                 return added[0][1]
         raise StopIteration
+
+    def close(self) -> None:
+        """Stop here: what was generated stays, and a session it came from holds all of it."""
+        if isinstance(self._steps, Generator):
+            self._steps.close()
 
 
 class Prefix:
@@ -124,8 +131,60 @@ class Engine:
         next call. Raises ContextOverflow when the prompt fills the context, ValueError for an empty prompt.
         """
         row = self._row(0, ids, max_new_tokens, seed)
-        steps = self._decode([row], [ids], temperature, top_k, self._end if stop is None else stop, prefix)
+
+        def start() -> _Reader:
+            return _Batch(self.model, [ids], row.limit, self.context, prefix)
+
+        steps = self._decode([row], start, temperature, top_k, self._end if stop is None else stop)
         return Generation(row, steps)
+
+    def continue_session(
+        self,
+        session: Session,
+        ids: Sequence[int],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
+        stop: Collection[int] | None = None,
+    ) -> Generation:
+        """Append `ids` to a session and go on from there, as `generate` does; no length is too long.
+
+        The session refocuses before it answers. What was generated is in its history, also when the generation is closed
+        before its end; the stop token isn't. Raises what `Session.read` does.
+        """
+        row = _Row(0, len(ids), max_new_tokens, "length", random.Random(f"{seed}:0"))
+
+        def start() -> _Reader:
+            return _Sessions([session], [ids], [row.completion])
+
+        steps = self._decode([row], start, temperature, top_k, self._end if stop is None else stop)
+        return Generation(row, steps)
+
+    def continue_sessions(
+        self,
+        sessions: Sequence[Session],
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
+        stop: Collection[int] | None = None,
+    ) -> list[Completion]:
+        """`continue_session` for many at once, one pass of the model per token; row i draws from stream i of the seed."""
+        rows = [
+            _Row(i, len(ids), max_new_tokens, "length", random.Random(f"{seed}:{i}")) for i, ids in enumerate(prompts)
+        ]
+
+        def start() -> _Reader:
+            return _Sessions(sessions, prompts, [row.completion for row in rows])
+
+        if rows:
+            for _ in self._decode(list(rows), start, temperature, top_k, self._end if stop is None else stop):
+                pass
+        return [row.completion for row in rows]
 
     def generate_batch(
         self,
@@ -139,8 +198,12 @@ class Engine:
     ) -> list[Completion]:
         """Continue every prompt; the same arguments and errors as `generate`. Row i draws from stream i of the seed."""
         rows = [self._row(i, ids, max_new_tokens, seed) for i, ids in enumerate(prompts)]
+
+        def start() -> _Reader:
+            return _Batch(self.model, prompts, max(row.limit for row in rows), self.context, None)
+
         if rows:
-            for _ in self._decode(list(rows), prompts, temperature, top_k, self._end if stop is None else stop, None):
+            for _ in self._decode(list(rows), start, temperature, top_k, self._end if stop is None else stop):
                 pass
         return [row.completion for row in rows]
 
@@ -159,11 +222,10 @@ class Engine:
     def _decode(
         self,
         rows: list[_Row],
-        prompts: Sequence[Sequence[int]],
+        start: Callable[[], _Reader],
         temperature: float,
         top_k: int,
         stop: Collection[int],
-        prefix: Prefix | None,
     ) -> Iterator[list[tuple[int, int]]]:
         """Run `rows` to their ends; each step yields the (row, token) pairs it added."""
         for row in rows:
@@ -171,25 +233,30 @@ class Engine:
                 row.completion.finish = row.full
         if all(row.completion.finish for row in rows):
             return
-        batch = _Batch(self.model, prompts, max(row.limit for row in rows), self.context, prefix)
-        logits = batch.prefill()
-        if not torch.isfinite(logits).all():
-            raise CheckpointError(
-                "the model's output is not a number", hint="use an earlier checkpoint; training diverged"
-            )
-        while True:
-            draws = [0.0 if row.queue or not temperature else row.draws.random() for row in rows]
-            sampled = choose(logits, draws, temperature, top_k)
-            took = [self._take(row, token, stop) for row, token in zip(rows, sampled, strict=True)]
-            added = [(row.index, row.completion.tokens[-1]) for row, goes_on in zip(rows, took, strict=True) if goes_on]
-            keep = [slot for slot, row in enumerate(rows) if row.completion.finish is None]
-            if keep and len(keep) < len(rows):
-                batch.keep(keep)
-            rows = [rows[slot] for slot in keep]
-            yield added
-            if not rows:
-                return
-            logits = batch.step([row.completion.tokens[-1] for row in rows])
+        reader = start()
+        try:
+            logits = reader.prefill()
+            if not torch.isfinite(logits).all():
+                raise CheckpointError(
+                    "the model's output is not a number", hint="use an earlier checkpoint; training diverged"
+                )
+            while True:
+                draws = [0.0 if row.queue or not temperature else row.draws.random() for row in rows]
+                sampled = choose(logits, draws, temperature, top_k)
+                took = [self._take(row, token, stop) for row, token in zip(rows, sampled, strict=True)]
+                added = [
+                    (row.index, row.completion.tokens[-1]) for row, goes_on in zip(rows, took, strict=True) if goes_on
+                ]
+                keep = [slot for slot, row in enumerate(rows) if row.completion.finish is None]
+                if keep and len(keep) < len(rows):
+                    reader.keep(keep)
+                rows = [rows[slot] for slot in keep]
+                yield added
+                if not rows:
+                    return
+                logits = reader.step([row.completion.tokens[-1] for row in rows])
+        finally:
+            reader.close()
 
     def _take(self, row: _Row, sampled: int, stop: Collection[int]) -> bool:
         """Add the next token to a row: tool output if some is due, else the sampled one. False when the row just ended."""
@@ -219,8 +286,69 @@ class Engine:
             row.expression.append(token)
 
 
+class _Reader(Protocol):
+    """The model's side of a running batch: reads tokens, gives logits fp32 [B, V]."""
+
+    def prefill(self) -> Tensor:
+        """Logits after the prompts."""
+        ...
+
+    def step(self, tokens: list[int]) -> Tensor:
+        """Logits after one more token of every row."""
+        ...
+
+    def keep(self, slots: list[int]) -> None:
+        """Drop all rows but these."""
+        ...
+
+    def close(self) -> None:
+        """The end, whatever the reason."""
+        ...
+
+
+class _Sessions:
+    """Rows that are sessions: their prompts go into histories, and so does every token of their completions."""
+
+    def __init__(
+        self, sessions: Sequence[Session], prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
+    ) -> None:
+        from mccore.megacontext.session_batch import SessionBatch
+
+        self._batch = SessionBatch(sessions)
+        self._completions = list(completions)
+        for session, ids in zip(sessions, prompts, strict=True):
+            session.append(ids)
+        self._begins = [session.tokens for session in sessions]
+
+    def prefill(self) -> Tensor:
+        for session in self._batch.sessions:
+            session.refocus_next()  # what was asked decides what deserves detail
+            session.watch()
+        return torch.stack([session.read() for session in self._batch.sessions])
+
+    def step(self, tokens: list[int]) -> Tensor:
+        return self._batch.step(tokens)
+
+    def keep(self, slots: list[int]) -> None:
+        sessions = self._batch.sessions
+        self._batch.keep(slots)
+        for slot in set(range(len(sessions))) - set(slots):
+            self._catch_up(sessions[slot], slot)
+        self._begins = [self._begins[slot] for slot in slots]
+        self._completions = [self._completions[slot] for slot in slots]
+
+    def close(self) -> None:
+        self._batch.release()
+        for slot, session in enumerate(self._batch.sessions):
+            self._catch_up(session, slot)
+
+    def _catch_up(self, session: Session, slot: int) -> None:
+        """The last tokens of a completion, which nothing had to be read after."""
+        session.append(self._completions[slot].tokens[session.tokens - self._begins[slot] :])
+
+
 class _Batch:
-    """The model's side of a running batch: cache, padding and positions."""
+    """Rows of token ids that lie side by side: cache, padding and positions."""
 
     def __init__(
         self, model: GPT, prompts: Sequence[Sequence[int]], limit: int, context: int, prefix: Prefix | None
@@ -270,6 +398,9 @@ class _Batch:
         cache.embeddings = cache.embeddings[index]
         if self.padding is not None:
             self.padding = self.padding[index]
+
+    def close(self) -> None:
+        """Nothing is held that outlives the batch."""
 
     def _read(self, tokens: Tensor) -> Tensor:
         """Hidden state [B, D] of the last of `tokens` [B, T], which follow the cached ones."""

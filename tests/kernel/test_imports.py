@@ -37,6 +37,7 @@ ASSEMBLY = {
     "report_megacontext_plots",
     "report_plots",
     "runtime",
+    "sessions",
     "stages",
     "telemetry",
     "training",

@@ -1,0 +1,122 @@
+"""Sessions of a run's model: its networks, allocator and trees put together, and where conversations with a name live."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mccore import paths, plugins
+from mccore.api import TreeSpec
+from mccore.config import Choice, MegaContextConfig, RunConfig
+from mccore.errors import UsageError
+from mccore.runtime import load_gpt, load_megacontext
+
+if TYPE_CHECKING:
+    import torch
+
+    from mccore.api import TreeBackend
+    from mccore.megacontext.session import ContextModel
+    from mccore.model.gpt import GPT
+    from mccore.train.checkpoint import Meta
+
+MEMORY, FILES = "ram", "disk"  # what stands in where the configured tree isn't for memory, or not for files
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a session does otherwise than its model's configuration says; None leaves it as it is."""
+
+    allocator: Choice | None = None
+    tree: Choice | None = None
+    wc_length: int | None = None
+    refocus_interval: int | None = None
+    kv_policy: str | None = None
+    surprise: float | None = None
+
+    def apply(self, config: MegaContextConfig) -> MegaContextConfig:
+        """The configuration with these. Raises ConfigError for a value that isn't allowed."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return MegaContextConfig.model_validate({**config.model_dump(), **{k: _plain(v) for k, v in given.items()}})
+
+
+class TreeBuilder:
+    """Builds the trees of sessions: by the plugin that was configured, or by its fellow where that one can't."""
+
+    def __init__(self, choice: Choice) -> None:
+        self.memory = Choice(name=MEMORY) if choice.name == FILES else choice
+        self.files = Choice(name=FILES) if choice.name == MEMORY else choice
+
+    def __call__(self, spec: TreeSpec) -> TreeBackend:
+        return plugins.build("tree", self.memory if spec.directory is None else self.files, spec)
+
+
+def load_context_model(
+    checkpoint: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    overrides: Overrides | None = None,
+) -> tuple[ContextModel, TreeBuilder, Meta]:
+    """The model of a checkpoint as sessions share it, and what builds their trees.
+
+    Raises UsageError for a model that was trained without MegaContext, CheckpointError for a damaged one, ConfigError.
+    """
+    gpt, meta = load_gpt(checkpoint, device, dtype)
+    model, trees = context_model(checkpoint, gpt, meta, device, overrides)
+    return model, trees, meta
+
+
+def context_model(
+    checkpoint: Path, gpt: GPT, meta: Meta, device: torch.device | str = "cpu", overrides: Overrides | None = None
+) -> tuple[ContextModel, TreeBuilder]:
+    """`load_context_model` around a GPT that is there already."""
+    from mccore.megacontext.session import ContextModel, SessionSettings
+
+    nets = load_megacontext(checkpoint, device, gpt.compute_dtype)
+    if nets is None:
+        raise UsageError(
+            f"the model in {checkpoint} was trained without MegaContext: it has no gists and no focus",
+            hint="train one with `mccore run tiny --mc`",
+        )
+    config = (overrides or Overrides()).apply(RunConfig.model_validate(meta.config).megacontext)
+    extension = plugins.load("allocator", config.allocator.name)
+    options = plugins.read_options("allocator", config.allocator, extension)
+    own = getattr(options, "recent_tokens", None)
+    if own is not None and "recent_tokens" not in config.allocator.options:
+        # Its default is made for large Working Contexts; in a small one it would leave nothing to allocate.
+        least = max(config.wc_length // 8, config.refocus_interval, config.block_size)
+        options = options.model_copy(update={"recent_tokens": min(own, least)})
+    settings = SessionSettings(
+        budget=config.wc_length,
+        interval=config.refocus_interval,
+        kv_policy=config.kv_policy,
+        surprise=config.surprise or None,
+    )
+    model = ContextModel(
+        gpt,
+        nets,
+        lambda spec: extension.build(options, spec),
+        settings,
+        identity=model_identity(checkpoint, meta),
+    )
+    return model, TreeBuilder(config.tree)
+
+
+def model_identity(checkpoint: Path, meta: Meta) -> str:
+    """What tells a model and its tokenizer from every other: a digest of the checkpoint's checksums and the tokenizer's."""
+    sums = (checkpoint / "SHA256SUMS").read_bytes()
+    return hashlib.sha256(sums + meta.tokenizer.encode()).hexdigest()
+
+
+def session_directory(name: str) -> Path:
+    """Where the session of a name lives. Raises UsageError for what can't be a name."""
+    if not name or name.startswith(".") or not all(letter.isalnum() or letter in "-_." for letter in name):
+        raise UsageError(
+            f"{name!r} can't be the name of a session", hint="use letters, digits, `-`, `_` and `.`, such as `thesis-2`"
+        )
+    return paths.sessions_dir() / name
+
+
+def _plain(value: object) -> object:
+    return value.model_dump() if isinstance(value, Choice) else value
