@@ -19,9 +19,11 @@ from mccore.scaling_megacontext import (
     MegaContextParameters,
     VariantLengths,
     context_activations,
+    expanded_context,
     megacontext_flops,
     megacontext_flops_per_token,
     megacontext_parameters,
+    megacontext_step_flops,
     shortest_context,
     variant_lengths,
 )
@@ -38,8 +40,9 @@ from mccore.scaling_model import (
 __all__ = [
     "MegaContextFlops", "MegaContextParameters", "MemoryEstimate", "ParameterCount", "TrainPlan", "VariantLengths",
     "count_parameters", "derive", "derive_model", "flops_per_token", "has_value_embedding", "kv_bytes_per_token",
-    "layer_windows", "megacontext_flops", "megacontext_flops_per_token", "megacontext_parameters", "memory_estimate",
-    "shortest_context", "stage_config", "train_plan", "training_flops_per_token", "variant_lengths",
+    "layer_windows", "megacontext_flops", "megacontext_flops_per_token", "megacontext_parameters",
+    "megacontext_step_flops", "memory_estimate", "shortest_context", "stage_config", "train_plan", "training_flops",
+    "training_flops_per_token", "variant_lengths",
 ]  # fmt: skip
 
 REFERENCE_DEPTH = 12  # the depth at which batch and decay were tuned
@@ -70,13 +73,17 @@ def derive(config: RunConfig) -> RunConfig:
     )
     megacontext = config.megacontext.model_copy(
         update={
-            "train_wc_length": config.megacontext.train_wc_length or math.ceil(TRAIN_WC_SHARE * model.max_seq_len),
             "wc_length": config.megacontext.wc_length or model.max_seq_len,
             "recent_tokens": config.megacontext.recent_tokens
             or config.megacontext.horizon + config.megacontext.block_size,
         }
     )
     derived = config.model_copy(update={"model": model, "optim": optim, "megacontext": megacontext})
+    if not megacontext.train_wc_length:
+        start = math.ceil(megacontext.start_wc_fraction * model.max_seq_len)
+        length = max(math.ceil(TRAIN_WC_SHARE * model.max_seq_len), min(expanded_context(derived), start))
+        megacontext = megacontext.model_copy(update={"train_wc_length": length})
+        derived = derived.model_copy(update={"megacontext": megacontext})
     if megacontext.enabled:
         _check_contexts(derived)
     base = config.base.model_copy(update={"tokens": tokens, "batch_tokens": batch})
@@ -110,6 +117,13 @@ def _check_contexts(config: RunConfig) -> None:
             f"megacontext.train_wc_length={mc.train_wc_length} exceeds the {start} entries that training contexts start "
             f"with: megacontext.start_wc_fraction={mc.start_wc_fraction:g} of {tokens} tokens",
             hint="lengths shrink from the first to the second: raise start_wc_fraction, or lower train_wc_length",
+        )
+    last = variant_lengths(config)[-1]
+    if mc.num_random_variants and last.mixed - last.coarse < mc.expanded_blocks * (mc.block_size - 1):
+        raise ConfigError(
+            f"megacontext.expanded_blocks={mc.expanded_blocks} blocks of {mc.block_size} tokens don't fit the {last.mixed} "
+            f"entries that training contexts of {tokens} tokens end with: without them they have {last.coarse}",
+            hint=f"set megacontext.train_wc_length={expanded_context(config)} or more, or expand fewer blocks",
         )
 
 
@@ -171,6 +185,23 @@ def _max_micro_rows(model: ModelConfig) -> int:
 def _largest_divisor(value: int, limit: int) -> int:
     """The largest divisor of `value` that is at most `limit`."""
     return next(divisor for divisor in range(min(value, limit), 0, -1) if value % divisor == 0)
+
+
+def training_flops(config: RunConfig, steps: int, step_tokens: int) -> list[float]:
+    """FLOPs of a derived configuration's training before each of `steps` steps of so many tokens, and after the last: steps
+    with MegaContext differ in what they cost."""
+    if not config.megacontext.enabled:
+        return [step * step_tokens * float(flops_per_token(config.model)) for step in range(steps + 1)]
+    mc, kinds = config.megacontext, dict[tuple[int, bool, bool], int]()
+    found, total = [0.0], 0.0
+    for step in range(steps):
+        # What the cost of a step depends on.
+        kind = (math.floor(step / steps * mc.wc_length_steps), step / steps >= mc.lens.start, bool(step % 2))
+        if kind not in kinds:
+            kinds[kind] = megacontext_step_flops(config, step, step / steps).total
+        total += kinds[kind] * step_tokens
+        found.append(total)
+    return found
 
 
 def training_flops_per_token(config: RunConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +26,15 @@ def shortest_context(config: RunConfig, tokens: int) -> int:
     # Every node that replaces its K children is K - 1 entries fewer.
     collapses: int = sum(blocks // mc.block_size**lod for lod in range(mc.max_lod))
     return tokens - (mc.block_size - 1) * collapses
+
+
+def expanded_context(config: RunConfig) -> int:
+    """Entries that the shortest cut of a sequence has with `expanded_blocks` far blocks as tokens, of a configuration whose other
+    numbers are derived."""
+    mc, tokens = config.megacontext, config.model.max_seq_len
+    far = max(0, tokens - mc.recent_tokens)
+    levels = sum(far >= mc.block_size**lod for lod in range(1, mc.max_lod + 1))  # nodes to open for a block, at most
+    return min(tokens, shortest_context(config, tokens) + mc.expanded_blocks * levels * (mc.block_size - 1))
 
 
 def variant_lengths(config: RunConfig) -> tuple[VariantLengths, ...]:
@@ -131,35 +141,62 @@ def megacontext_flops(config: RunConfig) -> MegaContextFlops:
 
     What isn't a matrix product or attention isn't counted, nor are the few channels that carry the bias of gist keys.
     """
-    model, mc, lens = derive_model(config.model), config.megacontext, config.megacontext.lens
-    width, tokens, size, horizon = model.n_embd, model.max_seq_len, mc.block_size, mc.horizon
-    head = count_parameters(model).head
+    mc, lens = config.megacontext, config.megacontext.lens
     odd, even = mc.num_random_variants // 2, mc.num_random_variants - mc.num_random_variants // 2
     counts = (0.5, 0.5) if mc.num_random_variants == 1 else (float(even), float(odd))  # a single one takes turns
     parts = variant_lengths(config)
-    again = 2 * head * (mc.key_token_weight > 0)
-    taught = 8 * head * horizon * (mc.distill_weight > 0)
 
     variants = lensnet = 0.0
-    for count, lengths in zip(counts, ([part.coarse for part in parts], [part.mixed for part in parts]), strict=True):
-        for length in lengths:
-            variants += count * (length * (_flops_per_entry(model, length) + again) + taught) / len(parts)
-            former = _lens_flops(config, length - horizon, 0) / 3 if lens.kl_weight else 0.0
-            passes = _lens_flops(config, length - horizon, horizon) + former
-            lensnet += min(count, 1) * passes / len(parts)
+    for number, part in enumerate(parts, start=1):
+        of_part = _context_flops(config, part, *counts)
+        variants += of_part[0] / len(parts)
+        lensnet += of_part[1] * min(max(number / len(parts) - lens.start, 0.0), 1 / len(parts))  # where it is trained
+    return _flops(config, variants, (lens.loss_weight > 0 and mc.num_random_variants > 0) * lensnet)
+
+
+def megacontext_step_flops(config: RunConfig, step: int, progress: float) -> MegaContextFlops:
+    """`megacontext_flops` of one step at `progress` in [0, 1) of its stage: its lengths and kinds of variants, and LensNet or
+    not."""
+    mc, lens = config.megacontext, config.megacontext.lens
+    parts = variant_lengths(config)
+    odd, even = mc.num_random_variants // 2, mc.num_random_variants - mc.num_random_variants // 2
+    if mc.num_random_variants == 1 and step % 2:
+        even, odd = 0, 1
+    part = parts[min(len(parts) - 1, math.floor(progress * len(parts)))]
+    variants, lensnet = _context_flops(config, part, even, odd)
+    trained = progress >= lens.start and lens.loss_weight > 0 and mc.num_random_variants > 0
+    return _flops(config, variants, trained * lensnet)
+
+
+def _context_flops(config: RunConfig, part: VariantLengths, even: float, odd: float) -> tuple[float, float]:
+    """What so many variants of these lengths cost per sequence, and LensNet over one of each kind where there are any."""
+    model, mc, lens = derive_model(config.model), config.megacontext, config.megacontext.lens
+    width, tokens, horizon, head = model.n_embd, model.max_seq_len, mc.horizon, count_parameters(model).head
+    again = 2 * head * (mc.key_token_weight > 0)
+    taught = 8 * head * horizon * (mc.distill_weight > 0)
+    variants = lensnet = 0.0
+    for count, length in ((even, part.coarse), (odd, part.mixed)):
+        variants += count * (length * (_flops_per_entry(model, length) + again) + taught)
+        former = _lens_flops(config, length - horizon, 0) / 3 if lens.kl_weight else 0.0
+        lensnet += min(count, 1) * (_lens_flops(config, length - horizon, horizon) + former)
     if lens.target != "attention":
-        lensnet += sum(_lens_flops(config, part.coarse - horizon, 0) for part in parts) / len(parts)
+        lensnet += _lens_flops(config, part.coarse - horizon, 0)
     if lens.target != "preference":
         lensnet += mc.baseline_share * 2 * width * (lens.queries + horizon) * tokens * model.depth
-    trained = (1 - lens.start) * (lens.loss_weight > 0 and mc.num_random_variants > 0)
+    return variants, lensnet
 
+
+def _flops(config: RunConfig, variants: float, lensnet: float) -> MegaContextFlops:
+    """All parts per token, of variants and LensNet per sequence."""
+    model, mc = derive_model(config.model), config.megacontext
+    width, tokens, size, head = model.n_embd, model.max_seq_len, mc.block_size, count_parameters(model).head
     rebuilt = min(mc.recon_blocks, tokens // size) * size * (mc.recon_weight > 0)
     reconstruction = rebuilt * (6 * (_encoder_matrices(width, mlp_ratio=2) + head) + 12 * width * size)
     return MegaContextFlops(
         plain=mc.baseline_share * flops_per_token(model),
         variants=variants / tokens,
         gistnet=_gist_flops(mc, width, tokens) / tokens,
-        lensnet=trained * lensnet / tokens,
+        lensnet=lensnet / tokens,
         reconstruction=reconstruction / tokens,
     )
 

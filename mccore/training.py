@@ -23,10 +23,10 @@ from mccore.eval.bits_per_byte import BitsPerByte
 from mccore.eval.samples import sample_completions
 from mccore.files import write_atomic
 from mccore.focus_stage import CHECK_ROWS, check_focus, validation_rows
-from mccore.megacontext.objectives import MegaContextObjective
+from mccore.megacontext.objectives import NO_BASELINE, MegaContextObjective
 from mccore.model.schedule import schedule
 from mccore.runtime import Runtime, Stopped, Training
-from mccore.scaling import TrainPlan, count_parameters, train_plan, training_flops_per_token
+from mccore.scaling import TrainPlan, count_parameters, train_plan, training_flops
 from mccore.train.checkpoint import CheckpointWriter, Meta, Saved, latest, load_into
 from mccore.train.devices import device_name, peak_flops
 from mccore.train.loop import Cadence, Progress, train
@@ -37,6 +37,7 @@ Results = dict[str, Any]
 CHAT_SAMPLES = 4
 TIMED_EVERY = 50  # steps with MegaContext between two whose parts are timed
 _LOG_SECONDS = 2.0
+_MICRO_ROWS, _RANKS = "micro_rows", "ranks"  # in a checkpoint's state
 
 
 def train_stage(runtime: Runtime) -> Results:
@@ -50,7 +51,7 @@ def train_stage(runtime: Runtime) -> Results:
         keep_last=config.checkpoint.keep_last,
         on_saved=lambda saved: _tell_saved(runtime, saved),
     )
-    start = _starting_point(runtime, training)
+    start, state = _starting_point(runtime, training)
     world.broadcast([*training.model.parameters(), *training.optimizer.state_dict().values()])
     runtime.emit(
         "stage.start",
@@ -61,11 +62,13 @@ def train_stage(runtime: Runtime) -> Results:
     )
     if world.is_main:
         print(_describe(runtime, plan, start), flush=True)
-    hooks = _Hooks(runtime, training, writer, plan)
+    micro_rows = _micro_rows(runtime, training, rows, plan, state)
+    flops = training_flops(config.model_copy(update={"model": runtime.model_config}), plan.steps, plan.batch_tokens)
+    hooks = _Hooks(runtime, training, writer, plan, {_MICRO_ROWS: micro_rows, _RANKS: world.size})
     loader = Loader(
         rows,
         step_rows=plan.rows,
-        micro_rows=_micro_rows(runtime, training, rows, plan),
+        micro_rows=micro_rows,
         rank=world.rank,
         world_size=world.size,
         position=start.position,
@@ -84,7 +87,7 @@ def train_stage(runtime: Runtime) -> Results:
             cadence=Cadence(section.eval_every_tokens, section.sample_every_tokens, section.checkpoint_every_tokens),
             seed=config.seed,
             start=start,
-            flops_per_token=_flops_per_token(runtime),
+            flops=lambda steps: flops[steps],
             peak_flops=peak_flops(world.device, runtime.dtype),
             count_syncs=training.nets is not None and not runtime.compiled,
         )
@@ -95,7 +98,7 @@ def train_stage(runtime: Runtime) -> Results:
         "loss": progress.loss,
         "seconds": progress.seconds,
         "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
-        "flops": progress.tokens * _flops_per_token(runtime),
+        "flops": flops[progress.step],
         "parameters": asdict(count_parameters(runtime.model_config)),
         "epoch": rows.passes(progress.position),
     }
@@ -106,10 +109,6 @@ def train_stage(runtime: Runtime) -> Results:
     validation = hooks.evaluate(progress)
     hooks.sample(progress)
     return results | {"val_loss": validation.val_loss, "val_bpb": validation.val_bpb}
-
-
-def _flops_per_token(runtime: Runtime) -> int:
-    return training_flops_per_token(runtime.config.model_copy(update={"model": runtime.model_config}))
 
 
 def _plan(runtime: Runtime, rows: Rows) -> TrainPlan:
@@ -130,19 +129,30 @@ def _plan(runtime: Runtime, rows: Rows) -> TrainPlan:
     return plan
 
 
-def _micro_rows(runtime: Runtime, training: Training, rows: Rows, plan: TrainPlan) -> int:
+def _micro_rows(runtime: Runtime, training: Training, rows: Rows, plan: TrainPlan, state: Mapping[str, Any]) -> int:
     """Sequences of one forward pass per rank: as configured, or fewer where MegaContext's passes need more memory than there
-    is. Tokens per step stay the same."""
+    is. Tokens per step stay the same.
+
+    A resumed run keeps the number of its checkpoint's `state`: memory is another one each time, and another number of rows adds
+    up in another order. Only on another number of ranks it is measured again.
+    """
     configured = runtime.train_config.micro_batch_rows
     objective, nets, world = training.objective, training.nets, runtime.world
     if not runtime.config.megacontext.auto_batch or not isinstance(objective, MegaContextObjective) or nets is None:
         return configured
+    if state.get(_RANKS) == world.size and isinstance(kept := state.get(_MICRO_ROWS), int):
+        return kept
     inputs, targets = stack_rows(rows, [row for row, _ in islice(rows.walk(Position()), 2)])
     batch = Batch(inputs, targets, float((targets >= 0).sum()), progress=0.0).to(world.device)
-    state = {name: tensor.clone() for name, tensor in nets.state_dict().items()}
+    nets_state = {name: tensor.clone() for name, tensor in nets.state_dict().items()}
+    parameters = list(training.model.parameters())
+    share = runtime.config.megacontext.baseline_share
     # The longest variants come at the start of a stage, LensNet later: the passes with both need the most.
-    footprint = measure(objective.eager(focused=True), batch, list(training.model.parameters()))
-    nets.load_state_dict(state)
+    footprint = measure(objective.eager(focused=True, baseline_share=1.0), batch, parameters)
+    if share < 1:  # a pass reads its share of the rows in full, at most one row more
+        without = measure(objective.eager(focused=True, baseline_share=NO_BASELINE), batch, parameters)
+        footprint = without.with_share(footprint, share)
+    nets.load_state_dict(nets_state)
     hardware = runtime.config.hardware
     found = choose_rows(footprint, free_memory(world.device, hardware.nproc), plan.rows // world.size, configured)
     chosen = torch.tensor([found], device=world.device)
@@ -156,18 +166,19 @@ def _micro_rows(runtime: Runtime, training: Training, rows: Rows, plan: TrainPla
     return int(chosen)
 
 
-def _starting_point(runtime: Runtime, training: Training) -> Progress:
-    """Load the newest checkpoint of this stage, or the weights of the stage before, or leave the fresh initialisation."""
+def _starting_point(runtime: Runtime, training: Training) -> tuple[Progress, Mapping[str, Any]]:
+    """Load the newest checkpoint of this stage, or the weights of the stage before, or leave the fresh initialisation. Returns
+    where training goes on and all that the checkpoint keeps beside tensors, nothing where a stage begins."""
     weights = training.model.state_dict()
     own = latest(runtime.run.checkpoint_dir(runtime.stage))
     if own is not None:
         meta = load_into(own, weights, training.optimizer.state_dict())
         _check_tokenizer(runtime, meta)
-        return Progress.from_json(meta.step, meta.tokens, meta.state)
+        return Progress.from_json(meta.step, meta.tokens, meta.state), meta.state
     previous = runtime.previous_stage()
     if previous is not None:
         _check_tokenizer(runtime, load_into(runtime.last_checkpoint(previous), weights))
-    return Progress()
+    return Progress(), {}
 
 
 def _check_tokenizer(runtime: Runtime, meta: Meta) -> None:
@@ -181,7 +192,15 @@ def _check_tokenizer(runtime: Runtime, meta: Meta) -> None:
 class _Hooks:
     """What the loop tells: events, a line in the log, evaluations, samples and checkpoints."""
 
-    def __init__(self, runtime: Runtime, training: Training, writer: CheckpointWriter, plan: TrainPlan) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        training: Training,
+        writer: CheckpointWriter,
+        plan: TrainPlan,
+        kept: Mapping[str, Any],
+    ) -> None:
+        self._kept = kept  # beside the progress, in every checkpoint
         self.runtime = runtime
         self.training = training
         self.writer = writer
@@ -259,7 +278,7 @@ class _Hooks:
             tokens=progress.tokens,
             config=config.model_dump(mode="json"),
             tokenizer=self.runtime.tokenizer.fingerprint,
-            state=progress.to_json(),
+            state={**progress.to_json(), **self._kept},
         )
         self.writer.save(self.training.model.state_dict(), self.training.optimizer.state_dict(), meta)
 

@@ -106,6 +106,7 @@ class AttentionLosses(NamedTuple):
 
     focus: Tensor  # KL from the horizon's attention to the scores
     questions: Tensor  # KL from each query's attention to its own shares, mean weighted by how much attention there is
+    uninformed: Tensor  # KL from the horizon's attention to even shares of all nodes that take part
 
 
 def attention_losses(focus: Focus, wanted: Tensor, weights: Tensor, asking: Tensor | None = None) -> AttentionLosses:
@@ -121,7 +122,8 @@ def attention_losses(focus: Focus, wanted: Tensor, weights: Tensor, asking: Tens
     mass = wanted.sum(dim=2) if asking is None else wanted.sum(dim=2) * asking
     each = _divergence(wanted, focus.questions)  # [R, Q]
     questions = (each * mass).sum(dim=1) / mass.sum(dim=1).clamp(min=1e-6)
-    return AttentionLosses(_divergence(foreseen, scores), questions)
+    even = -torch.log(focus.there.sum(dim=1, keepdim=True).clamp(min=1).float()).expand_as(scores)
+    return AttentionLosses(_divergence(foreseen, scores), questions, _divergence(foreseen, even))
 
 
 def _divergence(wanted: Tensor, shares: Tensor) -> Tensor:

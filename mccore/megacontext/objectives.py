@@ -52,6 +52,8 @@ _END, _KIND, _BLOCKS, _EXPANDED, _COARSE, _POLICY, _SKIP, _REBUILT = range(8)
 
 PHASE = (math.sqrt(5) - 1) / 2  # of a turn, from step to step: spreads as evenly as can be
 
+NO_BASELINE = 1e-9  # a share of rows too small for one of them to be read in full
+
 Forward = Callable[..., Tensor]
 
 
@@ -140,9 +142,12 @@ class MegaContextObjective:
                     hint="lower megacontext.horizon or raise megacontext.train_wc_length",
                 )
 
-    def eager(self, *, focused: bool) -> MegaContextObjective:
-        """The same objective without compilation, with LensNet from the first step on if `focused`: for measuring."""
+    def eager(self, *, focused: bool, baseline_share: float | None = None) -> MegaContextObjective:
+        """The same objective without compilation, with LensNet from the first step on if `focused`, and another share of rows
+        with the plain pass: for measuring."""
         copied = copy.copy(self)
+        if baseline_share is not None:
+            copied.config = self.config.model_copy(update={"baseline_share": baseline_share})
         copied._forward = self.gpt.hidden
         copied._focused_from = 0.0 if focused else self._focused_from
         return copied
@@ -395,6 +400,8 @@ class MegaContextObjective:
         paired = there & raw & teachers.unsqueeze(1)
         gap = torch.where(paired, nll - known, torch.zeros_like(nll))
         sums.add("adv_delta", gap.sum(), paired.sum())
+        each, known_rows = gap.sum(dim=1) / paired.sum(dim=1).clamp(min=1), paired.any(dim=1)
+        sums.add("adv_delta/p95", *_percentile_95(each, known_rows))
         horizon = slice(-config.horizon, None)
         sums.add("delta_nll", gap[:, horizon].sum(), paired[:, horizon].sum())
         if config.distill_weight and baseline.hidden is not None:
@@ -472,8 +479,9 @@ class MegaContextObjective:
             there = (counted > 0).float()
             sums.add("lens_loss", (found.focus * there).sum(), there.sum())
             sums.add("question_loss", (found.questions * there).sum(), there.sum())
+            sums.add("lens_gain", ((found.uninformed - found.focus) * there).sum(), (found.uninformed * there).sum())
         elif config.lens.target != "preference":  # every rank reports the same metrics
-            for name in ("lens_loss", "question_loss"):
+            for name in ("lens_loss", "question_loss", "lens_gain"):
                 sums.add(name, loss * 0.0, loss * 0.0)
         loss = loss + self._regularise(batch, group, shape, ends, focus, portion)
         return loss, block_scores(focus, level, index, config.block_size, shape.blocks)
@@ -548,6 +556,16 @@ class MegaContextObjective:
         sums.add("preference_corr", _correlation(utilities, nll), one)
         portion = weights.sum(dim=1) / batch.step_targets
         return (portion * (found.loss + config.lens.rank_weight * found.rank)).sum()
+
+
+def _percentile_95(values: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """The least of the values [R] that 95 % of those in `there` don't exceed, and 1; 0 and 0 where there are none."""
+    count = there.sum()
+    ordered = values.masked_fill(~there, torch.inf).sort().values
+    at = (torch.ceil(0.95 * count).long() - 1).clamp(min=0)
+    found = ordered.gather(0, at.unsqueeze(0)).squeeze(0)
+    one = (count > 0).to(found.dtype)
+    return torch.where(count > 0, found, torch.zeros_like(found)), one
 
 
 def _correlation(utilities: Tensor, nll: Tensor) -> Tensor:

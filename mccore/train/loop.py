@@ -119,7 +119,7 @@ def train(
     cadence: Cadence,
     seed: int = 0,
     start: Progress | None = None,
-    flops_per_token: int = 0,
+    flops: Callable[[int], float] | None = None,
     peak_flops: float | None = None,
     count_syncs: bool = False,
 ) -> tuple[Progress, bool]:
@@ -127,8 +127,9 @@ def train(
 
     A stop asked for on any rank ends training after the step. The last step, whichever it is, is followed by a checkpoint;
     evaluating the finished model is the caller's. Raises RunError when the loss or the gradients stop being numbers; what was
-    computed since the last checkpoint is then given up. `count_syncs`: now and then count a step's waits for the device; not
-    for compiled objectives, whose operations it doesn't see.
+    computed since the last checkpoint is then given up. `flops`: the model FLOPs that so many steps take, for metrics.
+    `count_syncs`: now and then count a step's waits for the device; not for compiled objectives, whose operations it doesn't
+    see.
     """
     progress = start or Progress()
     saved = progress.step  # the step of the last checkpoint
@@ -170,15 +171,16 @@ def train(
             metrics |= {
                 "lr_multiplier": settings.lr,
                 "tokens_total": progress.tokens,
-                "flops_total": progress.tokens * flops_per_token,
+                "flops_total": flops(progress.step) if flops else 0.0,
                 "tokens_per_second": speed,
                 "step_duration": duration,
                 "data_wait": data.waited,
                 "epoch": data.epoch,
                 "memory_used": peak_memory(world.device),
             }
-            if peak_flops:
-                metrics["mfu"] = speed * flops_per_token / (peak_flops * world.size)
+            if flops and peak_flops:
+                needed = flops(progress.step) - flops(progress.step - 1)
+                metrics["mfu"] = needed / duration / (peak_flops * world.size)
             hooks.on_step(progress, metrics)
 
             done = progress.step == steps

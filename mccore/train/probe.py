@@ -29,6 +29,11 @@ class Footprint(NamedTuple):
         """How many rows stay within `limit` bytes, at least one."""
         return max(1, int((limit - self.fixed) / max(self.per_row, 1.0)))
 
+    def with_share(self, more: Footprint, share: float) -> Footprint:
+        """The footprint of passes in which a share of the rows, and at most one row beyond it, takes what `more` takes."""
+        extra = max(0.0, more.per_row - self.per_row)
+        return Footprint(max(self.fixed, more.fixed) + extra, self.per_row + share * extra)
+
 
 def measure(objective: Callable[[Batch], Losses], batch: Batch, parameters: list[Tensor]) -> Footprint:
     """The footprint of `objective`, from passes over the first row and over the first two of `batch`. Gradients that the

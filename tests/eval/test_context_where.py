@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,7 @@ def test_edges_of_distance_are_few_and_reach_everything(longest: int, nearest: i
     assert edges[:2] == [1, nearest]
     assert len(edges) <= 8
     assert edges == sorted(set(edges))
-    factors = {high // low for low, high in zip(edges[1:], edges[2:], strict=False)}
+    factors = {high // low for low, high in pairwise(edges[1:])}
     assert len(factors) <= 1
     if longest > nearest:
         assert edges[-1] <= longest < edges[-1] * max(factors, default=2)

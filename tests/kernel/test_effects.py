@@ -90,7 +90,7 @@ IDLE = [
     (["span_bias=false", "positional=gaussian_alibi"], "part of the span bias", ("span_bias=true",)),
     (["wc_length_steps=1", "start_wc_fraction=0.5"], "leaves the last length only", ("wc_length_steps=2",)),
     (["start_wc_fraction=0.25", "train_wc_length=64", "wc_length_steps=3"], "67 entries alike", ("start_wc_fraction=0.9",)),
-    (["train_wc_length=30"], "make 32 entries at least", ("train_wc_length=60",)),
+    (["train_wc_length=30", "expanded_blocks=0"], "make 32 entries at least", ("train_wc_length=60",)),
     (["block_size=32", "lod2_probability=0.5"], "no LOD2 node of 1024 tokens", ("block_size=8",)),
     (["min_history=0.99"], "steps of 7 tokens", ("min_history=0.5",)),
 ]  # fmt: skip

@@ -68,6 +68,7 @@ RECIPE = Recipe(
         megacontext=MegaContextConfig(
             block_size=8,
             horizon=16,
+            expanded_blocks=1,
             lens=LensConfig(temperature=2.0),
             allocator=Choice(name="greedy", options={"recent_tokens": 32}),
         ),

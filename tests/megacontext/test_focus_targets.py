@@ -155,6 +155,7 @@ def test_attention_losses_by_hand() -> None:
     assert found.focus.item() == pytest.approx(kl(foreseen, [0.2, 0.3, 0.5]), rel=1e-4)
     each = [kl([0.75, 0.25, 0], [0.1, 0.8, 0.1]), kl([1 / 6, 1 / 6, 4 / 6], [0.2, 0.2, 0.6])]
     assert found.questions.item() == pytest.approx((0.4 * each[0] + 0.6 * each[1]) / 1.0, rel=1e-4)
+    assert found.uninformed.item() == pytest.approx(kl(foreseen, [1 / 3] * 3), rel=1e-4)
     (gradient,) = torch.autograd.grad(found.focus.sum(), given.shares, retain_graph=True)
     slopes = [q - p for p, q in zip(foreseen, [0.2, 0.3, 0.5], strict=True)]
     assert gradient[0].tolist() == pytest.approx([*slopes, 0, 0, 0, 0, 0], abs=1e-5)

@@ -175,7 +175,7 @@ KNOBS: dict[str, Knob] = {
     "train_wc_length": Knob(28, 22, lengths),
     "wc_length_steps": Knob(2, 4, lambda config: len(set(lengths(config)))),
     "min_history": Knob(1.0, 0.5, cuts),
-    "recent_tokens": Knob(12, 20, cuts),
+    "recent_tokens": Knob(12, 16, cuts),
     "expanded_blocks": Knob(1, 3, lengths),
     "random_share": Knob(0.0, 1.0, cuts, {"policy_share": 0.0}),
     "policy_share": Knob(0.0, 1.0, cuts, {"random_share": 0.0, "expanded_blocks": 3}),

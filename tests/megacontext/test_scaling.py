@@ -18,7 +18,14 @@ from mccore.errors import ConfigError
 from mccore.megacontext.networks import MegaContextNets
 from mccore.megacontext.objectives import MegaContextObjective
 from mccore.model.gpt import GPT
-from mccore.scaling import derive, megacontext_flops, megacontext_parameters, variant_lengths
+from mccore.scaling import (
+    derive,
+    flops_per_token,
+    megacontext_flops,
+    megacontext_parameters,
+    training_flops,
+    variant_lengths,
+)
 
 ROWS = 2
 
@@ -82,16 +89,15 @@ def objective_of(config: RunConfig) -> MegaContextObjective:
 def test_lengths_are_those_that_are_drawn(
     tokens: int, size: int, max_lod: int, start: float, last: int, steps: int, expanded: int
 ) -> None:
-    config = derived(
-        ModelConfig(depth=1, head_dim=16, n_embd=16, max_seq_len=tokens),
-        block_size=size,
-        max_lod=max_lod,
-        horizon=4,
-        start_wc_fraction=start,
-        train_wc_length=min(last, int(start * tokens)),
-        wc_length_steps=steps,
-        expanded_blocks=expanded,
-    )
+    model = ModelConfig(depth=1, head_dim=16, n_embd=16, max_seq_len=tokens)
+    changes: dict[str, Any] = {
+        "block_size": size, "max_lod": max_lod, "horizon": 4, "start_wc_fraction": start, "wc_length_steps": steps,
+        "train_wc_length": min(last, int(start * tokens)),
+    }  # fmt: skip
+    try:
+        config = derived(model, **changes, expanded_blocks=expanded)
+    except ConfigError:  # no room for them
+        config = derived(model, **changes, expanded_blocks=0)
     objective = objective_of(config)
     plans = [objective.plan(0, (part + 0.5) / steps) for part in range(steps)]
     assert list(variant_lengths(config)) == [(plan.mixed.length, plan.coarse.length) for plan in plans]
@@ -140,3 +146,37 @@ def test_operations_are_those_of_a_step(settings: dict[str, Any]) -> None:
 def test_sizes_that_make_no_context_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         derived(ModelConfig(depth=1, head_dim=16, n_embd=16, max_seq_len=64), **settings)
+
+
+@pytest.mark.parametrize("changes", [{"num_random_variants": 1}, {"num_random_variants": 4, "lens": {"start": 0.4}}])
+def test_flops_of_every_step_add_up_to_those_of_the_stage(changes: dict[str, Any]) -> None:
+    config = derived(
+        ModelConfig(depth=2, head_dim=16, n_embd=32, max_seq_len=128),
+        block_size=4,
+        horizon=8,
+        expanded_blocks=1,
+        **changes,
+    )
+    steps, tokens = 240, 512
+    total = training_flops(config, steps, tokens)
+    assert len(total) == steps + 1
+    assert total[-1] == pytest.approx(steps * tokens * megacontext_flops(config).total, rel=1e-6)
+    first, last = (total[1] + total[2] - 2 * total[0]) / 2, (total[-1] - total[-3]) / 2
+    assert first > total[-1] / steps * (1 if changes["num_random_variants"] == 1 else 0.9)  # contexts shrink
+    before, after = (total[steps // 4] - total[steps // 4 - 2]) / 2, (total[steps // 4 + 2] - total[steps // 4]) / 2
+    assert before != after
+    assert last < before
+    plain = training_flops(config.model_copy(update={"megacontext": MegaContextConfig()}), 3, 10)
+    assert plain == [step * 10 * flops_per_token(config.model) for step in range(4)]
+
+
+def test_expanded_blocks_that_do_not_fit_are_refused_and_the_hint_helps() -> None:
+    model = ModelConfig(depth=1, head_dim=16, n_embd=16, max_seq_len=256)
+    sizes: dict[str, Any] = {"block_size": 16, "horizon": 16}
+    for expanded in range(1, 9):
+        room = derived(model, **sizes, expanded_blocks=expanded).megacontext.train_wc_length  # derived: there is room
+        with pytest.raises(ConfigError, match=f"expanded_blocks={expanded} blocks of 16 tokens don't fit") as refused:
+            derived(model, **sizes, expanded_blocks=expanded, train_wc_length=45)
+        assert f"train_wc_length={room} or more" in str(refused.value.hint) or room == 52
+    with pytest.raises(ConfigError, match="don't fit"):
+        derived(model, **sizes, expanded_blocks=14)

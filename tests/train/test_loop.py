@@ -99,7 +99,7 @@ def _train(chat: TokenSplit, steps: int = 6, *, micro: int = 4, objective: Objec
             step_tokens=ROWS * T,
             hooks=hooks,
             world=World(),
-            **{"cadence": Cadence(), "flops_per_token": 10, **changes},
+            **{"cadence": Cadence(), "flops": lambda steps: 1280.0 * steps, **changes},
         )
     return progress, finished, hooks, gpt
 

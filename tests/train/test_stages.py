@@ -17,7 +17,7 @@ from mccore.runtime import load_gpt
 from mccore.stages import STAGE_FUNCTIONS
 from mccore.train.checkpoint import latest
 
-from .conftest import BATCH
+from .conftest import BATCH, losses
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +184,43 @@ def test_an_empty_mixture_is_told(new_run, make_config, in_process) -> None:
     run = new_run("no-mixture", config)
     with pytest.raises(DataError, match=r"sft\.mixture is empty"):
         in_process(run, "sft")
+
+
+def test_rows_per_pass_are_measured_once_and_kept(
+    new_run, make_config, in_process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much memory a resumed run finds, it goes on with the same bits."""
+    from mccore import training
+    from mccore.runtime import Stopped
+
+    megacontext = {"enabled": True, "block_size": 4, "horizon": 4, "recent_tokens": 8, "expanded_blocks": 1}
+    config = make_config(
+        megacontext={**megacontext, "gistnet": {"layers": 1}, "lens": {"layers": 1, "queries": 4}},
+        base={"tokens": 6 * BATCH, "eval_every_tokens": 0, "sample_every_tokens": 0},
+    )
+    whole, interrupted = new_run("mc-whole", config), new_run("mc-interrupted", config)
+    in_process(whole, "encode")
+    in_process(whole, "base")
+    interrupted.request_stop()
+    with pytest.raises(Stopped):
+        in_process(interrupted, "base")
+    interrupted.clear_stop()
+    monkeypatch.setattr(training, "free_memory", lambda *_: 1.0)
+    in_process(interrupted, "base")
+    assert losses(interrupted, "base") == losses(whole, "base")
+    sums = [
+        (latest(run.checkpoint_dir("base")) / "SHA256SUMS").read_text().splitlines() for run in (whole, interrupted)
+    ]
+    model = [[line for line in lines if "safetensors" in line] for lines in sums]
+    assert model[0] == model[1]
+    # And that number matters: with one row per pass the bits are others.
+    single = new_run("mc-single", config)
+    in_process(single, "base")
+    assert losses(single, "base") != losses(whole, "base")
+
+
+def test_a_share_of_rows_in_full_takes_its_share_of_memory() -> None:
+    from mccore.train.probe import Footprint
+
+    without, every = Footprint(100.0, 10.0), Footprint(120.0, 30.0)
+    assert without.with_share(every, 0.25) == Footprint(140.0, 15.0)
