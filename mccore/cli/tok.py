@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mccore.data.text_files import is_records, record_texts, unreadable
 from mccore.errors import DataError, RunError, UsageError
 from mccore.units import count, duration, size
 
 if TYPE_CHECKING:
     from mccore.data.tokenizer import Tokenizer
 
-_RECORDS = (".parquet", ".jsonl", ".ndjson", ".jsonl.gz")
 _FIELD = click.option(
     "--field", default="text", show_default=True, help="Column or key of the text in parquet and JSON Lines files."
 )
@@ -72,7 +72,7 @@ def train(
     _check_writable(out)
     progress = Progress()
     began = time.perf_counter()
-    if any(_is_records(path) for path in files):
+    if any(is_records(path) for path in files):
         tokenizer = Tokenizer.train(_texts(files, field), vocab_size, threads=threads, progress=progress)
     else:
         tokenizer = Tokenizer.train_files(files, vocab_size, threads=threads, progress=progress)
@@ -170,13 +170,13 @@ def find_files(paths: tuple[Path, ...]) -> list[Path]:
     for path in (path.expanduser() for path in paths):
         try:
             if path.is_dir():
-                files += [found for found in _files_below(path) if _is_records(found) or _is_text(found)]
+                files += [found for found in _files_below(path) if is_records(found) or _is_text(found)]
             elif path.exists():
                 files.append(path)
             else:
                 raise DataError(f"there is no {path}", hint="check the path")
         except OSError as error:
-            raise _unreadable(error, path) from error
+            raise unreadable(error, path) from error
     if not files:
         raise DataError(f"no file of text in {', '.join(map(str, paths))}", hint="name the files themselves")
     return files
@@ -195,13 +195,6 @@ def _files_below(root: Path) -> Iterator[Path]:
     return (path for path in sorted(found) if path.is_file())
 
 
-def _unreadable(error: OSError, path: Path) -> DataError:
-    return DataError(
-        f"can't read {error.filename or path}: {error.strerror}",
-        hint="put it back, correct its permissions, or leave it out",
-    )
-
-
 def _check_writable(directory: Path) -> None:
     """Find out before a long training whether anything can be written. Raises UsageError."""
     existing = directory.absolute()
@@ -210,10 +203,6 @@ def _check_writable(directory: Path) -> None:
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         why = "isn't writable" if existing.is_dir() else "isn't a directory"
         raise UsageError(f"can't write to {directory}: {existing} {why}", hint="choose another --out")
-
-
-def _is_records(path: Path) -> bool:
-    return path.name.lower().endswith(_RECORDS)
 
 
 def _is_text(path: Path) -> bool:
@@ -225,65 +214,14 @@ def _is_text(path: Path) -> bool:
 def _texts(files: list[Path], field: str, *, decode: bool = False) -> Iterator[Any]:
     """The documents of files: str, or bytes for plain files unless they are to be decoded."""
     for path in files:
-        if path.name.lower().endswith(".parquet"):
-            yield from _parquet_texts(path, field)
-        elif _is_records(path):
-            yield from _json_texts(path, field)
+        if is_records(path):
+            yield from record_texts(path, field)
         else:
             try:
                 data = path.read_bytes()
             except OSError as error:
-                raise _unreadable(error, path) from error
+                raise unreadable(error, path) from error
             yield data.decode("utf-8", errors="replace") if decode else data
-
-
-def _json_texts(path: Path, field: str) -> Iterator[str]:
-    from mccore.data.corpora import read_json_lines
-
-    try:
-        for number, value in read_json_lines(path):
-            text = value.get(field) if isinstance(value, dict) else None
-            if not isinstance(text, str):
-                raise DataError(
-                    f"{path}, line {number}: no text under {field!r}", hint="name the key of the text with --field"
-                )
-            if not _is_unicode(text):
-                raise DataError(
-                    f"{path}, line {number}: half of a surrogate pair, which stands for no character",
-                    hint="write it again from the text that it came from",
-                )
-            yield text
-    except OSError as error:
-        raise _unreadable(error, path) from error
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a string can be written as UTF-8. JSON can hold halves of characters by their numbers."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _parquet_texts(path: Path, field: str) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        if field not in file.schema_arrow.names:
-            raise DataError(
-                f"{path} has no column {field!r}; it has {', '.join(file.schema_arrow.names)}",
-                hint="name the column of the text with --field",
-            )
-        for batch in file.iter_batches(batch_size=1024, columns=[field]):
-            for text in batch.column(0).to_pylist():
-                if not isinstance(text, str):
-                    raise DataError(f"a row of {path} has no text in {field!r}", hint="drop empty rows")
-                yield text
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} isn't a readable parquet file: {error}", hint="fetch or write it again") from error
 
 
 class Progress:

@@ -13,7 +13,6 @@ the last state or the new one. Tokens that were flushed later than it are there 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,52 +21,19 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import JsonValue
 
 from mccore.api import TreeBackend, TreeSpec
-from mccore.errors import MccoreError
 from mccore.files import write_atomic
 from mccore.megacontext.controller import Focus
 from mccore.megacontext.cut import CutError, decode_runs, encode_runs, sharpen_tail
 from mccore.megacontext.session import ContextModel, Session
+from mccore.megacontext.session_state import STATE, TREE, SessionError, SessionState, read_state
 from mccore.megacontext.tree import Tree
 
-VERSION = 1
-STATE, TREE = "session.json", "tree"
-_FORMAT = "mccore session"
 _COPY_BYTES = 2**24
 
 Trees = Callable[[TreeSpec], TreeBackend]  # builds a backend, with files where the spec has a directory
-
-
-class SessionError(MccoreError):
-    """A saved session that can't be opened: it is damaged, or another model's."""
-
-
-class SessionState(BaseModel):
-    """What session.json holds. `cut` are runs (level, entries), `recent` the edits of the last refocuses."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: str = _FORMAT
-    version: int = VERSION
-    model: str
-    block_size: int
-    levels: int
-    stored: str
-    budget: int
-    kv_policy: str
-    tokens: int
-    covered: int
-    cut: list[tuple[int, int]]
-    age: list[int]
-    recent: list[tuple[list[tuple[int, int]], list[tuple[int, int]]]]
-    since: int
-    refocuses: int
-    seed: int
-    keys: str | None
-    keys_sha256: str | None
-    notes: dict[str, JsonValue]
 
 
 def create_session(model: ContextModel, directory: Path, trees: Trees, *, seed: int = 0) -> Session:
@@ -127,31 +93,6 @@ def save_session(
     for old in directory.glob("keys-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
-
-
-def read_state(directory: Path) -> SessionState:
-    """What a saved session's session.json says. Raises SessionError for what isn't a session, or a damaged one."""
-    path = directory / STATE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise SessionError(f"{path} isn't the state of a session", hint="choose another directory")
-        if content.get("version") != VERSION:
-            raise SessionError(
-                f"{path} is of format version {content.get('version')}, and this is version {VERSION}",
-                hint="use the version of mccore that wrote it",
-            )
-        return SessionState.model_validate(content)
-    except FileNotFoundError:
-        raise SessionError(
-            f"there is no session in {directory}", hint="`mccore chat --session NAME` begins one"
-        ) from None
-    except OSError as error:
-        raise SessionError(f"can't read {path}: {error.strerror}") from error
-    except (ValueError, ValidationError) as error:
-        raise SessionError(
-            f"{path} is damaged: {str(error).splitlines()[0]}", hint="restore the directory from a copy"
-        ) from error
 
 
 def open_session(model: ContextModel, directory: Path, trees: Trees) -> tuple[Session, dict[str, JsonValue]]:
