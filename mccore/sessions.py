@@ -83,10 +83,8 @@ def context_model(
     extension = plugins.load("allocator", config.allocator.name)
     options = plugins.read_options("allocator", config.allocator, extension)
     own = getattr(options, "recent_tokens", None)
-    if own is not None and "recent_tokens" not in config.allocator.options:
-        # Its default is made for large Working Contexts; in a small one it would leave nothing to allocate.
-        least = max(config.wc_length // 8, config.refocus_interval, config.block_size)
-        options = options.model_copy(update={"recent_tokens": min(own, least)})
+    if own is not None:  # made for large Working Contexts, in a small one it would leave nothing to allocate
+        options = options.model_copy(update={"recent_tokens": min(own, config.wc_length // 4)})
     settings = SessionSettings(
         budget=config.wc_length,
         interval=config.refocus_interval,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,8 +12,6 @@ import click
 from mccore.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mccore.rundir import RunDir
     from mccore.serve.engine import Engine
 
@@ -30,6 +29,21 @@ STAGES = ("sft", "mid", "base")  # best for a chat first
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer in tokens; default: the run's.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of sampling; default: another one every time.")
 @click.option("--system", help="System message: what the assistant should know or be.")
+@click.option("--session", "name", metavar="NAME", help="Go on with the conversation of this name, or begin it; kept.")
+@click.option("--context", "context", metavar="PATH", help="Start from a context that `mccore context build` made.")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A text file to go before the first message.",
+)
+@click.option(
+    "--mc/--no-mc", "megacontext", default=None, help="With a Working Context or a window; default: what the run has."
+)
+@click.option("--wc-length", type=click.IntRange(1), help="Entries of the Working Context; default: the run's.")
+@click.option("--refocus-interval", type=click.IntRange(1), help="Tokens between two refocuses; default: the run's.")
+@click.option("--allocator", help="Focus allocator; default: the run's.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per answer.")
 def chat(
@@ -41,6 +55,13 @@ def chat(
     max_new_tokens: int | None,
     seed: int | None,
     system: str | None,
+    name: str | None,
+    context: str | None,
+    files: tuple[Path, ...],
+    megacontext: bool | None,
+    wc_length: int | None,
+    refocus_interval: int | None,
+    allocator: str | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -48,7 +69,16 @@ def chat(
 
     In the chat, /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves. When standard input isn't a terminal,
     every line of it is a message.
+
+    A run with MegaContext remembers everything that was said, however long; with --session it still does tomorrow.
     """
+    from mccore.cli.chat_sessions import SessionChoice, open_history, saved_run
+
+    wanted = SessionChoice(name, context, wc_length, refocus_interval, allocator)
+    if megacontext is False and wanted.given:
+        raise UsageError("--no-mc goes with a window, and a window has no session", hint="leave one of them away")
+    if run is None and name is not None:
+        run, stage = saved_run(name, stage)
     chosen = find_run(run)
     stage, checkpoint = find_checkpoint(chosen, stage)
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -66,13 +96,23 @@ def chat(
         max_new_tokens=max_new_tokens or defaults.max_new_tokens,
         seed=int.from_bytes(os.urandom(4)) if seed is None else seed,
     )
-    context = TextContext(engine) if stage == "base" else WindowContext(engine)
-    session = ChatSession(engine.tokenizer, context, sampling, system)
-    terminal = Terminal(session, {"run": chosen.name, "stage": stage, "step": step}, as_json=as_json)
-    if text is not None:
-        terminal.answer_once(text)
-    else:
-        terminal.converse(describe(chosen, stage, step, engine))
+    history = None
+    if megacontext is not False and (megacontext or wanted.given or chosen.config.megacontext.enabled):
+        history = open_history(engine, checkpoint, wanted, stage == "base", {"run": chosen.name, "stage": stage})
+    window = TextContext(engine) if stage == "base" else WindowContext(engine)
+    session = ChatSession(engine.tokenizer, history.context if history else window, sampling, system)
+    source = {"run": chosen.name, "stage": stage, "step": step, **({"session": name} if name else {})}
+    terminal = Terminal(session, source, as_json=as_json, history=history)
+    try:
+        for path in files:
+            terminal.attach(path)
+        if text is not None:
+            terminal.answer_once(text)
+        else:
+            terminal.converse(describe(chosen, stage, step, engine))
+    finally:
+        if history is not None:
+            history.close()
 
 
 def find_run(selector: str | None) -> RunDir:

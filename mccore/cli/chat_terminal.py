@@ -11,14 +11,25 @@ from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mccore.errors import Interrupted, MccoreError, UsageError
 from mccore.serve.chat import ChatSession, TextContext, TurnStats
 from mccore.serve.reply import PartType, Piece, merge
 
+if TYPE_CHECKING:
+    from mccore.cli.chat_sessions import History
+    from mccore.megacontext.session import Session
+
 PROMPT = "> "
 MAX_FILE_BYTES = 16 * 2**20
+MAX_HISTORY_FILE_BYTES = 1 << 30  # of a file that goes into a session, which has no end
+SESSION_HELP = (
+    "/save             save the session, as every answer does\n"
+    "/branch NAME      go on in a copy of the session, under that name\n"
+    "/cut              show the Working Context\n"
+    "/sources          show what the last answer saw word for word\n"
+)
 
 # Control characters move cursors and change titles; a model must not be able to. Shown as what they are instead.
 _VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
@@ -28,8 +39,16 @@ _VISIBLE |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
 class Terminal:
     """One conversation at a terminal, or through pipes: answers go to standard output, all else to standard error."""
 
-    def __init__(self, session: ChatSession, source: dict[str, Any], *, as_json: bool = False) -> None:
+    def __init__(
+        self,
+        session: ChatSession,
+        source: dict[str, Any],
+        *,
+        as_json: bool = False,
+        history: History | None = None,
+    ) -> None:
         self.session = session
+        self.history = history  # where the conversation has a session of its own
         self.source = source
         self.as_json = as_json
         self.interactive = sys.stdin.isatty()
@@ -96,6 +115,8 @@ class Terminal:
                         break
             finally:
                 answer.close()
+                if self.history is not None:
+                    self.history.save()
         self._attached.clear()
         stats = self.session.turns[-1]
         if self.as_json:
@@ -144,6 +165,17 @@ class Terminal:
             "tokens_left_out": stats.tokens_left_out,
             "seconds": round(stats.seconds, 3),
             "sampling": vars(self.session.sampling),
+            **({} if self.history is None else {"context": self._context_record(self.history.session)}),
+        }
+
+    def _context_record(self, session: Session) -> dict[str, Any]:
+        """The Working Context after an answer. `seen`: runs [start, stop, level], the finest the answer saw of the history."""
+        return {
+            "tokens": session.tokens,
+            "entries": session.entries,
+            "budget": session.model.settings.budget,
+            "refocuses": session.refocuses,
+            "seen": session.seen(),
         }
 
     @contextlib.contextmanager
@@ -177,6 +209,8 @@ class Terminal:
             "help": self._help, "clear": self._clear, "stats": self._stats, "save": self._save, "load": self._load,
             "file": self._file, "system": self._system, "temperature": self._temperature, "topk": self._top_k,
         }  # fmt: skip
+        if self.history is not None:
+            commands |= {"cut": self._cut, "sources": self._sources, "branch": self._branch}
         if name not in commands:
             close = get_close_matches(name, [*commands, "quit"], n=1)
             raise UsageError(
@@ -195,7 +229,8 @@ class Terminal:
             "/load FILE        go on with a saved conversation\n"
             "/quit             leave\n"
             "/save FILE        save the conversation as JSON\n"
-            "/stats            tokens and speed\n"
+            + ("" if self.history is None else SESSION_HELP)
+            + "/stats            tokens and speed\n"
             "/system [TEXT]    show or set the system message; `-` removes it\n"
             "/temperature [T]  show or set the temperature, 0 to 2\n"
             "/topk [K]         show or set top-k, 0 for all tokens\n"
@@ -203,25 +238,71 @@ class Terminal:
         )
 
     def _clear(self, argument: str) -> None:
+        if self.history is not None:
+            self.history.clear()
+            self.session.context = self.history.context
         self.session.clear()
         self._attached.clear()
         self._note("(forgotten)")
 
     def _stats(self, argument: str) -> None:
         turns = self.session.turns
+        if self.history is not None:
+            self._note(describe_session(self.history.session))
         if not turns:
             self._note("(no answer yet)")
             return
         last, total = turns[-1], sum(turn.new_tokens for turn in turns)
         self._note(
-            f"last answer: {last.prompt_tokens} tokens shown, {last.new_tokens} written, first after "
+            f"last answer: {last.prompt_tokens} tokens {'shown' if self.history is None else 'read'}, "
+            f"{last.new_tokens} written, first after "
             f"{last.first_token_seconds:.2f} s, then {last.tokens_per_second:.1f} tokens/s\n"
-            f"context: {last.prompt_tokens + last.new_tokens} of {self.session.context.size} tokens in use, "
-            f"{last.messages_left_out} messages left out\n"
-            f"session: {len(turns)} answers, {total} tokens in {sum(turn.seconds for turn in turns):.1f} s"
+            + (
+                f"context: {last.prompt_tokens + last.new_tokens} of {self.session.context.size} tokens in use, "
+                f"{last.messages_left_out} messages left out\n"
+                if self.history is None
+                else ""
+            )
+            + f"session: {len(turns)} answers, {total} tokens in {sum(turn.seconds for turn in turns):.1f} s"
         )
 
+    def _cut(self, argument: str) -> None:
+        from mccore.serve.history import picture
+
+        assert self.history is not None
+        self._note(picture(self.history.session))
+
+    def _sources(self, argument: str) -> None:
+        from mccore.serve.history import passages
+
+        assert self.history is not None
+        found = passages(self.history.session, self.session.tokenizer)
+        self._note(
+            "\n".join(f"tokens {each.start:,} to {each.stop:,}: {each.text}" for each in found)
+            if found
+            else "(the last answer saw nothing word for word but the newest tokens)"
+        )
+
+    def _branch(self, argument: str) -> None:
+        assert self.history is not None
+        if not argument:
+            raise UsageError("a name for the branch is missing", hint="/branch NAME")
+        before = self.history.session.directory
+        self.history.branch(argument)
+        left = f"; {before.name!r} stays as it is" if before is not None else ""
+        self.source["session"] = argument
+        self._note(f"(going on in the session {argument!r}{left})")
+
     def _save(self, argument: str) -> None:
+        if self.history is not None and not argument:
+            directory = self.history.session.directory
+            if directory is None:
+                raise UsageError(
+                    "this session has no name", hint="/branch NAME goes on under one, /save FILE writes JSON"
+                )
+            self.history.save()
+            self._note(f"(saved: {directory})")
+            return
         path = _path(argument, "/save FILE")
         self.session.save(path)
         self._note(f"({len(self.session.messages)} messages saved in {path})")
@@ -232,15 +313,19 @@ class Terminal:
         self._note(f"({len(self.session.messages)} messages loaded)")
 
     def _file(self, argument: str) -> None:
-        path = _path(argument, "/file PATH")
+        self.attach(_path(argument, "/file PATH"))
+
+    def attach(self, path: Path) -> None:
+        """Put a text file before the next message. Raises UsageError for what isn't one."""
+        most = MAX_FILE_BYTES if self.history is None else MAX_HISTORY_FILE_BYTES
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise UsageError(f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB")
+            if path.stat().st_size > most:
+                raise UsageError(f"{path} is larger than {most // 2**20} MiB")
             content = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"can't read {path}: {error.strerror}") from error
+            raise UsageError(f"can't read {path}: {error.strerror}", hint="give a text file's path") from error
         except UnicodeDecodeError:
-            raise UsageError(f"{path} isn't UTF-8 text") from None
+            raise UsageError(f"{path} isn't UTF-8 text", hint="convert it first") from None
         self._attached.append((path.name, content.strip("\n")))
         self._note(f"({path.name}: {len(content):,} characters go with the next message)")
 
@@ -273,6 +358,24 @@ class Terminal:
 
     def _dim(self, text: str) -> str:
         return f"\x1b[2m{text}\x1b[0m" if self.styled and text else text
+
+
+def describe_session(session: Session) -> str:
+    """A session's size, and what its refocuses took."""
+    from mccore.units import size
+
+    controller = sorted(1000 * done.duration for done in session.recent)
+    lines = [
+        f"history: {session.tokens:,} tokens; Working Context: {session.entries:,} of "
+        f"{session.model.settings.budget:,} entries, keys and values {size(session.context.cache.nbytes)}"
+    ]
+    if controller:
+        p50, p95 = (controller[int(share * (len(controller) - 1))] for share in (0.5, 0.95))
+        lines.append(
+            f"refocuses: {session.refocuses:,}, one in {session.model.settings.interval} tokens; "
+            f"controller p50 {p50:.1f} ms, p95 {p95:.1f} ms; {session.context.entries_read:,} entries read in all"
+        )
+    return "\n".join(lines)
 
 
 def _path(argument: str, usage: str) -> Path:

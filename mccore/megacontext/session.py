@@ -113,9 +113,9 @@ class ContextModel:
         return self._allocator(AllocatorSpec(self.block_size, max_lod, seed))
 
     def levels_for(self, tokens: int) -> int:
-        """The coarsest level that a history of so many tokens is shown at: the finest with which the shortest cut takes two
-        thirds of the Working Context at most, not finer than the coarsest in training."""
-        most = 2 * (self.settings.budget - self.settings.interval) // 3
+        """The coarsest level that a history of so many tokens is shown at: the finest with which the shortest cut takes three
+        quarters of the Working Context at most, not finer than the coarsest in training."""
+        most = 3 * (self.settings.budget - self.settings.interval) // 4
         for level in range(min(self.nets.config.max_lod, self.levels), self.levels):
             if tokens // self.block_size**level + level * (self.block_size - 1) <= most - self.recent_tokens:
                 return level

@@ -1,0 +1,156 @@
+"""The session behind a chat: opened by name, saved after every answer, branched."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mccore.errors import UsageError
+
+if TYPE_CHECKING:
+    from mccore.megacontext.session import ContextModel, Session
+    from mccore.megacontext.session_files import Trees
+    from mccore.serve.engine import Engine
+    from mccore.serve.history import HistoryContext
+
+REPORTED = 2**17  # tokens of a message from which reading it is worth a progress line
+
+
+@dataclass(frozen=True)
+class SessionChoice:
+    """What a user asked of the session on the command line."""
+
+    name: str | None = None
+    context: str | None = None
+    wc_length: int | None = None
+    refocus_interval: int | None = None
+    allocator: str | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was asked."""
+        return any(value is not None for value in vars(self).values())
+
+
+def saved_run(name: str, stage: str | None) -> tuple[str | None, str | None]:
+    """The run and stage that a saved session belongs to, as far as it exists and says so."""
+    from mccore.sessions import session_directory
+
+    try:
+        notes = json.loads((session_directory(name) / "session.json").read_text(encoding="utf-8"))["notes"]
+        return notes.get("run"), stage or notes.get("stage")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, stage  # a new one; what is damaged is told when it is opened
+
+
+@dataclass
+class History:
+    """The session of a chat, and where it is kept."""
+
+    context: HistoryContext
+    model: ContextModel
+    trees: Trees
+    notes: dict[str, Any]
+
+    @property
+    def session(self) -> Session:
+        """The session that the chat goes on in now."""
+        return self.context.session
+
+    def save(self) -> None:
+        """Keep what was said, where the session has a place. Raises SessionError, RunError."""
+        from mccore.megacontext.session_files import save_session
+
+        self.context.finish()
+        if self.session.directory is not None:
+            save_session(self.session, self.session.directory, self.trees, notes=self._notes())
+
+    def branch(self, name: str) -> Path:
+        """Go on in a copy of that name; the session that was left stays as it is. Raises UsageError, SessionError, RunError."""
+        from mccore.megacontext.session_files import open_session, save_session
+        from mccore.sessions import session_directory
+
+        directory = session_directory(name)
+        if directory.exists():
+            raise UsageError(f"there is a session {name!r} already", hint="choose another name")
+        self.save()
+        save_session(self.session, directory, self.trees, notes=self._notes())
+        copy, _ = open_session(self.model, directory, self.trees)
+        self.session.close()
+        self.context.session = copy
+        return directory
+
+    def clear(self) -> None:
+        """Begin anew. Raises UsageError for a session that is kept."""
+        from mccore.serve.history import HistoryContext, require_unnamed
+
+        require_unnamed(self.session)
+        old = self.context
+        old.session.close()
+        self.context = HistoryContext(
+            old.engine, new_session(self.model, self.trees), plain=old.plain, on_progress=old.on_progress
+        )
+
+    def close(self) -> None:
+        """Let go of the session. What was answered has been saved."""
+        self.session.close()
+
+    def _notes(self) -> dict[str, Any]:
+        return {**self.notes, "system": self.context.system}
+
+
+def new_session(model: ContextModel, trees: Trees) -> Session:
+    """A session in memory."""
+    from mccore.megacontext.session import Session
+    from mccore.megacontext.tree import Tree
+
+    return Session(model, Tree(trees(model.encoder.spec()), model.encoder))
+
+
+def open_history(
+    engine: Engine, checkpoint: Path, choice: SessionChoice, plain: bool, source: dict[str, Any]
+) -> History:
+    """The session that was asked for. Raises UsageError for a model without MegaContext, SessionError, RunError."""
+    from mccore.config import Choice
+    from mccore.megacontext.session_files import STATE, create_session, open_session
+    from mccore.serve.history import HistoryContext
+    from mccore.sessions import Overrides, context_model, session_directory
+    from mccore.train.checkpoint import read_meta
+
+    overrides = Overrides(
+        allocator=None if choice.allocator is None else Choice(name=choice.allocator),
+        wc_length=choice.wc_length,
+        refocus_interval=choice.refocus_interval,
+    )
+    model, trees = context_model(checkpoint, engine.model, read_meta(checkpoint), engine.model.device, overrides)
+    directory = None if choice.name is None else session_directory(choice.name)
+    notes: dict[str, Any] = dict(source)
+    if directory is not None and (directory / STATE).exists():
+        if choice.context is not None:
+            raise UsageError(
+                f"the session {choice.name!r} exists, and a context comes before everything that was said",
+                hint="leave --context away, or begin another session",
+            )
+        session, notes = open_session(model, directory, trees)
+        print(f"(session {choice.name!r}: {session.tokens:,} tokens of history)", file=sys.stderr)
+    elif choice.context is not None:
+        from mccore.megacontext.session_files import mount_context
+
+        session = mount_context(model, Path(choice.context).expanduser(), trees, directory)
+    elif directory is not None:
+        session = create_session(model, directory, trees)
+    else:
+        session = new_session(model, trees)
+    system = notes.pop("system", None)
+    context = HistoryContext(
+        engine, session, plain=plain, system=system if isinstance(system, str) else None, on_progress=_progress
+    )
+    return History(context, model, trees, {**notes, **source})
+
+
+def _progress(done: int, total: int) -> None:
+    if total >= REPORTED and sys.stderr.isatty():
+        print(f"\r(reading: {done:,} of {total:,} tokens)\x1b[K", end="", file=sys.stderr, flush=True)
