@@ -95,7 +95,7 @@ def test_what_was_generated_is_in_the_history_however_it_ends(contexts: ContextM
         generation.close()
         said = generation.completion.tokens
         assert told == said
-        assert everything(session) == ([1, 2, 3] + said if taken else [])
+        assert everything(session) == ([1, 2, 3, *said] if taken else [])
         assert len(said) == min(taken, 50) or taken == 0
 
 
