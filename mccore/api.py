@@ -63,11 +63,32 @@ class LevelSpec:
 class TreeSpec:
     """What a tree backend stores: one `LevelSpec` per level, level 0 first.
 
-    `directory` is the backend's own, made by it when missing; None for one that needs no directory, such as `ram`.
+    `directory` is the backend's own, made by it when missing; None for one that needs no directory, such as `ram`. The two
+    ways of opening below are for a directory that holds a tree; with either, no levels mean those that are stored. A backend
+    that offers `read_only` is a `SharedTree`, one that offers `salvage` a `RepairableTree`; the others ignore both, and core
+    doesn't ask them.
     """
 
     levels: tuple[LevelSpec, ...]
     directory: Path | None = None
+    read_only: bool = False
+    """Show what the last completed flush left, beside a writer or without one: no lock, no write, and appending is an error."""
+    salvage: bool = False
+    """Open in spite of damaged rows, to find and mend them. No rows can be appended, and reading damaged ones may be an error."""
+
+
+@dataclass(frozen=True)
+class TreeDamage:
+    """Rows `[start, stop)` of a level that aren't known to be those that were appended, because `what` is wrong with the
+    bytes `[first_byte, stop_byte)` of a file."""
+
+    level: int
+    start: int
+    stop: int
+    path: Path
+    first_byte: int
+    stop_byte: int
+    what: str
 
 
 @runtime_checkable
@@ -95,6 +116,40 @@ class TreeBackend(Protocol):
 
     def close(self) -> None:
         """Flush and let go of files; harmless when called twice. What was read before stays readable."""
+        ...
+
+
+@runtime_checkable
+class SharedTree(TreeBackend, Protocol):
+    """A backend of which any number can be open with `TreeSpec.read_only` beside one that isn't."""
+
+    levels: tuple[LevelSpec, ...]
+
+    def refresh(self) -> bool:
+        """Show what has been flushed since, and say whether that is more. What was read before stays as it was."""
+        ...
+
+
+@runtime_checkable
+class RepairableTree(TreeBackend, Protocol):
+    """A backend that can tell which rows are damaged and take them anew; `TreeSpec.salvage` opens it whatever its state.
+
+    `damage` works with `read_only` too; `restore` and `truncate` need a tree opened with `salvage` and without `read_only`.
+    """
+
+    levels: tuple[LevelSpec, ...]
+
+    def damage(self) -> tuple[TreeDamage, ...]:
+        """Every damaged stretch, level by level, in the order of rows; reads all that is stored."""
+        ...
+
+    def restore(self, level: int, start: int, rows: NDArray[Any]) -> bool:
+        """Put `rows` in place of `[start, start + len(rows))`, which the caller vouches for. Says whether the checksums of
+        what was appended there match; where they don't, these rows are what counts from now on."""
+        ...
+
+    def truncate(self, lengths: tuple[int, ...]) -> Path:
+        """Cut every level to its length, and give the place where a copy of the tree as it was is kept."""
         ...
 
 

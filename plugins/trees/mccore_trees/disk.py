@@ -4,15 +4,18 @@ A directory holds `tree.json` (format, version and the type of each level's rows
 level, `commits` (how many rows of each level count) and `lock`. `flush` is the commit: after a crash, opening the directory
 shows exactly the rows of the last flush that completed, and drops whatever was written later.
 
+One writer holds the lock; any number of readers need neither it nor permission to write, and see what was committed when they
+opened or refreshed. Rows never change and files only grow, so the two don't wait for each other.
+
 What is checked when: opening checks the header, the commit record, the size of every file and the last block of every level,
-which is all that a crash can have touched. `verify` checks every block, at the speed of the disk.
+which is all that a crash can have touched. `damage` checks every block, at the speed of the disk.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,16 +24,17 @@ from typing import Any
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mccore.api import Extension, Options, TreeBackend, TreeSpec
+from mccore.api import Extension, LevelSpec, Options, TreeBackend, TreeDamage, TreeSpec
 from mccore.errors import RunError
 from mccore.hookspecs import hookimpl
-from mccore_trees.commits import MAX_LEVELS, Commit, LevelCommit, read_commit, write_commit
+from mccore_trees.commits import MAX_LEVELS, CommitFile
 from mccore_trees.files import SyncError, failure, open_file, sync_directory
+from mccore_trees.files import damage as damage_error
+from mccore_trees.header import check_levels, read_header, write_header
 from mccore_trees.level_file import LevelFile, level_paths
 from mccore_trees.rows import RowType
 
-FORMAT_VERSION = 1
-_FORMAT = "mccore tree"
+_HEADER, _COMMITS, _LOCK = "tree.json", "commits", "lock"
 
 
 class DiskOptions(Options):
@@ -43,7 +47,7 @@ class DiskOptions(Options):
 
 
 class DiskTree:
-    """One directory, one writer. Reads of more than a few rows are views of the mapped files, without a copy.
+    """One directory. Reads of more than a few rows are views of the mapped files, without a copy.
 
     Raises RunError: no directory, another tree's rows in it, a second writer, damage, a full disk.
     """
@@ -57,30 +61,47 @@ class DiskTree:
             raise RunError(f"a disk tree has at most {MAX_LEVELS} levels, not {len(spec.levels)}")
         self._directory = spec.directory
         self._fsync = options.fsync
+        self._read_only, self._salvage = spec.read_only, spec.salvage
         self._failed_sync = False
         self._closed = False
-        types = [RowType(level, each) for level, each in enumerate(spec.levels)]
+        self._levels: list[LevelFile] = []
         with ExitStack() as opened:  # a failure on the way closes what was opened before it
             try:
-                self._directory.mkdir(parents=True, exist_ok=True)
-                self._lock = opened.enter_context(open_file(self._directory / "lock"))
-                self._take_lock()
-                self._commits = opened.enter_context(open_file(self._directory / "commits"))
-                header = self._directory / "tree.json"
-                if header.exists():
-                    _check_header(header, types)
-                else:
-                    self._create(header, types)
-                self._commit = read_commit(self._commits, self._directory / "commits")
+                self._open(spec.levels, opened)
             except OSError as error:
                 raise failure("open the tree in", self._directory, error) from error
-            if len(self._commit.levels) != len(types):
-                raise RunError(f"{self._directory}: the commit record and tree.json differ in the number of levels")
-            self._levels = []
-            for rows, committed in zip(types, self._commit.levels, strict=True):
-                self._levels.append(LevelFile(self._directory, rows, committed))
-                opened.callback(self._levels[-1].close)
             self._files = opened.pop_all()
+
+    def _open(self, levels: tuple[LevelSpec, ...], opened: ExitStack) -> None:
+        header = self._directory / _HEADER
+        if self._read_only or self._salvage:
+            if not header.exists():
+                raise RunError(f"there is no tree in {self._directory}", hint="check the path")
+        else:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        if not self._read_only:
+            self._lock = opened.enter_context(open_file(self._directory / _LOCK))
+            self._take_lock()
+        if not header.exists():
+            self._create(header, [RowType(level, each) for level, each in enumerate(levels)])
+        stored = read_header(header)
+        if not levels and (self._read_only or self._salvage):
+            levels = stored
+        types = [RowType(level, each) for level, each in enumerate(levels)]
+        check_levels(self._directory, stored, types)
+        self.levels = levels
+        self._commits = CommitFile(self._directory / _COMMITS, read_only=self._read_only)
+        opened.callback(self._commits.close)
+        commit = self._commits.commit
+        if len(commit.levels) != len(types):
+            raise RunError(f"{self._directory}: the commit record and {_HEADER} differ in the number of levels")
+        for rows, committed in zip(types, commit.levels, strict=True):
+            self._levels.append(
+                LevelFile(self._directory, rows, committed, read_only=self._read_only, salvage=self._salvage)
+            )
+            opened.callback(self._levels[-1].close)
+        if not self._commits.agree and not self._read_only and not self._salvage:
+            self._commit()  # a process died between the two copies, and the disk may have neither the rows nor the record
 
     def length(self, level: int) -> int:
         """Rows of a level. Raises IndexError for a level outside the spec."""
@@ -88,7 +109,10 @@ class DiskTree:
 
     def append(self, level: int, rows: NDArray[Any]) -> None:
         """Add rows `[m, *shape]`: all, or none and an error. Raises ValueError on another shape or dtype, RunError."""
-        self._level(level).append(rows)
+        file = self._level(level)
+        if self._read_only or self._salvage:
+            raise RunError(f"the tree in {self._directory} is open {'to be read' if self._read_only else 'for repair'} only")
+        file.append(rows)
 
     def read(self, level: int, start: int, stop: int) -> NDArray[Any]:
         """Rows `[start, stop)`, read-only. Raises IndexError outside the level, RunError."""
@@ -97,27 +121,105 @@ class DiskTree:
     def flush(self) -> None:
         """Commit every row appended so far. Raises RunError; then the commit before still counts."""
         self._check_open()
+        if self._read_only or self._salvage:
+            return
         if self._failed_sync:
             raise RunError(
                 f"the disk under {self._directory} failed to take an earlier flush; which rows it has can't be known",
                 hint="open the tree again: it shows the last flush that completed",
             )
-        if tuple(level.length for level in self._levels) == tuple(level.rows for level in self._commit.levels):
+        if tuple(level.length for level in self._levels) == self._commits.commit.rows:
             return
         try:
-            levels = tuple(level.commit(durable=self._fsync) for level in self._levels)
-            commit = Commit(self._commit.sequence + 1, levels)
-            write_commit(self._commits, commit, durable=self._fsync)
+            self._commit()
         except OSError as error:
             self._failed_sync = isinstance(error, SyncError)  # after any other failure a second try is sound
             raise failure("commit", self._directory, error) from error
-        self._commit = commit
+
+    def refresh(self) -> bool:
+        """Show what the writer has committed since, and say whether that is more. Raises RunError.
+
+        For a tree opened with `read_only`; any other shows everything at once.
+        """
+        self._check_open()
+        if not self._read_only:
+            return False
+        before = self._commits.commit
+        try:
+            self._commits.reread()
+        except OSError as error:
+            raise failure("read", self._directory, error) from error
+        if self._commits.commit == before:
+            return False
+        for level, committed in zip(self._levels, self._commits.commit.levels, strict=True):
+            level.refresh(committed)
+        return self._commits.commit.rows != before.rows
+
+    def damage(self) -> tuple[TreeDamage, ...]:
+        """Check every block of every level. Raises RunError where a file can't be read at all."""
+        self._check_open()
+        return tuple(found for level in self._levels for found in level.damage())
 
     def verify(self) -> None:
-        """Check every block of every level. Raises RunError naming the file and the byte where damage begins."""
+        """Raise RunError naming the file and the byte where damage begins, if there is any."""
+        for found in self.damage():
+            raise damage_error(
+                found.path, found.first_byte, f"the {found.stop_byte - found.first_byte} bytes from there: {found.what}"
+            )
+
+    def restore(self, level: int, start: int, rows: NDArray[Any]) -> bool:
+        """Put rows in place of `[start, start + len(rows))`; says whether they match the checksums of those that were appended.
+
+        Raises ValueError, IndexError, RunError.
+        """
+        file = self._level(level)
+        self._check_salvage()
+        try:
+            exact = file.restore(start, rows)
+            levels = tuple(each.commit(durable=False) for each in self._levels)
+            if levels != self._commits.commit.levels:
+                self._commits.write(levels, durable=True)
+        except OSError as error:
+            raise failure("repair", self._directory, error) from error
+        return exact
+
+    def truncate(self, lengths: tuple[int, ...]) -> Path:
+        """Cut every level to its length. The files as they were go into a folder in the directory, which is returned.
+
+        Readers keep the files that they have open. Raises ValueError for lengths that don't fit, RunError.
+        """
         self._check_open()
-        for level in self._levels:
-            level.verify()
+        self._check_salvage()
+        if len(lengths) != len(self._levels) or any(
+            not 0 <= wanted <= level.length for wanted, level in zip(lengths, self._levels, strict=True)
+        ):
+            raise ValueError(f"{lengths} don't fit levels of {[level.length for level in self._levels]} rows")
+        try:
+            kept = self._keep()
+            names = [path.name for level in range(len(lengths)) for path in level_paths(self._directory, level)]
+            fresh = kept / "new"
+            fresh.mkdir()
+            levels = tuple(
+                level.write_prefix(length, *level_paths(fresh, at))
+                for at, (level, length) in enumerate(zip(self._levels, lengths, strict=True))
+            )
+            for name in names:  # a crash in between leaves files that are too short for the commit: repair starts again
+                (fresh / name).replace(self._directory / name)
+            fresh.rmdir()
+            sync_directory(self._directory)
+            self._commits.write(levels, durable=True)
+            for level in self._levels:
+                level.close()
+            types = [RowType(at, each) for at, each in enumerate(self.levels)]
+            self._levels = [
+                LevelFile(self._directory, rows, committed, salvage=True)
+                for rows, committed in zip(types, levels, strict=True)
+            ]
+            for level in self._levels:
+                self._files.callback(level.close)
+        except OSError as error:
+            raise failure("repair", self._directory, error) from error
+        return kept
 
     def close(self) -> None:
         """Flush and let go of the files and the lock; harmless when called twice. Rows read before stay readable."""
@@ -128,8 +230,12 @@ class DiskTree:
                 self.flush()
         finally:
             self._closed = True
-            fcntl.flock(self._lock.fileno(), fcntl.LOCK_UN)
+            if not self._read_only:
+                fcntl.flock(self._lock.fileno(), fcntl.LOCK_UN)
             self._files.close()
+
+    def _commit(self) -> None:
+        self._commits.write(tuple(level.commit(durable=self._fsync) for level in self._levels), durable=self._fsync)
 
     def _level(self, level: int) -> LevelFile:
         self._check_open()
@@ -140,6 +246,10 @@ class DiskTree:
     def _check_open(self) -> None:
         if self._closed:
             raise RunError(f"the tree in {self._directory} is closed")
+
+    def _check_salvage(self) -> None:
+        if self._read_only or not self._salvage:
+            raise RunError(f"the tree in {self._directory} isn't open for repair")
 
     def _take_lock(self) -> None:
         try:
@@ -160,48 +270,28 @@ class DiskTree:
         for rows in types:
             for path in level_paths(self._directory, rows.level):
                 open_file(path).close()
-        write_commit(self._commits, Commit(0, (LevelCommit(0, 0),) * len(types)), durable=True)
-        text = json.dumps({"format": _FORMAT, "version": FORMAT_VERSION, "levels": _describe(types)}, indent=2)
-        temporary = header.with_suffix(".json.tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(header)
-        sync_directory(self._directory)
+        CommitFile.create(self._directory / _COMMITS, len(types))
+        write_header(header, types)
         sync_directory(self._directory.parent)
 
-
-def _describe(types: list[RowType]) -> list[dict[str, Any]]:
-    return [{"shape": list(rows.shape), "dtype": rows.dtype.str} for rows in types]
-
-
-def _check_header(path: Path, types: list[RowType]) -> None:
-    """Raise RunError unless the header is of this format and of a tree with these rows."""
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-        version, levels = header["version"], header["levels"]
-        known = header["format"] == _FORMAT and isinstance(levels, list)
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise RunError(f"{path} isn't the header of a tree", hint="restore it from a copy, or choose another directory")
-    if version != FORMAT_VERSION:
-        raise RunError(
-            f"{path} is of format version {version}, and this is version {FORMAT_VERSION}",
-            hint="use the version of mccore-trees that wrote it",
-        )
-    if levels != _describe(types):
-        differing = next(
-            (at for at, (there, asked) in enumerate(zip(levels, _describe(types), strict=False)) if there != asked),
-            min(len(levels), len(types)),
-        )
-        there = levels[differing] if differing < len(levels) else "no such level"
-        asked = _describe(types)[differing] if differing < len(types) else "no such level"
-        raise RunError(
-            f"the tree in {path.parent} stores other rows than asked for: level {differing} has {there} instead of {asked}",
-            hint="the model, its width or its levels changed: use another directory, or the model that wrote it",
-        )
+    def _keep(self) -> Path:
+        """A folder with the tree as it is. The rows are links: what is written from now on goes to other files."""
+        number = 1
+        while (kept := self._directory / f"before-repair-{number}").exists():
+            number += 1
+        kept.mkdir()
+        for level in range(len(self._levels)):
+            for path in level_paths(self._directory, level):
+                try:
+                    os.link(path, kept / path.name)
+                except OSError:  # no links on this file system, or no such file
+                    if path.exists():
+                        shutil.copy2(path, kept / path.name)
+        for name in (_COMMITS, _HEADER):  # the header last: then it is a tree
+            shutil.copy2(self._directory / name, kept / name)
+        for directory in (kept, self._directory):
+            sync_directory(directory)
+        return kept
 
 
 @hookimpl

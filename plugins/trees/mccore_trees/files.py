@@ -17,8 +17,10 @@ class SyncError(OSError):
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def open_file(path: Path) -> FileIO:
-    """An unbuffered file for reading and writing, made when it is missing. It closes itself when it is forgotten."""
+def open_file(path: Path, *, read_only: bool = False) -> FileIO:
+    """An unbuffered file for reading, or for both and made when it is missing. It closes itself when it is forgotten."""
+    if read_only:
+        return FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "r")
     return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
 
 
@@ -37,6 +39,15 @@ def read_at(file: FileIO, into: memoryview, offset: int) -> None:
         if read == 0:
             raise EOFError
         into, offset = into[read:], offset + read
+
+
+def read_up_to(file: FileIO, size: int, offset: int) -> bytes:
+    """The bytes `[offset, offset + size)`, fewer where the file ends before. Raises OSError."""
+    parts = []
+    while size and (part := os.pread(file.fileno(), size, offset)):
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return b"".join(parts)
 
 
 def sync(file: FileIO) -> None:
@@ -68,5 +79,5 @@ def damage(path: Path, offset: int, what: str) -> RunError:
     """The error for bytes that aren't those that were written."""
     return RunError(
         f"{path} is damaged at byte {offset}: {what}",
-        hint="restore the directory of the tree from a copy, or start the history anew in another one",
+        hint="verify the tree to see what is damaged, and repair it or restore its directory from a copy",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mccore.api import TreeDamage
+from mccore.errors import RunError
 from mccore_trees.commits import LevelCommit
-from mccore_trees.files import damage, failure, open_file, read_at, sync, write_at
+from mccore_trees.files import damage, failure, open_file, read_at, read_up_to, sync, write_at
 from mccore_trees.rows import RowType
 
 BLOCK_BYTES = 1 << 16
@@ -29,25 +32,29 @@ class LevelFile:
     """Append-only rows with checksums. Rows count once `commit` was called and its record is on the disk.
 
     Opening cuts off what was never committed and checks the last block against the commit; earlier blocks are checked by
-    `verify`. Raises RunError for damage, for a full disk and for every other refusal of the file system.
+    `damage`. With `read_only` nothing is cut off, with `salvage` nothing is checked either. Raises RunError for damage, for a
+    full disk and for every other refusal of the file system.
     """
 
-    def __init__(self, directory: Path, rows: RowType, committed: LevelCommit) -> None:
+    def __init__(
+        self, directory: Path, rows: RowType, committed: LevelCommit, *, read_only: bool = False, salvage: bool = False
+    ) -> None:
         self.path, self._sums_path = level_paths(directory, rows.level)
         self._type = rows
-        self.length = committed.rows
+        self._salvage = salvage
         self._synced_length = -1  # whoever wrote these rows may not have waited for the disk
-        self._tail_sum = committed.tail_sum
         self._pending: list[int] = []  # sums of blocks that filled up since the last commit
-        self._committed_blocks = self._bytes // BLOCK_BYTES
         self._map = rows.empty(0)
+        self._take_over(committed)
         try:
-            self._file = open_file(self.path)
-            self._sums = open_file(self._sums_path)
-            self._cut_back()
+            self._file = open_file(self.path, read_only=read_only)
+            self._sums = open_file(self._sums_path, read_only=read_only)
+            if not salvage:
+                self._check_sizes(cut_back=not read_only)
         except OSError as error:
             raise failure("open", self.path, error) from error
-        self._check_block(self._committed_blocks, self._tail_sum)
+        if not salvage:
+            self._check_tail()
 
     @property
     def _bytes(self) -> int:
@@ -79,7 +86,8 @@ class LevelFile:
         if not 0 <= start <= stop <= self.length:
             raise IndexError(f"rows [{start}, {stop}) of level {self._type.level}, which has {self.length}")
         row_bytes = self._type.row_bytes
-        if stop > len(self._map) and max(stop - len(self._map), stop - start) * row_bytes >= _MAP_BYTES:
+        behind = max(stop - len(self._map), stop - start) * row_bytes
+        if stop > len(self._map) and behind >= _MAP_BYTES and not self._salvage:  # then the file may be too short to map
             mapped = mmap.mmap(self._file.fileno(), self._bytes, access=mmap.ACCESS_READ)
             self._map = np.frombuffer(mapped, dtype=self._type.dtype).reshape(-1, *self._type.shape)
         if stop <= len(self._map):
@@ -103,25 +111,116 @@ class LevelFile:
             self._synced_length = self.length
         return LevelCommit(self.length, self._tail_sum)
 
-    def verify(self) -> None:
-        """Check every block against its checksum. Raises RunError naming the file and the offset of the first bad block."""
-        sums = np.empty(self._committed_blocks, dtype="<u4")
+    def refresh(self, committed: LevelCommit) -> None:
+        """Show the rows that a writer has committed since. Raises RunError when they aren't these rows and more."""
         try:
-            read_at(self._sums, sums.view(np.uint8).data, 0)
-        except EOFError:
-            raise damage(self._sums_path, sums.nbytes, "it ends before its checksums do") from None
+            replaced = any(
+                os.fstat(file.fileno()).st_ino != os.stat(path).st_ino
+                for file, path in ((self._file, self.path), (self._sums, self._sums_path))
+            )
+            if replaced or committed.rows < self.length:
+                raise RunError(
+                    f"the tree in {self.path.parent} was cut by a repair since it was opened",
+                    hint="open it again; what was read before it was cut can still be read here",
+                )
+            before = LevelCommit(self.length, self._tail_sum)
+            self._take_over(committed)
+            try:
+                self._check_sizes(cut_back=False)
+                self._check_tail()
+            except (RunError, OSError):
+                self._take_over(before)
+                raise
         except OSError as error:
-            raise failure("read", self._sums_path, error) from error
-        for block, expected in enumerate([*sums.tolist(), *self._pending, self._tail_sum]):
-            self._check_block(block, expected)
+            raise failure("read", self.path, error) from error
+
+    def damage(self) -> Iterator[TreeDamage]:
+        """Every block that doesn't match its checksum, in order. Raises RunError where a file can't be read at all."""
+        try:
+            stored = read_up_to(self._sums, 4 * self._committed_blocks, 0)
+            sums = [*np.frombuffer(stored[: len(stored) // 4 * 4], dtype="<u4").tolist()]
+            lacking = self._committed_blocks - len(sums)
+            expected: list[int | None] = [*sums, *[None] * lacking, *self._pending, self._tail_sum]
+            for block, crc in enumerate(expected):
+                start = block * BLOCK_BYTES
+                stop = min(start + BLOCK_BYTES, self._bytes)
+                data = read_up_to(self._file, stop - start, start)
+                if len(data) < stop - start:
+                    yield self._damaged(start, stop, f"the file ends at byte {start + len(data)}")
+                elif crc is None:
+                    yield self._damaged(start, stop, f"their checksum is missing in {self._sums_path.name}")
+                elif zlib.crc32(data) != crc:
+                    yield self._damaged(start, stop, "they don't match their checksum")
+        except OSError as error:
+            raise failure("read", self.path, error) from error
+
+    def restore(self, start: int, rows: NDArray[Any]) -> bool:
+        """Write rows over `[start, start + len(rows))`, and wait for the disk. Says whether every block now matches its checksum.
+
+        A block that these rows cover takes a new checksum where it doesn't match; so does one at either end that did match
+        before. A damaged block that they cover in part keeps the one that it has. Raises OSError.
+        """
+        self._type.check(rows)
+        if not 0 <= start <= start + len(rows) <= self.length:
+            raise IndexError(f"rows [{start}, {start + len(rows)}) of level {self._type.level}, which has {self.length}")
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
+        begin, end = start * self._type.row_bytes, start * self._type.row_bytes + len(data)
+        if begin == end:
+            return True
+        blocks = range(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1)
+        trusted = {
+            block
+            for block in blocks
+            if self._sum_of(block) == self._stored_sum(block)
+            or (begin <= block * BLOCK_BYTES and min((block + 1) * BLOCK_BYTES, self._bytes) <= end)
+        }
+        write_at(self._file, data, begin)
+        sync(self._file)
+        exact = True
+        for block in blocks:
+            crc = self._sum_of(block)
+            if crc == self._stored_sum(block):
+                continue
+            exact = False
+            if block in trusted and crc is not None:
+                if block == self._committed_blocks:
+                    self._tail_sum = crc
+                else:
+                    write_at(self._sums, crc.to_bytes(4, "little"), 4 * block)
+        sync(self._sums)
+        return exact
+
+    def write_prefix(self, length: int, rows: Path, sums: Path) -> LevelCommit:
+        """Copy the first `length` rows and their checksums to new files, and wait for the disk. Raises OSError."""
+        size = length * self._type.row_bytes
+        whole, at = size // BLOCK_BYTES, 0
+        new_sums = bytearray()
+        with open_file(rows) as file, open_file(sums) as sums_file:
+            while at < size:
+                data = read_up_to(self._file, min(BLOCK_BYTES, size - at), at)
+                if at + len(data) < min(at + BLOCK_BYTES, size):
+                    raise damage(self.path, at + len(data), "it ends before the rows that are to be kept")
+                write_at(file, data, at)
+                tail = zlib.crc32(data)
+                new_sums += tail.to_bytes(4, "little")
+                at += len(data)
+            write_at(sums_file, bytes(new_sums[: 4 * whole]), 0)
+            sync(file)
+            sync(sums_file)
+        return LevelCommit(length, tail if size % BLOCK_BYTES else 0)
 
     def close(self) -> None:
         """Let go of the files. Views of the map stay readable."""
         self._file.close()
         self._sums.close()
 
-    def _cut_back(self) -> None:
-        """Drop what a process that died had written beyond its last commit."""
+    def _take_over(self, committed: LevelCommit) -> None:
+        self.length = committed.rows
+        self._tail_sum = committed.tail_sum
+        self._committed_blocks = self._bytes // BLOCK_BYTES
+
+    def _check_sizes(self, *, cut_back: bool) -> None:
+        """Refuse files that lack committed bytes; drop what a process that died had written beyond its last commit."""
         for file, path, size in (
             (self._file, self.path, self._bytes),
             (self._sums, self._sums_path, 4 * self._committed_blocks),
@@ -129,15 +228,33 @@ class LevelFile:
             there = os.fstat(file.fileno()).st_size
             if there < size:
                 raise damage(path, there, f"it ends there, and {size} bytes were committed")
-            if there > size:
+            if there > size and cut_back:
                 os.ftruncate(file.fileno(), size)
 
-    def _check_block(self, block: int, expected: int) -> None:
-        start = block * BLOCK_BYTES
-        data = bytearray(min(BLOCK_BYTES, self._bytes - start))
+    def _check_tail(self) -> None:
+        """Check the block that isn't full yet, the only one that a crash can have touched."""
+        start = self._committed_blocks * BLOCK_BYTES
+        data = bytearray(self._bytes - start)
         self._read_bytes(memoryview(data), start)
-        if zlib.crc32(data) != expected:
+        if zlib.crc32(data) != self._tail_sum:
             raise damage(self.path, start, f"the {len(data)} bytes from there don't match their checksum")
+
+    def _sum_of(self, block: int) -> int | None:
+        """CRC-32 of what is stored of a block, None where some is missing."""
+        start = block * BLOCK_BYTES
+        size = min(BLOCK_BYTES, self._bytes - start)
+        data = read_up_to(self._file, size, start)
+        return zlib.crc32(data) if len(data) == size else None
+
+    def _stored_sum(self, block: int) -> int | None:
+        if block == self._committed_blocks:
+            return self._tail_sum
+        stored = read_up_to(self._sums, 4, 4 * block)
+        return int.from_bytes(stored, "little") if len(stored) == 4 else -1
+
+    def _damaged(self, first: int, stop: int, what: str) -> TreeDamage:
+        row_bytes = self._type.row_bytes
+        return TreeDamage(self._type.level, first // row_bytes, -(-stop // row_bytes), self.path, first, stop, what)
 
     def _read_bytes(self, into: memoryview, offset: int) -> None:
         try:
