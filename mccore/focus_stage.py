@@ -1,6 +1,7 @@
 """How well a model in training uses its Working Context: a short check at every evaluation, and the table at the end of base.
 
-Both read the first validation rows of the corpus, and contexts of the size that training ends with.
+Both read the first validation rows of the corpus. The table has contexts of the size that training ends with, the check wider
+ones, in which there is something to choose. Standard errors go by document: rows of one aren't independent.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mccore import plugins
 from mccore.api import Allocator, AllocatorSpec
+from mccore.config import RunConfig
 from mccore.data.rows import Position
 from mccore.scaling import shortest_context, variant_lengths
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from mccore.eval.context_stream import StreamReport
@@ -22,9 +26,8 @@ if TYPE_CHECKING:
     from mccore.train.loop import Progress
 
 CHECK_ROWS = 8  # sequences of the check at every evaluation
-TABLE_ROWS = 128  # sequences of the table: at half as many its standard errors hide what small models gain
+TABLE_ROWS = 256  # sequences of the table: at half as many its standard errors hide what small models gain
 SESSION = "validation row 0"
-POLICIES = ("random", "recency", "bm25", "raw_attention", "teacher_attention", "lens", "oracle")
 
 
 def build_allocator(runtime: Runtime, recent_tokens: int | None = None) -> Allocator:
@@ -39,8 +42,10 @@ def build_allocator(runtime: Runtime, recent_tokens: int | None = None) -> Alloc
     return extension.build(options, spec)
 
 
-def validation_rows(runtime: Runtime, count: int) -> Tensor:
-    """Token ids int64 [count, T + 1] of the first validation rows of the corpus. All ranks call it together."""
+def validation_rows(runtime: Runtime, count: int) -> tuple[Tensor, NDArray[np.int64]]:
+    """Token ids int64 [count, T + 1] of the first validation rows of the corpus, and the document that each ends with, int64
+    [count]. All ranks call it together."""
+    import numpy as np
     import torch
 
     from mccore.data.loader import stack_rows
@@ -52,20 +57,36 @@ def validation_rows(runtime: Runtime, count: int) -> Tensor:
             break
         chosen.append(row)
     inputs, targets = stack_rows(rows, chosen)
-    return torch.cat((inputs, targets[:, -1:]), dim=1).to(runtime.world.device)
+    documents = np.array([row[-1].document for row in chosen], dtype=np.int64)
+    return torch.cat((inputs, targets[:, -1:]), dim=1).to(runtime.world.device), documents
 
 
-def check_focus(runtime: Runtime, gpt: GPT, nets: MegaContextNets, rows: Tensor, progress: Progress) -> None:
-    """Stream rows [R, T] through contexts of the training size, and emit what the focus did. For one rank."""
+def check_budget(config: RunConfig) -> int:
+    """Entries of the check's contexts: twice those that training ends with, at most half a sequence. In fewer, only the newest
+    blocks are tokens, and a focus has nothing to do; a refocus leaves room for the next tokens."""
+    mixed, mc = variant_lengths(config)[-1].mixed, config.megacontext
+    return max(mixed + max(mc.horizon, mc.refocus_interval), min(2 * mixed, config.model.max_seq_len // 2))
+
+
+def check_focus(
+    runtime: Runtime,
+    gpt: GPT,
+    nets: MegaContextNets,
+    rows: Tensor,
+    documents: NDArray[np.int64],
+    progress: Progress,
+) -> None:
+    """Stream rows [R, T] of these documents through Working Contexts, and emit what the focus did. For one rank."""
     from mccore.eval.context_stream import stream_focus
 
     config = runtime.config.megacontext
-    interval = min(config.refocus_interval, config.horizon)
-    budget = variant_lengths(runtime.config)[-1].mixed + interval  # a refocus leaves room for the next tokens
-    allocator = build_allocator(runtime, max(config.horizon, config.recent_tokens - interval))
+    budget = check_budget(runtime.config)
+    allocator = build_allocator(runtime, max(config.horizon, config.recent_tokens - config.refocus_interval))
     gpt.eval()
     try:
-        report = stream_focus(gpt, nets, rows, allocator, budget=budget, interval=interval)
+        report = stream_focus(
+            gpt, nets, rows, allocator, budget=budget, horizon=config.horizon, documents=documents.tolist()
+        )
     finally:
         gpt.train()
     at = {"step": progress.step, "tokens": progress.tokens}
@@ -75,7 +96,7 @@ def check_focus(runtime: Runtime, gpt: GPT, nets: MegaContextNets, rows: Tensor,
         **at,
         metrics={"delta_nll": report.metrics["delta_nll"]},
         condition=config.allocator.name,
-        horizon=interval,
+        horizon=config.horizon,
         budget=budget,
         sequences=len(rows),
         stderr=delta.stderr,
@@ -129,14 +150,16 @@ def focus_table(runtime: Runtime, gpt: GPT, nets: MegaContextNets) -> dict[str, 
     """Every condition of `mccore.eval.context` on the same validation rows, as `results/<stage>.json` keeps it under `context`:
     `table` and `focus` are what the report shows, the rest is the whole evaluation."""
     from mccore.eval.context import evaluate_contexts
+    from mccore.eval.context_rows import POLICIES
 
     config = runtime.config.megacontext
     tokens, expanded = runtime.config.model.max_seq_len, max(1, config.expanded_blocks)
     room = shortest_context(runtime.config, tokens) + expanded * (config.block_size - 1)
     budget = max(config.train_wc_length, variant_lengths(runtime.config)[-1].mixed, room)
-    rows = validation_rows(runtime, TABLE_ROWS)
+    rows, documents = validation_rows(runtime, TABLE_ROWS)
+    # Whoever chooses sees the tokens before the horizon alone, as many as LensNet was trained to ask with.
     report = evaluate_contexts(
-        gpt, nets, rows, budget=budget, horizon=config.recent_tokens, expanded=max(1, config.expanded_blocks)
+        gpt, nets, rows, budget=budget, horizon=config.horizon, expanded=expanded, documents=documents.tolist()
     )
     found = report.to_dict()
     table = []

@@ -10,7 +10,9 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mccore.config import ChatTrainConfig
 from mccore.data.chat_format import render_for_completion
@@ -206,7 +208,7 @@ class _Hooks:
         self.writer = writer
         self.plan = plan
         self._val_rows: Rows | None = None
-        self._focus_rows: torch.Tensor | None = None
+        self._focus_rows: tuple[torch.Tensor, NDArray[np.int64]] | None = None
         self._logged = 0.0
 
     def on_step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
@@ -255,7 +257,7 @@ class _Hooks:
             emit_validation(runtime, found, progress)
             if self.training.nets is not None and self._focus_rows is not None:
                 try:
-                    check_focus(runtime, self.training.gpt, self.training.nets, self._focus_rows, progress)
+                    check_focus(runtime, self.training.gpt, self.training.nets, *self._focus_rows, progress)
                 except MccoreError as error:  # shapes that can't be streamed are no reason to lose the training
                     print(f"focus isn't checked: {error.message}", flush=True)
                     self._focus_rows = None

@@ -1,8 +1,8 @@
 """Focus as a session has it: rows are read on, a few tokens at a time, and refocused by LensNet and the real allocator.
 
-A Working Context made at token n predicts the tokens up to the next refocus, each with those before it as tokens; the plain
-model with the full context predicts the same ones. So every token of the stream is scored once, under what a session would
-have seen, with never more than W entries.
+A Working Context made at token n predicts the next tokens, each with those before it as tokens; the plain model with the full
+context predicts the same ones. With as many scored tokens as there are between two refocuses every token of the stream is
+scored once, under what a session would have seen, with never more than W entries.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from mccore.model.gpt import GPT
 
 @dataclass(frozen=True)
 class StreamReport:
-    """`delta_nll`: NLL with the Working Context minus with the full context, nats per token, over `scored` tokens of each row.
-    `metrics`: it and the measures of all refocuses, by their names in `mccore.metrics.METRICS`."""
+    """`delta_nll`: NLL with the Working Context minus with the full context, nats per token, over `scored` predictions of each
+    row. `metrics`: it and the measures of all refocuses, by their names in `mccore.metrics.METRICS`; `dwell` is that of the
+    last refocus, since no block of a stream is older than the stream."""
 
     delta_nll: Estimate
     metrics: dict[str, float]
@@ -62,30 +63,34 @@ def stream_focus(
     *,
     budget: int,
     interval: int = 0,
+    horizon: int = 0,
     start: int = 0,
     documents: Sequence[int] | None = None,
     max_entries: int = 2**15,
 ) -> StreamReport:
     """Read rows [R, T] from `start` tokens on, in pieces of `interval` tokens with a refocus after each.
 
-    interval: 0 takes megacontext.refocus_interval. start: tokens that are there at once, focused by `prefill_focus`; 0 takes
-    as many as fit, so that the first refocus is at `budget` tokens. documents: the document of each row, for the standard
-    error. Raises DataError for rows too short for a refocus, FocusError for a history that can't fit the budget.
+    interval: 0 takes megacontext.refocus_interval. horizon: tokens after each refocus that are scored; 0 takes `interval`, and
+    a longer one scores some tokens under several contexts. A refocus leaves room for either. start: tokens that are there at
+    once, focused by `prefill_focus`; 0 takes as many as fit, so that the first refocus is at `budget` tokens. documents: the
+    document of each row, for the standard error. Raises DataError for rows too short for a refocus, FocusError for a history
+    that can't fit the budget.
     """
     config = nets.config
     interval = interval or config.refocus_interval
-    limits = Limits(budget, config.block_size, config.max_lod, room=interval)
+    horizon = horizon or interval
+    limits = Limits(budget, config.block_size, config.max_lod, room=max(interval, horizon))
     if limits.entries < 1:
         raise FocusError(
-            f"a Working Context of {budget} entries has no room for {interval} tokens between two refocuses",
-            hint="raise the budget or lower megacontext.refocus_interval",
+            f"a Working Context of {budget} entries has no room for the {limits.room} tokens behind a refocus",
+            hint="raise the budget, or lower megacontext.refocus_interval or megacontext.horizon",
         )
     start = start or limits.entries
     length = rows.size(1)
-    if start + 2 * interval > length:
+    if start + interval + horizon > length:
         raise DataError(
             f"rows of {length} tokens are too short: after {start} and {interval} more tokens comes the first refocus, and "
-            f"it is judged by the next {interval}",
+            f"it is judged by the next {horizon}",
             hint="give longer rows, or a smaller budget",
         )
     rows = rows.to(gpt.device).long()
@@ -93,22 +98,32 @@ def stream_focus(
     focuses = prefill_focus([start] * len(rows), stream.embeddings, nets.lensnet, allocator, limits, dtype=nets.dtype)
     parts: list[_Part] = []
     done: list[Refocus] = []
-    for tokens in range(start, length - interval + 1, interval):
+    for tokens in range(start, length - horizon + 1, interval):
         cuts = [focus.cut for focus in focuses]
         if tokens > limits.entries:  # before, nothing is gists
             parts.append(_Part(tokens, cuts))
+        if tokens + interval > length:
+            break
         focuses = [append_tokens(focus, interval, limits) for focus in focuses]
-        if tokens + 2 * interval <= length:
+        if tokens + interval + horizon <= length:
             embeddings = stream.embeddings([focus.cut for focus in focuses])
             done.append(refocus(focuses, embeddings, nets.lensnet, allocator, limits, nets.dtype))
             focuses = done[-1].focuses
-    delta = stream.delta_nll(parts, interval)
+    delta = stream.delta_nll(parts, horizon)
     ids = None if documents is None else np.asarray(documents, dtype=np.int64)
     found = estimate(delta, ids)
     assert found.mean is not None
     return StreamReport(
-        found, {"delta_nll": found.mean, **summarize(done)}, done, focuses, scored=len(parts) * interval
+        found,
+        {"delta_nll": found.mean, **summarize(done), **_dwell(done[-1:])},
+        done,
+        focuses,
+        scored=len(parts) * horizon,
     )
+
+
+def _dwell(refocuses: list[Refocus]) -> dict[str, float]:
+    return {name: value for name, value in summarize(refocuses).items() if name.startswith("dwell")}
 
 
 def focus_check(
@@ -165,9 +180,9 @@ class _Stream:
         contexts = self.contexts(torch.arange(len(cuts), device=self.inputs.device), cuts)
         return [row[: len(cut)] for row, cut in zip(contexts.embeddings, cuts, strict=True)]
 
-    def delta_nll(self, parts: Sequence[_Part], interval: int) -> np.ndarray:
-        """NLL of the `interval` tokens behind every part minus the full context's, mean of each row [R], fp64."""
-        jobs = [(row, part.tokens, append(cut, interval - 1)) for part in parts for row, cut in enumerate(part.cuts)]
+    def delta_nll(self, parts: Sequence[_Part], horizon: int) -> np.ndarray:
+        """NLL of the `horizon` tokens behind every part minus the full context's, mean of each row [R], fp64."""
+        jobs = [(row, part.tokens, append(cut, horizon - 1)) for part in parts for row, cut in enumerate(part.cuts)]
         total = torch.zeros(len(self.inputs), dtype=torch.float64, device=self.inputs.device)
         step = max(1, self._max_entries // max(len(cut) for _, _, cut in jobs))
         for start in range(0, len(jobs), step):
@@ -176,9 +191,9 @@ class _Stream:
             contexts = self.contexts(row, cuts)
             inputs = model_inputs(self.gpt, contexts, self.inputs, self.nets.bias, self.nets.config.positional)
             hidden = self.gpt.hidden(**inputs)
-            step_ahead = torch.arange(interval, device=row.device)
+            step_ahead = torch.arange(horizon, device=row.device)
             lengths = torch.tensor([len(cut) for cut in cuts], device=row.device)
-            at = (lengths - interval).unsqueeze(1) + step_ahead  # [r, interval] entries that predict
+            at = (lengths - horizon).unsqueeze(1) + step_ahead  # [r, horizon] entries that predict
             hidden = hidden.gather(1, at.unsqueeze(-1).expand(-1, -1, hidden.size(-1)))
             wanted = context_targets(contexts, self.targets).gather(1, at)
             position = torch.tensor(tokens, device=row.device).unsqueeze(1) - 1 + step_ahead  # of their last token
@@ -187,4 +202,4 @@ class _Stream:
             nll = self.gpt.hidden_loss(hidden, wanted, reduction="none")
             full = self.full[row].gather(1, position)
             total.index_add_(0, row, (nll - full).double().sum(dim=1))
-        return (total / (len(parts) * interval)).cpu().numpy()
+        return (total / (len(parts) * horizon)).cpu().numpy()

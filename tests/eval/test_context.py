@@ -20,7 +20,7 @@ from mccore.eval.context import ContextReport, evaluate_contexts, swap_partners
 from mccore.eval.context_policies import K1, K3, B, bm25
 from mccore.eval.context_rows import POLICIES, ContextRows, Geometry, Ledger, mean_pyramid
 from mccore.eval.context_statistics import estimate, ratio, recall_at, spearman
-from mccore.eval.context_stream import focus_check, stream_focus
+from mccore.eval.context_stream import _Stream, focus_check, stream_focus
 from mccore.eval.statistics import mean_and_stderr
 from mccore.megacontext.controller import FocusError, Limits, append_tokens, prefill_focus, refocus
 from mccore.megacontext.cut import append, check
@@ -553,11 +553,30 @@ def test_a_check_is_the_end_of_a_stream() -> None:
     assert set(short) == FOCUS_METRICS
 
 
+def test_a_horizon_longer_than_the_interval_has_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt, nets = networks()
+    lengths: list[int] = []
+    contexts = _Stream.contexts
+
+    def seen(self: _Stream, row: Tensor, cuts: Sequence[Any]) -> Any:
+        lengths.extend(len(cut) for cut in cuts)
+        return contexts(self, row, cuts)
+
+    monkeypatch.setattr(_Stream, "contexts", seen)
+    rows = random_rows(2)
+    for horizon in (2, 6, 14):
+        lengths.clear()
+        report = stream_focus(gpt, nets, rows, greedy(), budget=W, interval=6, horizon=horizon)
+        assert report.scored == 8 * horizon
+        assert W - K < max(lengths) <= W  # the scored tokens are in it
+    assert report.metrics["dwell"] == np.mean([each.dwell for each in report.refocuses[-1].measures])
+
+
 def test_streams_that_cannot_be_are_refused() -> None:
     gpt, nets = networks()
     with pytest.raises(DataError, match="rows of 50 tokens are too short"):
         stream_focus(gpt, nets, random_rows(2, 50), greedy(), budget=W)
-    with pytest.raises(FocusError, match="has no room for 6 tokens"):
+    with pytest.raises(FocusError, match="has no room for the 6 tokens"):
         stream_focus(gpt, nets, random_rows(2), greedy(), budget=6)
     with pytest.raises(FocusError, match="takes at least"):
         stream_focus(gpt, nets, random_rows(2, 400), greedy(), budget=26, start=390 - 12)

@@ -32,14 +32,16 @@ class ReplacementOptions(Options):
 
     soft_max_length: int = Field(0, ge=0, description="entries aimed at within the budget; 0 takes the whole budget")
     recent_tokens: int = Field(128, ge=0, description="newest tokens that always stay at LOD0")
-    expand_threshold: float = Field(0.1, ge=-1, le=1, description="least score of an entry that is expanded")
+    # A score of 0 is the mean share of attention, m times that is (m - 1) / (m + 1). A LensNet that is sure of itself goes to
+    # the ends; a small one stays within 0.2, and with wider margins nothing ever moves (docs/LOG.md).
+    expand_threshold: float = Field(0.0, ge=-1, le=1, description="least score of an entry that is expanded")
     collapse_threshold: float = Field(
-        0.1, ge=-1, le=1, description="a block pays for an expansion when its mean score is at most minus this"
+        -0.25, ge=-1, le=1, description="a block pays for an expansion when its mean score is at most minus this"
     )
     max_replacements: int = Field(4, ge=0, description="expansions per row and iteration, each with what pays for it")
     iterations: int = Field(2, ge=1, le=16, description="rounds of replacements in one refocus")
     hysteresis: float = Field(
-        0.25,
+        0.05,
         ge=0,
         le=2,
         description="margin by which an expansion's score must beat that of the block that pays for it",

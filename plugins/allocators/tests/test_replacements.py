@@ -19,7 +19,9 @@ from mccore.megacontext.focus_view import apply_batch, pack
 K, MAX_LOD, TAIL = 4, 2, 4
 OLD = 100  # an age beyond every min_residency used here
 Node = tuple[int, int]
-BASE: dict[str, Any] = {"recent_tokens": TAIL, "hysteresis": 0.0, "min_residency": 0}
+BASE: dict[str, Any] = {
+    "recent_tokens": TAIL, "hysteresis": 0.0, "min_residency": 0, "expand_threshold": 0.1, "collapse_threshold": 0.1,
+}  # fmt: skip
 
 
 def greedy(**options: Any) -> GreedyAllocator:
