@@ -26,6 +26,7 @@ from mccore.report_megacontext import (
     banded_metrics,
     collect_megacontext,
     describe_series,
+    has_other_parts,
     refocus_curves,
     snapshots,
     step_metrics,
@@ -36,7 +37,8 @@ from mccore.rundir import RunDir
 from mccore.scaling import count_parameters, flops_per_token
 
 REPORT_VERSION = 1
-_CURVES = ("loss", "lr_multiplier", "tokens_per_second")
+_CURVES = ("loss", "token_loss", "lr_multiplier", "tokens_per_second")
+_LAST = 10  # steps of a mean, about those of a result's `loss`
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def collect(run: RunDir, events: list[Event]) -> dict[str, Any]:
             "flops_per_token": flops_per_token(model) if known else None,
         },
         "stages": [_stage(run, stage, events) for stage in config.stages],
+        "token_loss": _token_losses(events),
         "seconds": _wall_seconds(events),
         "results": {stage: result for stage, result in results.items() if result is not None and stage != "report"},
         "samples": _samples(events),
@@ -127,6 +130,16 @@ def plain_metrics(event: Event) -> dict[str, float]:
     """The metrics of an event that belong on the curves of any training."""
     names = _CURVES if event.type == "step" else ("val_loss",) if event.type == "eval" else ()
     return {name: event.metrics[name] for name in names if name in event.metrics}
+
+
+def _token_losses(events: Iterable[Event]) -> dict[str, float]:
+    """The language model's own loss at the end of every training stage where the objective has more parts than it."""
+    found = {}
+    for stage, metrics in curves(events).items():
+        losses = [y for _, y in metrics.get("token_loss", ())[-_LAST:]]
+        if losses and has_other_parts(metrics):
+            found[stage] = sum(losses) / len(losses)
+    return found
 
 
 def curves(

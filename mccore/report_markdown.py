@@ -185,6 +185,7 @@ def _training(data: Data) -> Iterable[str]:
     if not stages:
         return
     yield "## Training"
+    parts = data.get("token_loss") or {}  # the language model's own loss, where the objective has others
     rows = []
     for stage in stages:
         result, last = data["results"].get(stage) or {}, reached[stage]["reached"] or {}
@@ -196,7 +197,8 @@ def _training(data: Data) -> Iterable[str]:
                 f"{step:,} of {steps:,}" if step is not None and steps else "",
                 _number(result.get("tokens", last.get("tokens")), ","),
                 _number(result.get("flops", metrics.get("flops_total")), ".3g"),
-                _number(result.get("loss", metrics.get("loss")), ".4f"),
+                _number(parts.get(stage, result.get("loss", metrics.get("loss"))), ".4f"),
+                *([_number(result.get("loss", metrics.get("loss")), ".4f")] if parts else []),
                 _number(result.get("val_loss"), ".4f"),
                 _number(result.get("val_bpb"), ".4f"),
                 _number(result.get("tokens_per_second", metrics.get("tokens_per_second")), ",.0f"),
@@ -210,6 +212,7 @@ def _training(data: Data) -> Iterable[str]:
             "tokens",
             "FLOPs",
             "training loss (nat)",
+            *(["whole objective (nat)"] if parts else []),
             "validation loss (nat)",
             "validation bits/byte",
             "tokens/s",
@@ -217,9 +220,11 @@ def _training(data: Data) -> Iterable[str]:
         ),
         rows,
     )
-    yield (
-        "Losses of mid and sft are on conversations, those of base on documents: they don't compare. With MegaContext "
-        "the training loss is the whole objective, variants and focus included; `token_loss` below is the plain model's part."
+    yield "Losses of mid and sft are on conversations, those of base on documents: they don't compare." + (
+        " The training loss is that of the language model with the full context, as without MegaContext; the objective has "
+        "the variants and the focus beside it."
+        if parts
+        else ""
     )
     for name, alt in (
         ("loss.png", "Loss against training tokens"),

@@ -17,9 +17,9 @@ Series = Mapping[str, Mapping[str, Points]]  # stage -> metric -> points in orde
 
 # Metrics of a training step with MegaContext; the others of scope `mc` are those of a refocus.
 STEP_FAMILIES = (
-    "token_loss", "lod_loss", "gist_loss", "delta_nll", "adv_delta", "lens_loss", "question_loss", "preference_loss",
-    "preference_agreement", "preference_corr", "distill_loss", "recon_loss", "wc_length", "variants_total", "host_syncs",
-    "mfu",
+    "token_loss", "lod_loss", "gist_loss", "delta_nll", "adv_delta", "lens_loss", "lens_gain", "question_loss",
+    "preference_loss", "preference_agreement", "preference_corr", "distill_loss", "recon_loss", "wc_length",
+    "variants_total", "host_syncs", "mfu",
 )  # fmt: skip
 PLAIN_FAMILIES = ("token_loss", "host_syncs", "mfu")  # a step without MegaContext may have them too
 REFOCUS_FAMILIES = (
@@ -46,6 +46,12 @@ def step_metrics(event: Event) -> dict[str, float]:
     if event.type == "delta_nll" and "delta_nll" in event.metrics:
         return {EVALUATED: event.metrics["delta_nll"]}
     return {}
+
+
+def has_other_parts(metrics: Mapping[str, Points]) -> bool:
+    """Whether a stage's `loss` is more than its `token_loss`: MegaContext's objective has other parts beside it."""
+    objective = dict(metrics.get("loss", ()))
+    return any(x in objective and abs(objective[x] - y) > 0.01 * abs(y) for x, y in metrics.get("token_loss", ()))
 
 
 def training_series(steps: Series) -> Series:
@@ -351,7 +357,7 @@ def _unmeasured(mc: MegaContextConfig, there: set[str], cut: bool) -> Iterable[t
 
 def _why_unmeasured(mc: MegaContextConfig, name: str, cut: bool) -> str:
     lens = mc.lens
-    of_lens = ("lens_loss", "question_loss", "preference_loss", "preference_agreement", "preference_corr")
+    of_lens = ("lens_loss", "lens_gain", "question_loss", "preference_loss", "preference_agreement", "preference_corr")
     if name == "recon_loss" and not mc.recon_weight:
         return "megacontext.recon_weight is 0"
     if name not in (*PLAIN_FAMILIES, "recon_loss") and not mc.num_random_variants:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mccore.markdown import table
@@ -207,7 +208,8 @@ def _evaluation(stage: str, found: Data, plots: Sequence[str]) -> Iterable[str]:
         measures = list(dict.fromkeys(name for each in focus.values() for name in each))
         yield (
             "Scores of each policy against the true utility of expanding a block. Gap closed: 0 is random focus, 1 the "
-            "oracle."
+            "oracle, which picks on every second scored token for the others; `oracle_bound` picks on the very tokens that it "
+            "is scored on, and part of its lead is luck."
         )
         yield table(
             ("policy", *(name.replace("_", " ") for name in measures)),
@@ -222,12 +224,53 @@ def _evaluation(stage: str, found: Data, plots: Sequence[str]) -> Iterable[str]:
                 for row in pairs
             ],
         )
+    yield from _where(found)
     for name, alt in ((f"mc_focus_{stage}.png", "Conditions against the plain window"),
                       (f"mc_where_{stage}.png", "Delta NLL by distance and by level")):  # fmt: skip
         if name in plots:
             yield f"![{alt}]({name})"
     if not found["table"] and not found["focus"]:
         yield "It left nothing that this report can read."
+
+
+def _where(found: Data) -> Iterable[str]:
+    """Delta NLL by distance and by level, a row for every bin and a column for every condition."""
+    far, levels = found["by_distance"], found["by_lod"]
+    if far or levels:
+        yield (
+            "Delta NLL, the loss above the full context's, by where the predicted token could be copied from: the newest place "
+            "in the history where it follows the same token."
+        )
+    if far:
+        yield _bins("tokens back", far, _distance)
+    if levels:
+        yield _bins("shown as", levels, lambda row: "" if row["lod"] is None else f"LOD{row['lod']:g}")
+
+
+def _bins(head: str, rows: Sequence[Data], name: Callable[[Data], str]) -> str:
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    cells = {(name(row), row["condition"]): row for row in rows}
+    lines = []
+    for place in sorted({name(row): row for row in rows}.items(), key=lambda item: _order(item[1])):
+        mine = [cells.get((place[0], condition)) for condition in conditions]
+        counts = [row["tokens"] for row in mine if row is not None and row["tokens"] is not None]
+        alike = (
+            f"{counts[0]:,.0f}" if counts and len(set(counts)) == 1 else " / ".join(f"{count:,.0f}" for count in counts)
+        )
+        shown = ("" if row is None else _with_error(row["delta"], row["stderr"], "+.4f") for row in mine)
+        lines.append((place[0], *shown, alike))
+    return table((head, *(condition or "delta NLL" for condition in conditions), "tokens"), lines)
+
+
+def _order(row: Data) -> float:
+    at = row["from"] if row["from"] is not None else row["lod"]
+    return math.inf if at is None else float(at)
+
+
+def _distance(row: Data) -> str:
+    if row["from"] is None:
+        return "nowhere"
+    return f"{row['from']:,.0f} and more" if row["to"] is None else f"{row['from']:,.0f} to {row['to'] - 1:,.0f}"
 
 
 # --- words and numbers -------------------------------------------------------------------------------------------------

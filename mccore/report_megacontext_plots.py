@@ -35,6 +35,7 @@ _LABELS = {
     "adv_delta": "all tokens, mean",
     "adv_delta/p95": "all tokens, 95th percentile",
     "lens_loss": "scores of nodes",
+    "lens_gain": "1 − loss / loss of even scores",
     "question_loss": "each token's question",
     "preference_loss": "preferences",
     "dwell": "mean",
@@ -57,7 +58,8 @@ STEP_FIGURES: dict[str, tuple[Panel, ...]] = {
         Panel("NLL of variants − full context (nat per token)", ("delta_nll", "adv_delta"), "delta_nll"),
     ),
     "mc_lens.png": (
-        Panel("LensNet's loss (nat)", ("lens_loss", "question_loss", "preference_loss"), "lens_loss"),
+        Panel("LensNet's loss (nat)", ("lens_loss", "question_loss", "preference_loss")),
+        Panel("LensNet's gain over even scores", ("lens_gain",), "lens_gain"),
         Panel("pairs ordered rightly", ("preference_agreement",), "preference_agreement"),
         Panel("correlation of utility and delta NLL", ("preference_corr",), "preference_corr"),
     ),
@@ -272,7 +274,9 @@ def _draw_bins(found: Data) -> bytes | None:
         rows = [row for row in rows if _drawable(row)]
         far = kind == "by_distance"
         title, label = (
-            ("By distance", "tokens back to what is needed") if far else ("By level", "LOD of what is needed")
+            ("By distance", "tokens back to where the prediction could be copied from")
+            if far
+            else ("By level", "level at which that place was shown")
         )
         style_panel(axes, title, "delta NLL (nat per token)", label)
         places = list(

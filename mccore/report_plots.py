@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from mccore.report_megacontext import has_other_parts
+
 Points = Sequence[tuple[float, float]]
 Curves = Mapping[str, Mapping[str, Points]]  # stage -> metric -> points
 
@@ -84,6 +86,10 @@ def save(figure: Figure) -> bytes:
 
 def _draw_loss(panel: Axes, metrics: Mapping[str, Points]) -> None:
     raw = metrics["loss"]
+    if has_other_parts(metrics):  # what compares with the validation loss is the language model's part
+        x, y = zip(*thin(smooth(raw, max(5, round(len(raw) * _SMOOTHING)))), strict=True)
+        panel.plot(x, y, color=MUTED, linewidth=1.2, linestyle="--", label="whole objective, smoothed")
+        raw = metrics["token_loss"]
     x, y = zip(*thin(raw), strict=True)
     smoothed = len(raw) >= 20
     color, width = (PALE, 0.9) if smoothed else (BLUE, 1.4)

@@ -40,7 +40,8 @@ CONTEXT = {
     "table": TABLE,
     "focus": {"LensNet": {"spearman": 0.61, "recall@8": 0.72}, "recency": {"spearman": 0.1}},
     "by_distance": [{"condition": "LensNet", "from": 0, "to": 1024, "delta": 0.02, "stderr": 0.01, "tokens": 99},
-                    {"condition": "LensNet", "from": 1024, "to": None, "delta": 0.08, "stderr": 0.01, "tokens": 9}],
+                    {"condition": "LensNet", "from": 1024, "to": None, "delta": 0.08, "stderr": 0.01, "tokens": 9},
+                    {"condition": "LensNet", "from": None, "to": None, "delta": 0.01, "stderr": 0.005, "tokens": 70}],
     "by_lod": [{"lod": 0, "delta": 0.01, "stderr": 0.01}, {"lod": 2, "delta": 0.2, "stderr": 0.02}],
     "differences": {"lens - recency": {"mean": -0.05, "stderr": 0.01, "n": 9}, "lens - window": {"mean": 1, "stderr": 1},
                     "lens - bm25": None},
@@ -93,7 +94,13 @@ def evaluate(run: RunDir, writer: EventWriter) -> None:
 def finished(tmp_path: Path) -> RunDir:
     run = make_run(tmp_path, num_random_variants=4, lens=LensConfig(target="both"), distill_weight=0.1)
     with EventWriter(run.events_dir / "rank0.jsonl") as writer:
-        lens = {"lens_loss": 0.05, "question_loss": 0.4, "preference_loss": 0.6, "preference_agreement": 0.7}
+        lens = {
+            "lens_loss": 0.05,
+            "lens_gain": 0.4,
+            "question_loss": 0.4,
+            "preference_loss": 0.6,
+            "preference_agreement": 0.7,
+        }
         train(writer, STEPS, **lens, preference_corr=-0.7, distill_loss=0.1, host_syncs=1.0)
         writer.emit("delta_nll", stage="base", step=40, tokens=512 * 40, metrics={"delta_nll": 0.3}, horizon=16)
         result = {"step": 40, "steps": 40, "tokens": 512 * 40, "flops": 5e9, "val_loss": 2.75, "val_bpb": 1.125}
@@ -134,6 +141,10 @@ def test_a_run_with_everything(finished: RunDir) -> None:
         "| LensNet | 2.6000 ± 0.0500 | -0.2000 ± 0.0100 | -20.0 | 62% |",
         "| policy | spearman | recall@8 |", "| recency | 0.1 |  |", "Sequences 120.",
         "| lens - recency | -0.0500 ± 0.0100 | -5.0 |",
+        "| tokens back | LensNet | tokens |", "| 0 to 1,023 | +0.0200 ± 0.0100 | 99 |",
+        "| 1,024 and more | +0.0800 ± 0.0100 | 9 |", "| nowhere | +0.0100 ± 0.0050 | 70 |",
+        "| shown as | delta NLL | tokens |", "| LOD2 | +0.2000 ± 0.0200 |",
+        "| training loss (nat) | whole objective (nat) |", "| 0.1134 | 0.2250 |",
         "| `mfu` | base | 0.4 to 1 | 100% of 40 | **0.3** | 0.3 | 0.3 |",
         "| `thrash` | base_eval | 0 to 0.05 | 100% of 30 | **0.5** |",
     ):  # fmt: skip
@@ -150,7 +161,7 @@ def test_a_run_that_was_cut_short_says_what_it_lacks(tmp_path: Path) -> None:
         train(writer, 4)
     text, data, plots = read(run)
     missing = told(data)
-    assert missing["lens_loss, question_loss"].startswith("LensNet is trained from 20% of a stage on")
+    assert missing["lens_loss, lens_gain, question_loss"].startswith("LensNet is trained from 20% of a stage on")
     assert missing["preference_loss, preference_agreement, preference_corr"] == "megacontext.lens.target is attention"
     assert missing["evaluation of focus"] == "no stage that evaluates it was finished"
     assert "no refocus of a session was recorded" in missing[", ".join(REFOCUS_FAMILIES)]
@@ -290,7 +301,9 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["table", "focus", "differences", "by_distance", "note"]), json_values))
+@given(
+    st.dictionaries(st.sampled_from(["table", "focus", "differences", "by_distance", "by_lod", "note"]), json_values)
+)
 @settings(deadline=None, max_examples=150)
 def test_an_evaluation_of_any_shape_is_worded(context: dict[str, Any]) -> None:
     found = read_evaluation(context)
