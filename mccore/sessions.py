@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from mccore import paths, plugins
 from mccore.api import TreeSpec
 from mccore.config import Choice, MegaContextConfig, RunConfig
+from mccore.contexts import identity_of
 from mccore.errors import UsageError
 from mccore.runtime import load_gpt, load_megacontext
 
@@ -102,9 +102,8 @@ def context_model(
 
 
 def model_identity(checkpoint: Path, meta: Meta) -> str:
-    """What tells a model and its tokenizer from every other: a digest of the checkpoint's checksums and the tokenizer's."""
-    sums = (checkpoint / "SHA256SUMS").read_bytes()
-    return hashlib.sha256(sums + meta.tokenizer.encode()).hexdigest()
+    """What tells a model and its tokenizer from every other."""
+    return identity_of(checkpoint, meta.tokenizer)
 
 
 def session_directory(name: str) -> Path:

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("mccore.cli.run:run", "Train a model by a recipe, from raw text to a chat."),
     "runs": ("mccore.cli.runs:runs", "List, show, stop and compare runs."),
     "chat": ("mccore.cli.chat:chat", "Talk to a trained model."),
+    "context": ("mccore.cli.context:context", "Turn files into contexts for chats, look at them, check them."),
     "report": ("mccore.cli.report:report", "Write the report of a run again and show it."),
     "tok": ("mccore.cli.tok:tok", "Train a tokenizer on files, or measure one."),
     "plugins": ("mccore.cli.plugins:plugins", "List and check plugins, or start a new one."),

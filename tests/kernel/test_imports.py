@@ -27,6 +27,8 @@ KERNEL = {
 }  # fmt: skip
 ENGINE = {"data", "eval", "megacontext", "model", "serve", "train"}
 ASSEMBLY = {
+    "context_build",
+    "contexts",
     "focus_stage",
     "launch",
     "markdown",

@@ -1,0 +1,228 @@
+"""`mccore context`: turn files into a saved context, look at one, check one."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mccore.units import count, duration, size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mccore.context_build import Built
+    from mccore.contexts import Description
+    from mccore.data.text_files import Skipped
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+_DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+_SHOWN = 20  # files, and names of what was left out
+
+
+@click.group()
+def context() -> None:
+    """Make contexts of files for sessions to start from, look at them, check them."""
+
+
+@context.command()
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory to write to.")
+@click.option("--run", "run", help="Whose model makes the gists; default: the newest run that has one.")
+@click.option("--stage", type=click.Choice(["sft", "mid", "base"]), help="Of which stage; default: the last there is.")
+@click.option("--include", multiple=True, metavar="GLOB", help="Of folders take these files only. Repeatable.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Of folders leave these out. Repeatable.")
+@click.option(
+    "--max-file-size",
+    type=click.FloatRange(min=0, min_open=True),
+    default=8.0,
+    show_default=True,
+    metavar="MB",
+    help="Of folders leave larger files out.",
+)
+@click.option(
+    "--field", default="text", show_default=True, help="Column or key of the text in parquet and JSON Lines files."
+)
+@_DEVICE
+@_JSON
+def build(
+    sources: tuple[Path, ...],
+    out: Path,
+    run: str | None,
+    stage: str | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    max_file_size: float,
+    field: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Turn PATH..., files and folders, into a context that sessions can start from: `mccore chat --context DIR`.
+
+    A folder stands for all text below it; hidden files, caches, virtual environments, node_modules and what isn't UTF-8 text
+    are left out. Rows of parquet files and lines of JSON Lines files are a document each. A build that was interrupted is gone
+    on with by the same command.
+    """
+    from mccore.cli.chat import find_checkpoint, find_run
+    from mccore.data.text_files import find_text_files
+
+    chosen = find_run(run)
+    stage, checkpoint = find_checkpoint(chosen, stage)
+    files, skipped = find_text_files(sources, include=include, exclude=exclude, largest=round(max_file_size * 1e6))
+
+    from mccore.cli.chat import load_engine
+    from mccore.context_build import build_context
+    from mccore.contexts import Origin
+    from mccore.sessions import context_model
+    from mccore.train.checkpoint import read_meta
+
+    engine, step = load_engine(chosen, checkpoint, device)
+    model, trees = context_model(checkpoint, engine.model, read_meta(checkpoint), engine.model.device)
+    progress = Progress(sum(file.size for file in files))
+    try:
+        built = build_context(
+            model,
+            trees,
+            engine.tokenizer,
+            files,
+            out.expanduser(),
+            Origin(run=chosen.name, stage=stage, step=step),
+            skipped=skipped,
+            text_field=field,
+            on_progress=progress,
+        )
+    finally:
+        progress.clear()
+    if as_json:
+        click.echo(json.dumps(_summary(built), indent=2, ensure_ascii=False))
+    else:
+        _show_built(built)
+
+
+def _summary(built: Built) -> dict[str, Any]:
+    made = built.tokens - built.kept
+    return {
+        "path": str(built.directory),
+        "files": built.files,
+        "documents": built.documents,
+        "text_bytes": built.text_bytes,
+        "tokens": built.tokens,
+        "tokens_kept": built.kept,
+        "rows": built.rows,
+        "bytes": built.bytes,
+        "bytes_per_token": built.bytes / built.tokens,
+        "seconds": built.seconds,
+        "tokens_per_second": made / built.seconds,
+        "skipped": [{"name": each.name, "why": each.why} for each in built.skipped],
+    }
+
+
+def _show_built(built: Built) -> None:
+    for line in _lines_of_skipped(built.skipped):
+        click.echo(line, err=True)
+    documents = "" if built.documents == built.files else f" ({built.documents:,} documents)"
+    kept = f", {built.kept:,} of them already there" if built.kept else ""
+    click.echo(f"{built.files:,} files{documents}, {count(built.text_bytes)}B of text: {built.tokens:,} tokens{kept}")
+    click.echo(f"gists: {_levels(built.rows)}")
+    click.echo(f"{size(built.bytes)} on disk, {built.bytes / built.tokens:.1f} bytes per token")
+    made = (built.tokens - built.kept) / built.seconds
+    click.echo(f"{duration(built.seconds)}, {count(made)} tokens/s")
+    click.echo(str(built.directory))
+
+
+def _lines_of_skipped(skipped: Sequence[Skipped]) -> list[str]:
+    """What was left out: a line per reason, with the first names."""
+    reasons = Counter(each.why for each in skipped)
+    lines = []
+    for why, number in reasons.most_common():
+        names = [each.name for each in skipped if each.why == why]
+        more = f" and {number - 5:,} more" if number > 5 else ""
+        lines.append(f"left out, {why}: {', '.join(names[:5])}{more}")
+    return lines
+
+
+def _levels(rows: Sequence[int]) -> str:
+    return ", ".join(f"{number:,} at LOD{level}" for level, number in enumerate(rows) if level and number) or "none yet"
+
+
+@context.command()
+@click.argument("path")
+@_JSON
+def info(path: str, as_json: bool) -> None:
+    """Say what is in a context, or in a saved session: PATH is its directory, or a session's name."""
+    from mccore.contexts import describe_context, find_context
+
+    found = describe_context(find_context(path))
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _show_info(found)
+
+
+def _show_info(found: Description) -> None:
+    state, manifest, here = found.state, found.manifest, found.here
+    click.echo(f"{'context' if manifest else 'session'} in {found.directory}")
+    where = f"{here.run}, {here.stage} step {here.step:,}" if here else ""
+    if manifest:
+        made = manifest.origin
+        named = f"{made.run}, {made.stage} step {made.step:,}"
+        where = f"{named} (here{'' if where == named else f' as {where}'})" if here else f"{named} (not here)"
+    click.echo(f"  model       {where or 'not here'}")
+    unread = state.tokens - state.covered
+    click.echo(f"  tokens      {state.tokens:,}{f', {unread:,} of them unread' if unread else ''}")
+    click.echo(
+        f"  gists       {_levels(found.rows)}, of {state.block_size} each, {state.stored.removeprefix('torch.')}"
+    )
+    each = f", {found.bytes / state.tokens:.1f} bytes per token" if state.tokens else ""
+    click.echo(f"  on disk     {size(found.bytes)}{each}")
+    entries = sum(number for _, number in state.cut)
+    click.echo(
+        f"  focus       {entries:,} entries of {state.budget:,}, keys {state.kv_policy if state.keys else 'not kept'}"
+    )
+    if found.mounted_by:
+        click.echo(f"  mounted by  {', '.join(found.mounted_by)}")
+    if manifest is None:
+        return
+    click.echo(f"  made        {manifest.created}")
+    if manifest.skipped:
+        click.echo(f"  left out    {', '.join(f'{number:,} {why}' for why, number in manifest.skipped.items())}")
+    click.echo(f"  files       {len(manifest.files):,}")
+    for file in manifest.files[:_SHOWN]:
+        documents = f"  {file.documents:,} documents" if file.documents > 1 else ""
+        click.echo(f"    {file.start:>12,} .. {file.stop:<12,} {file.name}{documents}")
+    if len(manifest.files) > _SHOWN:
+        click.echo(f"    and {len(manifest.files) - _SHOWN:,} more; --json lists all")
+
+
+class Progress:
+    """How far a build is, on one line of the terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._shown = sys.stderr.isatty()
+        self._began = time.perf_counter()
+        self._last = 0.0
+
+    def __call__(self, tokens: int, read: int) -> None:
+        now = time.perf_counter()
+        if not self._shown or now - self._last < 0.1:
+            return
+        self._last = now
+        seconds = now - self._began
+        left = duration(seconds * (self._total - read) / read) if read else "?"
+        sys.stderr.write(
+            f"\r\x1b[K{count(tokens)} tokens, {read / 1e6:.1f} of {self._total / 1e6:.1f} MB, "
+            f"{count(tokens / seconds)} tokens/s, {left} to go"
+        )
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
