@@ -21,8 +21,9 @@ from mccore.errors import MccoreError
 from mccore.megacontext.cut import Cut
 from mccore.megacontext.gistnet import GistNet
 
-# NumPy has no bfloat16: its bits are stored as integers.
-_STORED = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "uint16"}
+# NumPy has no bfloat16: its bits are stored as integers. int8 is a row's own scale, fp32, behind its bytes.
+_STORED = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "uint16", torch.int8: "uint8"}
+_SCALE_BYTES = 4
 # The head of a GistNet multiplies one row per block, and matrix products round differently for the few rows that are left
 # over from a multiple of 4. With none left over a gist has the same bits however many blocks are made with it.
 _MULTIPLE = 4
@@ -39,7 +40,7 @@ class BlockEncoder:
         embed: ids int64 [...] on `device` -> embeddings [..., D].
         gistnet: children [N, K, D] and their parents' level -> gists [N, D].
         max_lod: coarsest level that is made.
-        stored: dtype of gists in the tree: fp32, bf16 or fp16.
+        stored: dtype of gists in the tree: fp32, bf16, fp16, or int8 with a scale per gist (`quantize`).
         compute: dtype that GistNet gets its children in.
         device: where embeddings and gists are computed.
         call_blocks: most blocks of one GistNet call, which bounds the memory of a long prefill; a multiple of 4.
@@ -69,11 +70,12 @@ class BlockEncoder:
         self._embed = embed
         self._call_blocks = call_blocks
 
-    def spec(self, directory: Path | None = None) -> TreeSpec:
-        """What a backend of such a tree has to store."""
+    def spec(self, directory: Path | None = None, *, read_only: bool = False, salvage: bool = False) -> TreeSpec:
+        """What a backend of such a tree has to store, and how it is opened."""
         width = self.embed(np.zeros(1, dtype=np.int64)).size(-1)
-        gists = LevelSpec((width,), _STORED[self.stored])
-        return TreeSpec((LevelSpec((), "uint32"), *(gists for _ in range(self.max_lod))), directory)
+        gists = LevelSpec((width + (_SCALE_BYTES if self.stored is torch.int8 else 0),), _STORED[self.stored])
+        levels = (LevelSpec((), "uint32"), *(gists for _ in range(self.max_lod)))
+        return TreeSpec(levels, directory, read_only, salvage)
 
     @torch.no_grad()
     def embed(self, ids: NDArray[Any]) -> Tensor:
@@ -95,19 +97,39 @@ class BlockEncoder:
             blocks = len(children)
             if missing := -blocks % _MULTIPLE:
                 children = torch.cat((children, children[:1].expand(missing, -1, -1)))
-            parts.append(self.gistnet(children, level)[:blocks].to(self.stored).cpu())
-        gists = torch.cat(parts)
-        if not bool(torch.isfinite(gists).all()):
-            raise TreeError(
-                f"a gist at LOD{level} isn't finite", hint="the model's weights are broken: use another one"
-            )
-        return (gists.view(torch.int16) if self.stored is torch.bfloat16 else gists).numpy().view(_STORED[self.stored])
+            gists = self.gistnet(children, level)[:blocks]
+            if self.stored is not torch.int8:
+                gists = gists.to(self.stored)
+            if not bool(torch.isfinite(gists).all()):
+                raise TreeError(
+                    f"a gist at LOD{level} isn't finite", hint="the model's weights are broken: use another one"
+                )
+            parts.append((quantize(gists) if self.stored is torch.int8 else gists).cpu())
+        rows = torch.cat(parts)
+        return (rows.view(torch.int16) if self.stored is torch.bfloat16 else rows).numpy().view(_STORED[self.stored])
 
     def from_rows(self, rows: NDArray[Any]) -> Tensor:
         """Rows of a backend as gists in the compute dtype."""
         copy = np.array(rows)  # backends give read-only arrays, which torch can't hold
+        if self.stored is torch.int8:
+            return dequantize(torch.from_numpy(copy)).to(self.device).to(self.compute)
         gists = torch.from_numpy(copy.view(np.int16) if self.stored is torch.bfloat16 else copy)
         return gists.view(self.stored).to(self.device).to(self.compute)
+
+
+def quantize(gists: Tensor) -> Tensor:
+    """Gists [N, D] as rows uint8 [N, D + 4]: D signed bytes, whose unit is the row's largest magnitude / 127, and that
+    unit as fp32. Each row depends on itself alone, so any chunking gives the same bits."""
+    gists = gists.float()
+    unit = gists.abs().amax(dim=1, keepdim=True) / 127
+    steps = torch.round(gists / torch.where(unit > 0, unit, 1)).to(torch.int8)
+    return torch.cat([steps.view(torch.uint8), unit.contiguous().view(torch.uint8)], dim=1)
+
+
+def dequantize(rows: Tensor) -> Tensor:
+    """What `quantize` made of gists, fp32 [N, D]."""
+    unit = rows[:, -_SCALE_BYTES:].contiguous().view(torch.float32)
+    return rows[:, :-_SCALE_BYTES].contiguous().view(torch.int8).float() * unit
 
 
 class Entries(NamedTuple):

@@ -18,10 +18,11 @@ from mccore.api import TreeBackend
 from mccore.config import GistNetConfig
 from mccore.megacontext.cut import Cut, coarsest, finest, recency_pyramid
 from mccore.megacontext.gistnet import GistNet, build_pyramid
-from mccore.megacontext.tree import BlockEncoder, Tree, TreeError, append_all
+from mccore.megacontext.tree import BlockEncoder, Tree, TreeError, append_all, dequantize, quantize
 from tests.megacontext.conftest import stir
 
 WIDTH, K, VOCAB = 16, 4, 48
+STORED = [torch.float32, torch.float16, torch.bfloat16, torch.int8]
 TABLE = torch.randn(VOCAB, WIDTH, generator=torch.Generator().manual_seed(5))
 
 
@@ -87,7 +88,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("pieces", PIECES, ids=str)
-@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("stored", STORED, ids=str)
 def test_appending_in_pieces_is_building_at_once(
     fresh: Callable[..., Tree], pieces: list[int], stored: torch.dtype
 ) -> None:
@@ -209,8 +210,10 @@ def test_lod0_takes_four_bytes_a_token_and_gists_their_own_type() -> None:
         assert (spec.levels[0].shape, spec.levels[0].dtype) == ((), "uint32")
         assert {(level.shape, level.dtype) for level in spec.levels[1:]} == {((WIDTH,), name)}
         assert len(spec.levels) == 4
+    spec = encoder(stored=torch.int8).spec()
+    assert {(level.shape, level.dtype) for level in spec.levels[1:]} == {((WIDTH + 4,), "uint8")}
     with pytest.raises(ValueError, match="stored as one of"):
-        encoder(stored=torch.int8)
+        encoder(stored=torch.int16)
     with pytest.raises(ValueError, match="multiple of 4"):
         encoder(call_blocks=6)
 
@@ -218,7 +221,7 @@ def test_lod0_takes_four_bytes_a_token_and_gists_their_own_type() -> None:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("stored", STORED, ids=str)
 def test_the_entries_of_a_cut_are_its_nodes(fresh: Callable[..., Tree], stored: torch.dtype) -> None:
     tree = fresh(encoder(stored=stored))
     ids = ids_of(150)
@@ -236,6 +239,29 @@ def test_the_entries_of_a_cut_are_its_nodes(fresh: Callable[..., Tree], stored: 
                 assert found.tokens[at] == -1
                 assert torch.equal(found.embeddings[at], tree.gists(int(level), np.array([index]))[0])
     np.testing.assert_array_equal(tree.ids(3, 9), ids[3:9])
+
+
+def test_int8_keeps_every_value_within_half_a_step_of_its_row() -> None:
+    gists = torch.randn(200, WIDTH, generator=torch.Generator().manual_seed(2)) * torch.logspace(-6, 6, 200).unsqueeze(
+        1
+    )
+    gists[7] = 0
+    rows = quantize(gists)
+    assert (rows.shape, rows.dtype) == ((200, WIDTH + 4), torch.uint8)
+    step = gists.abs().amax(dim=1, keepdim=True) / 127
+    assert bool(((dequantize(rows) - gists).abs() <= 0.501 * step).all())
+    assert torch.equal(dequantize(rows)[7], torch.zeros(WIDTH))
+    assert torch.equal(torch.cat([quantize(row) for row in gists.split(3)]), rows)  # a row depends on itself alone
+
+
+def test_int8_gists_are_those_of_fp32_up_to_rounding() -> None:
+    coders = encoder(), encoder(stored=torch.int8)
+    trees = [open_tree("ram", Path(), coder) for coder in coders]
+    for tree in trees:
+        tree.append(ids_of(150))
+    for level in (1, 2, 3):
+        full, short = (tree.gists(level, np.arange(150 // K**level)) for tree in trees)
+        assert float((full - short).norm() / full.norm()) < 0.02 * level
 
 
 def test_an_empty_tree_has_an_empty_cut(fresh: Callable[..., Tree]) -> None:

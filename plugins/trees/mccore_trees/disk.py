@@ -111,7 +111,9 @@ class DiskTree:
         """Add rows `[m, *shape]`: all, or none and an error. Raises ValueError on another shape or dtype, RunError."""
         file = self._level(level)
         if self._read_only or self._salvage:
-            raise RunError(f"the tree in {self._directory} is open {'to be read' if self._read_only else 'for repair'} only")
+            raise RunError(
+                f"the tree in {self._directory} is open {'to be read' if self._read_only else 'for repair'} only"
+            )
         file.append(rows)
 
     def read(self, level: int, start: int, stop: int) -> NDArray[Any]:

@@ -87,7 +87,9 @@ class LevelFile:
             raise IndexError(f"rows [{start}, {stop}) of level {self._type.level}, which has {self.length}")
         row_bytes = self._type.row_bytes
         behind = max(stop - len(self._map), stop - start) * row_bytes
-        if stop > len(self._map) and behind >= _MAP_BYTES and not self._salvage:  # then the file may be too short to map
+        if (
+            stop > len(self._map) and behind >= _MAP_BYTES and not self._salvage
+        ):  # then the file may be too short to map
             mapped = mmap.mmap(self._file.fileno(), self._bytes, access=mmap.ACCESS_READ)
             self._map = np.frombuffer(mapped, dtype=self._type.dtype).reshape(-1, *self._type.shape)
         if stop <= len(self._map):
@@ -162,7 +164,9 @@ class LevelFile:
         """
         self._type.check(rows)
         if not 0 <= start <= start + len(rows) <= self.length:
-            raise IndexError(f"rows [{start}, {start + len(rows)}) of level {self._type.level}, which has {self.length}")
+            raise IndexError(
+                f"rows [{start}, {start + len(rows)}) of level {self._type.level}, which has {self.length}"
+            )
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
         begin, end = start * self._type.row_bytes, start * self._type.row_bytes + len(data)
         if begin == end:
