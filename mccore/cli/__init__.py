@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("mccore.cli.runs:runs", "List, show, stop and compare runs."),
     "chat": ("mccore.cli.chat:chat", "Talk to a trained model."),
     "context": ("mccore.cli.context:context", "Turn files into contexts for chats, look at them, check them."),
+    "bench": ("mccore.cli.bench:bench", "Measure what sessions cost on this machine."),
     "report": ("mccore.cli.report:report", "Write the report of a run again and show it."),
     "tok": ("mccore.cli.tok:tok", "Train a tokenizer on files, or measure one."),
     "plugins": ("mccore.cli.plugins:plugins", "List and check plugins, or start a new one."),

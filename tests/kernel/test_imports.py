@@ -27,6 +27,7 @@ KERNEL = {
 }  # fmt: skip
 ENGINE = {"data", "eval", "megacontext", "model", "serve", "train"}
 ASSEMBLY = {
+    "context_bench",
     "context_build",
     "contexts",
     "focus_stage",
