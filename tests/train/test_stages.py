@@ -186,21 +186,56 @@ def test_an_empty_mixture_is_told(new_run, make_config, in_process) -> None:
         in_process(run, "sft")
 
 
+@pytest.fixture(scope="module")
+def megacontext_run(new_run, make_config, in_process) -> RunDir:
+    """A small base model trained with MegaContext."""
+    megacontext = {
+        "enabled": True, "block_size": 4, "horizon": 3, "recent_tokens": 8, "expanded_blocks": 1, "refocus_interval": 2,
+    }  # fmt: skip
+    config = make_config(
+        megacontext={**megacontext, "gistnet": {"layers": 1}, "lens": {"layers": 1, "queries": 4}},
+        base={"tokens": 6 * BATCH, "eval_every_tokens": 0, "sample_every_tokens": 0},
+    )
+    run = new_run("mc-whole", config)
+    in_process(run, "encode")
+    in_process(run, "base")
+    return run
+
+
+def test_contexts_are_checked_and_compared(megacontext_run: RunDir, in_process) -> None:
+    run = megacontext_run
+    [check] = [event for event in read_events(run.events_dir) if event.type == "delta_nll"]
+    assert (check.data["horizon"], check.data["sequences"]) == (3, 8)
+    assert check.data["stderr"] > 0
+    focus = next(event for event in read_events(run.events_dir) if event.type == "focus_allocator")
+    assert focus.metrics["residency"] > 0.8
+    assert focus.data["refocus"] > 3
+    steps = [event for event in read_events(run.events_dir) if event.type == "step"]
+    assert {"adv_delta/p95", "adv_delta"} <= steps[0].metrics.keys()
+    assert "lens_gain" in steps[-1].metrics
+    flops = [event.metrics["flops_total"] for event in steps]
+    assert flops[0] / 1 != pytest.approx(flops[-1] / len(steps))  # contexts of other lengths cost other amounts
+    found = in_process(run, "base_eval")["context"]
+    assert found["horizon"] == 3
+    assert found["documents"] < found["rows"]  # rows of one document aren't independent
+    assert {"oracle", "oracle_bound", "lens"} <= found["nll"].keys()
+    for name in ("by_distance", "by_lod"):
+        assert {row["condition"] for row in found[name]} >= {"gists", "lens", "oracle"}
+        assert all(row["tokens"] > 0 for row in found[name])
+    gists = [row for row in found["by_distance"] if row["condition"] == "gists"]
+    total = sum(row["delta"] * row["tokens"] for row in gists) / sum(row["tokens"] for row in gists)
+    assert total == pytest.approx(found["delta_nll"]["gists"]["mean"])
+
+
 def test_rows_per_pass_are_measured_once_and_kept(
-    new_run, make_config, in_process, monkeypatch: pytest.MonkeyPatch
+    megacontext_run: RunDir, new_run, in_process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much memory a resumed run finds, it goes on with the same bits."""
     from mccore import training
     from mccore.runtime import Stopped
 
-    megacontext = {"enabled": True, "block_size": 4, "horizon": 4, "recent_tokens": 8, "expanded_blocks": 1}
-    config = make_config(
-        megacontext={**megacontext, "gistnet": {"layers": 1}, "lens": {"layers": 1, "queries": 4}},
-        base={"tokens": 6 * BATCH, "eval_every_tokens": 0, "sample_every_tokens": 0},
-    )
-    whole, interrupted = new_run("mc-whole", config), new_run("mc-interrupted", config)
-    in_process(whole, "encode")
-    in_process(whole, "base")
+    config, whole = megacontext_run.config, megacontext_run
+    interrupted = new_run("mc-interrupted", config)
     interrupted.request_stop()
     with pytest.raises(Stopped):
         in_process(interrupted, "base")
