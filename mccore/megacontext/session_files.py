@@ -3,7 +3,8 @@
 A session's directory:
 
     tree/                     the history and its gists, in a tree backend that keeps files
-    session.json              the focus, what belongs to it, and whose session it is: the newest state that counts
+    session.json              the focus, what belongs to it, and whose session it is: the newest state that counts; where it is
+                              mounted on another session, which one
     keys-<n>.safetensors      keys and values of the Working Context and the last logits, so that nothing is read again
 
 `save` flushes the tree, writes the keys under a new name and then replaces session.json, so that a crash at any moment leaves
@@ -13,7 +14,7 @@ the last state or the new one. Tokens that were flushed later than it are there 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,23 @@ import safetensors.torch
 import torch
 from pydantic import JsonValue
 
-from mccore.api import TreeBackend, TreeSpec
+from mccore.api import TreeBackend
 from mccore.files import write_atomic
 from mccore.megacontext.controller import Focus
 from mccore.megacontext.cut import CutError, decode_runs, encode_runs, sharpen_tail
 from mccore.megacontext.session import ContextModel, Session
-from mccore.megacontext.session_state import STATE, TREE, SessionError, SessionState, read_state
+from mccore.megacontext.session_mounts import MountedTree, Trees, mount, open_shared, refer
+from mccore.megacontext.session_state import (
+    STATE,
+    TREE,
+    BaseReference,
+    SessionError,
+    SessionState,
+    read_state,
+)
 from mccore.megacontext.tree import Tree
 
 _COPY_BYTES = 2**24
-
-Trees = Callable[[TreeSpec], TreeBackend]  # builds a backend, with files where the spec has a directory
 
 
 def create_session(model: ContextModel, directory: Path, trees: Trees, *, seed: int = 0) -> Session:
@@ -46,6 +53,57 @@ def create_session(model: ContextModel, directory: Path, trees: Trees, *, seed: 
     return session
 
 
+def mount_context(
+    model: ContextModel, path: Path, trees: Trees, directory: Path | None = None, *, seed: int = 0
+) -> Session:
+    """A new session that begins with what is saved in `path`, focus and, where settings agree, keys and values included.
+
+    Nothing is copied: the base is read where it is, beside any number of others, and never written. The session lives in
+    `directory`, or in memory. Raises SessionError for another model's context or a damaged one, for one whose tree can't be
+    shared, and where there is a session in `directory` already; RunError.
+    """
+    if directory is not None and (directory / STATE).exists():
+        raise SessionError(f"there is a session in {directory} already", hint="open it, or choose another name")
+    state = read_state(path)
+    _check_model(state, model, path)
+    spec = model.encoder.spec()
+    base = open_shared(path, spec, model.block_size, trees)
+    try:
+        reference = refer(path, base, state.tokens, spec, model.block_size)
+    finally:
+        base.close()
+    own = trees(model.encoder.spec(None if directory is None else directory / TREE))
+    tree = _open_tree(model, own, reference, trees)
+    try:
+        if tree.tokens > state.tokens:
+            raise SessionError(f"{directory} isn't empty", hint="choose another place for the session")
+        session = Session(model, tree, seed=seed)
+        _restore(session, state, path)
+        if directory is not None:
+            session.directory = directory
+            save_session(session, directory, trees)
+    except BaseException:
+        tree.close()
+        raise
+    return session
+
+
+def _open_tree(model: ContextModel, own: TreeBackend, reference: BaseReference | None, trees: Trees) -> Tree:
+    """A session's tree of its own rows, behind those of its base if it has one."""
+    try:
+        if reference is None:
+            return Tree(own, model.encoder)
+        mounted = mount(reference, own, model.encoder.spec(), model.block_size, trees)
+    except BaseException:
+        own.close()
+        raise
+    try:
+        return Tree(mounted, model.encoder)
+    except BaseException:
+        mounted.close()
+        raise
+
+
 def save_session(
     session: Session,
     directory: Path,
@@ -56,7 +114,8 @@ def save_session(
 ) -> None:
     """Write a session's state, so that `open_session` goes on from here.
 
-    Into the directory that it lives in, or, as a copy that lives on its own, into another one, which must be empty.
+    Into the directory that it lives in, or, as a copy that lives on its own, into another one, which must be empty. What a
+    session is mounted on isn't copied with it.
     notes: what the caller wants to find again. keys: store keys and values too; without them the Working Context is read again
     after opening, and logits are equal within rounding instead of bit for bit. Raises SessionError, RunError.
     """
@@ -87,6 +146,7 @@ def save_session(
         seed=session.seed,
         keys=name,
         keys_sha256=digest,
+        base=session.tree.backend.reference if isinstance(session.tree.backend, MountedTree) else None,
         notes=dict(notes or {}),
     )
     write_atomic(directory / STATE, state.model_dump_json(indent=1) + "\n")
@@ -103,7 +163,7 @@ def open_session(model: ContextModel, directory: Path, trees: Trees) -> tuple[Se
     """
     state = read_state(directory)
     _check_model(state, model, directory)
-    tree = Tree(trees(model.encoder.spec(directory / TREE)), model.encoder)
+    tree = _open_tree(model, trees(model.encoder.spec(directory / TREE)), state.base, trees)
     try:
         session = Session(model, tree, seed=state.seed)
         _restore(session, state, directory)
@@ -161,10 +221,12 @@ def _check_model(state: SessionState, model: ContextModel, directory: Path) -> N
 
 
 def _copy_tree(session: Session, directory: Path, trees: Trees) -> None:
-    """The session's rows, into a new tree under `directory`."""
+    """The session's rows, those of its base left out, into a new tree under `directory`."""
     if directory.exists() and any(directory.iterdir()):
         raise SessionError(f"{directory} isn't empty", hint="choose another place for the copy")
     source, encoder = session.tree.backend, session.model.encoder
+    if isinstance(source, MountedTree):
+        source = source.own
     spec = encoder.spec(directory / TREE)
     copy = trees(spec)
     try:

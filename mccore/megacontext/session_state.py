@@ -18,8 +18,19 @@ class SessionError(MccoreError):
     """A saved session that can't be opened: it is damaged, or another model's."""
 
 
+class BaseReference(BaseModel):
+    """The saved session that a mounted one begins with: where it is, how many of its tokens count, what they are by."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    tokens: int
+    digest: str
+
+
 class SessionState(BaseModel):
-    """What session.json holds. `cut` are runs (level, entries), `recent` the edits of the last refocuses."""
+    """What session.json holds. `cut` are runs (level, entries), `recent` the edits of the last refocuses; `tokens` are those of
+    the base, where there is one, and its own."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,6 +52,7 @@ class SessionState(BaseModel):
     seed: int
     keys: str | None
     keys_sha256: str | None
+    base: BaseReference | None = None
     notes: dict[str, JsonValue]
 
 
