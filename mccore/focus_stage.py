@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mccore.train.loop import Progress
 
 CHECK_ROWS = 8  # sequences of the check at every evaluation
-TABLE_ROWS = 256  # sequences of the table: at half as many its standard errors hide what small models gain
+TABLE_ROWS = 128  # sequences of the table: at half as many its standard errors hide what small models gain
 SESSION = "validation row 0"
 
 
