@@ -105,8 +105,9 @@ class BlockEncoder:
                     f"a gist at LOD{level} isn't finite", hint="the model's weights are broken: use another one"
                 )
             parts.append((quantize(gists) if self.stored is torch.int8 else gists).cpu())
-        rows = torch.cat(parts)
-        return (rows.view(torch.int16) if self.stored is torch.bfloat16 else rows).numpy().view(_STORED[self.stored])
+        gists = torch.cat(parts)
+        array: NDArray[Any] = (gists.view(torch.int16) if self.stored is torch.bfloat16 else gists).numpy()
+        return array.view(_STORED[self.stored])
 
     def from_rows(self, rows: NDArray[Any]) -> Tensor:
         """Rows of a backend as gists in the compute dtype."""

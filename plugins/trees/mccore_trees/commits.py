@@ -101,8 +101,8 @@ class CommitFile:
         raise damage(self.path, 0, "neither copy of the commit record matches its checksum")
 
     def write(self, levels: tuple[LevelCommit, ...], *, durable: bool) -> None:
-        """Make a commit the one that counts; `durable` waits until the disk has it. Raises OSError, and then the one before
-        counts, unless it was a SyncError: then either may."""
+        """Make a commit the one that counts; `durable` waits until the disk has it. Raises OSError, and then it or
+        the one before counts: the writer can't know how far a failed call came."""
         commit = Commit(self.commit.sequence + 1, levels)
         slot = commit.encode().ljust(_SLOT_BYTES, b"\0")
         older = 1 - self._newest

@@ -111,9 +111,8 @@ class DiskTree:
         """Add rows `[m, *shape]`: all, or none and an error. Raises ValueError on another shape or dtype, RunError."""
         file = self._level(level)
         if self._read_only or self._salvage:
-            raise RunError(
-                f"the tree in {self._directory} is open {'to be read' if self._read_only else 'for repair'} only"
-            )
+            use = "reading" if self._read_only else "repair"
+            raise RunError(f"the tree in {self._directory} was opened for {use} and takes no rows")
         file.append(rows)
 
     def read(self, level: int, start: int, stop: int) -> NDArray[Any]:
@@ -121,7 +120,7 @@ class DiskTree:
         return self._level(level).read(start, stop)
 
     def flush(self) -> None:
-        """Commit every row appended so far. Raises RunError; then the commit before still counts."""
+        """Commit every row appended so far. Raises RunError; then the commit before counts, or this one: never a part."""
         self._check_open()
         if self._read_only or self._salvage:
             return
@@ -153,8 +152,14 @@ class DiskTree:
             raise failure("read", self._directory, error) from error
         if self._commits.commit == before:
             return False
-        for level, committed in zip(self._levels, self._commits.commit.levels, strict=True):
-            level.refresh(committed)
+        try:
+            for level, committed in zip(self._levels, self._commits.commit.levels, strict=True):
+                level.refresh(committed)
+        except RunError:
+            self._commits.commit = before
+            for level, committed in zip(self._levels, before.levels, strict=True):
+                level.show(committed)
+            raise
         return self._commits.commit.rows != before.rows
 
     def damage(self) -> tuple[TreeDamage, ...]:

@@ -45,7 +45,8 @@ class LevelFile:
         self._synced_length = -1  # whoever wrote these rows may not have waited for the disk
         self._pending: list[int] = []  # sums of blocks that filled up since the last commit
         self._map = rows.empty(0)
-        self._take_over(committed)
+        self.length, self._tail_sum = committed.rows, committed.tail_sum
+        self._committed_blocks = self._bytes // BLOCK_BYTES
         try:
             self._file = open_file(self.path, read_only=read_only)
             self._sums = open_file(self._sums_path, read_only=read_only)
@@ -114,7 +115,8 @@ class LevelFile:
         return LevelCommit(self.length, self._tail_sum)
 
     def refresh(self, committed: LevelCommit) -> None:
-        """Show the rows that a writer has committed since. Raises RunError when they aren't these rows and more."""
+        """Show the rows that a writer has committed since. Raises RunError when they aren't these rows and more;
+        then `show` goes back."""
         try:
             replaced = any(
                 os.fstat(file.fileno()).st_ino != os.stat(path).st_ino
@@ -125,14 +127,9 @@ class LevelFile:
                     f"the tree in {self.path.parent} was cut by a repair since it was opened",
                     hint="open it again; what was read before it was cut can still be read here",
                 )
-            before = LevelCommit(self.length, self._tail_sum)
-            self._take_over(committed)
-            try:
-                self._check_sizes(cut_back=False)
-                self._check_tail()
-            except (RunError, OSError):
-                self._take_over(before)
-                raise
+            self.show(committed)
+            self._check_sizes(cut_back=False)
+            self._check_tail()
         except OSError as error:
             raise failure("read", self.path, error) from error
 
@@ -218,9 +215,9 @@ class LevelFile:
         self._file.close()
         self._sums.close()
 
-    def _take_over(self, committed: LevelCommit) -> None:
-        self.length = committed.rows
-        self._tail_sum = committed.tail_sum
+    def show(self, committed: LevelCommit) -> None:
+        """Count the rows of this commit, without a check."""
+        self.length, self._tail_sum = committed.rows, committed.tail_sum
         self._committed_blocks = self._bytes // BLOCK_BYTES
 
     def _check_sizes(self, *, cut_back: bool) -> None:
