@@ -362,8 +362,8 @@ class MegaContextConfig(Section):
         0, description="entries of the Working Context at inference (W); 0 takes the sequence length"
     )
     kv_policy: Literal["exact", "reuse"] = Field(
-        "exact",
-        description="after a refocus, read everything from the first edit on again (exact), or only what is new (reuse)",
+        "reuse",
+        description="after a refocus, read only what is new (reuse), or everything from the first edit on again (exact)",
     )
     surprise: NonNegative = Field(
         0.0, description="NLL in nats of a token that brings the next refocus forward at inference; 0 for never"

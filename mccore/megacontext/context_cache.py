@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mccore.megacontext.cut import Cut, append
 from mccore.megacontext.networks import MegaContextNets
-from mccore.megacontext.positions import span_rotary, spans_of
+from mccore.megacontext.positions import excess_mass, span_rotary, spans_of
 from mccore.megacontext.tree import Entries
 from mccore.model.attention import attend_in_order
 from mccore.model.gpt import GPT
@@ -32,6 +32,7 @@ class ContextCache:
     def __init__(self, gpt: GPT, nets: MegaContextNets, capacity: int) -> None:
         self.gpt, self.nets = gpt, nets
         self.cache = gpt.new_cache(1, capacity)
+        self._excess = 0.0  # what biases of gists are less by
         self.entries_read = 0  # in all passes so far: what refocusing costs beside the new tokens
         self._cut = Cut(np.empty(0, dtype=np.int8), np.empty(0, dtype=np.int64), nets.config.block_size)
         self._behind = 0  # tokens read behind `_cut`: an array that grows by one per token would cost more than it says
@@ -72,6 +73,11 @@ class ContextCache:
         self._behind += 1
         self.entries_read += 1
 
+    def adopt(self, cut: Cut) -> None:
+        """Take the cache as it is for what reading `cut` has left."""
+        self._excess = self._excess_of(cut)
+        self.hold(cut)
+
     def hold(self, cut: Cut) -> None:
         """Say which cut the cache holds."""
         self._cut, self._behind = cut, 0
@@ -93,10 +99,13 @@ class ContextCache:
         edited = first < len(self.cut)
         if edited and policy == "reuse":
             return self._read_new(cut, entries_of, least)
-        if edited and self.nets.config.positional == "gaussian_alibi" and cut.level.any():
-            first = min(
-                first, int(np.argmax(cut.level > 0))
-            )  # biases go by the distance to the newest token, which moved
+        excess = self._excess_of(cut)
+        moved = (
+            edited and self.nets.config.positional == "gaussian_alibi"
+        )  # its biases go by the distance to the newest token
+        if (moved or excess != self._excess) and cut.level.any():
+            first = min(first, int(np.argmax(cut.level > 0)))
+        self._excess = excess
         first = min(first, len(cut) - least)
         self.cache.truncate(first)
         self.hold(cut_part(cut, slice(0, first)))  # true at every moment, whatever fails
@@ -116,6 +125,11 @@ class ContextCache:
         A new token behind a kept one takes its share of that one's embedding: the kept one goes through the pass as well,
         seen by nobody, and what it gives is dropped.
         """
+        excess = self._excess_of(cut)
+        if self.cache.key_bias is not None:
+            gists = torch.from_numpy(self.cut.level > 0).to(self.gpt.device)
+            self.cache.key_bias[0, : len(gists), 0] -= (excess - self._excess) * gists
+        self._excess = excess
         at = positions_in(self.cut, cut)  # [L], -1 for new ones
         at[len(cut) - least :] = -1
         raw = cut.level == 0
@@ -145,6 +159,11 @@ class ContextCache:
         grow, self.cache.grow = self.cache.grow, True
         self.cache.reserve(1, count)
         self.cache.grow = grow
+
+    def _excess_of(self, cut: Cut) -> float:
+        if self.nets.bias is None:
+            return 0.0
+        return excess_mass(int(cut.span[cut.level > 0].sum()), self.gpt.config.max_seq_len)
 
     def _weights(self) -> Tensor | None:
         return None if self.cache.key_bias is None or self.nets.bias is None else self.nets.bias.weights
@@ -177,7 +196,7 @@ class ContextCache:
                 inputs["value_embeddings"] = gpt.embed_values(tokens)
             if bias is not None:
                 end = torch.full((1, 1), cut.tokens - 0.5, dtype=torch.float64, device=device)
-                inputs["key_bias"] = bias.features(spans, end)
+                inputs["key_bias"] = bias.features(spans, end, self._excess)
         if bias is not None and ("key_bias" in inputs or self.cache.key_bias is not None):
             inputs["key_bias_weights"] = bias.weights
         return inputs

@@ -46,22 +46,23 @@ class EncoderLayer(nn.Module):
         self.fc_proj.weight.zero_()
         self.temperature.fill_(1.0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: [N, L, D] -> [N, L, D]."""
-        rows, length, width = x.shape
+    def forward(self, x: Tensor, wanted: slice = slice(None)) -> Tensor:
+        """x: [N, L, D] -> [N, L, D], or what becomes of the `wanted` entries, who see all the others."""
+        rows, _, width = x.shape
         inner = rms_norm(x, EPS)
+        x = x[:, wanted]
 
         def split(y: Tensor) -> Tensor:
-            return y.view(rows, length, self.heads, -1)
+            return y.view(rows, y.size(1), self.heads, -1)
 
-        q, k = rms_norm(split(self.q(inner)), EPS), rms_norm(split(self.k(inner)), EPS)
+        q, k = rms_norm(split(self.q(inner[:, wanted])), EPS), rms_norm(split(self.k(inner)), EPS)
         q = q * self.temperature.to(q.dtype).view(1, 1, -1, 1)
         q, k, v = (y.transpose(1, 2) for y in (q, k, split(self.v(inner))))
         if x.device.type == "cpu" and x.dtype == torch.bfloat16:  # its kernel is slower than two casts and fp32's
             y = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(x.dtype)
         else:
             y = F.scaled_dot_product_attention(q, k, v)
-        x = x + self.proj(y.transpose(1, 2).reshape(rows, length, width))
+        x = x + self.proj(y.transpose(1, 2).reshape(rows, -1, width))
         return x + self.fc_proj(relu_squared(self.fc(rms_norm(x, EPS))))
 
 

@@ -97,10 +97,11 @@ class LensNet(nn.Module):
         # A longer history than any in training has coarser nodes: they are looked at as the coarsest known.
         known = spans.level.clamp(max=len(self.level) - 1)
         x = inputs + self.place(features) + self.level[known].to(inputs.dtype)
-        for layer in self.layers:
-            x = layer(x)
-        keys = rms_norm(self.key(inputs), EPS)
         recent = slice(max(0, length - self.config.queries), length)
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        x = self.layers[-1](x, recent) if len(self.layers) else x[:, recent]
+        keys = rms_norm(self.key(inputs), EPS)
         asking = inputs[:, recent]
         if later is not None:
             asking = torch.cat((asking, rms_norm(later, EPS)), dim=1)
@@ -118,7 +119,7 @@ class LensNet(nn.Module):
 
         asked = questions[:, : length - recent.start]
         raw = spans.level[:, recent] == 0
-        matter = self.head(rms_norm(x[:, recent], EPS)).squeeze(-1).float()
+        matter = self.head(rms_norm(x, EPS)).squeeze(-1).float()
         matter = torch.log_softmax(matter.masked_fill(~raw, -1e4), dim=1)
         by_node = torch.logsumexp(asked + matter.unsqueeze(-1), dim=1)  # [R, L]
         neutral = -torch.log(there.sum(dim=1, keepdim=True).clamp(min=1).float())

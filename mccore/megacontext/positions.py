@@ -61,6 +61,16 @@ def span_rotary(spans: Spans, config: ModelConfig, kind: Positional) -> Rotary:
     )
 
 
+def excess_mass(tokens: int, reach: int) -> float:
+    """By how much gists that cover so many tokens weigh more than any in training, where histories had `reach`: in ln.
+
+    Keys that stand for ln(span) tokens each would, in a history a hundred times as long, take nearly all attention from the
+    newest tokens, whatever they are about: so together they weigh at most what they did in training. In steps of a factor
+    of two, so that biases that are held change rarely.
+    """
+    return max(0, math.ceil(math.log2(max(tokens, 1) / reach))) * math.log(2)
+
+
 class SpanBias(nn.Module):
     """Learned weights of an additive score bias on gist keys, as `GPT.hidden(key_bias=, key_bias_weights=)` takes it.
 
@@ -85,11 +95,14 @@ class SpanBias(nn.Module):
             heads = self.weights.size(1)
             self.weights[..., 1] = torch.tensor([2.0 ** (-8 * (head + 1) / heads) for head in range(heads)])
 
-    def features(self, spans: Spans, end: Tensor | None = None) -> Tensor:
-        """Features of entries, fp32 [R, L, 1 or 2]. end: [R or 1, 1], where the newest entry ends; default: the last of
-        these does."""
+    def features(self, spans: Spans, end: Tensor | None = None, excess: float = 0.0) -> Tensor:
+        """Features of entries, fp32 [R, L, 1 or 2].
+
+        end: [R or 1, 1], where the newest entry ends; default: the last of these does. excess: taken from every gist's
+        ln(span), see `excess_mass`.
+        """
         coarse = spans.level > 0
-        mass = torch.log(spans.span)  # 0 for tokens
+        mass = torch.log(spans.span) - excess * coarse  # 0 for tokens
         if self.kind != "gaussian_alibi":
             return mass.unsqueeze(-1).float()
         if end is None:

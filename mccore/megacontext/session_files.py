@@ -24,7 +24,6 @@ import safetensors.torch
 import torch
 from pydantic import JsonValue
 
-from mccore.api import TreeBackend
 from mccore.files import write_atomic
 from mccore.megacontext.controller import Focus
 from mccore.megacontext.cut import CutError, decode_runs, encode_runs, sharpen_tail
@@ -72,8 +71,7 @@ def mount_context(
         reference = refer(path, base, state.tokens, spec, model.block_size)
     finally:
         base.close()
-    own = trees(model.encoder.spec(None if directory is None else directory / TREE))
-    tree = _open_tree(model, own, reference, trees)
+    tree = open_tree(model, directory, reference, trees)
     try:
         if tree.tokens > state.tokens:
             raise SessionError(f"{directory} isn't empty", hint="choose another place for the session")
@@ -88,8 +86,9 @@ def mount_context(
     return session
 
 
-def _open_tree(model: ContextModel, own: TreeBackend, reference: BaseReference | None, trees: Trees) -> Tree:
-    """A session's tree of its own rows, behind those of its base if it has one."""
+def open_tree(model: ContextModel, directory: Path | None, reference: BaseReference | None, trees: Trees) -> Tree:
+    """The tree of a session that lives in `directory`, or in memory: its own rows, behind those of its base if it has one."""
+    own = trees(model.encoder.spec(None if directory is None else directory / TREE))
     try:
         if reference is None:
             return Tree(own, model.encoder)
@@ -163,7 +162,7 @@ def open_session(model: ContextModel, directory: Path, trees: Trees) -> tuple[Se
     """
     state = read_state(directory)
     _check_model(state, model, directory)
-    tree = _open_tree(model, trees(model.encoder.spec(directory / TREE)), state.base, trees)
+    tree = open_tree(model, directory, state.base, trees)
     try:
         session = Session(model, tree, seed=state.seed)
         _restore(session, state, directory)
@@ -275,7 +274,7 @@ def _unpack_keys(session: Session, path: Path, digest: str | None) -> None:
         cache.key_bias = bias.new_zeros((1, cache.capacity, bias.size(-1)))
         cache.key_bias[:, :count] = bias
     cache.advance(count)
-    session.context.hold(session.focus.cut)
+    session.context.adopt(session.focus.cut)
     session.take_logits(tensors["logits"].to(device))
 
 

@@ -200,12 +200,12 @@ def test_settings_of_the_session_have_their_effect(base: Path) -> None:
 
     (checkpoint,) = (base / "runs" / "mc" / "checkpoints" / "sft").glob("step_*")
     model, trees, _ = load_context_model(checkpoint)
-    assert (model.settings.budget, model.settings.interval, model.settings.kv_policy) == (96, 8, "exact")
+    assert (model.settings.budget, model.settings.interval, model.settings.kv_policy) == (96, 8, "reuse")
     assert model.recent_tokens == 24  # a quarter, where the allocator asks for more
-    changes = {"wc_length": 80, "refocus_interval": 4, "kv_policy": "reuse", "surprise": 3.0}
+    changes = {"wc_length": 80, "refocus_interval": 4, "kv_policy": "exact", "surprise": 3.0}
     other, _, _ = load_context_model(checkpoint, overrides=Overrides(**changes))
     assert (other.settings.budget, other.settings.interval) == (80, 4)
-    assert (other.settings.kv_policy, other.settings.surprise) == ("reuse", 3.0)
+    assert (other.settings.kv_policy, other.settings.surprise) == ("exact", 3.0)
     stochastic = Overrides(allocator=Choice(name="stochastic_greedy"), tree=Choice(name="disk"))
     other, trees, _ = load_context_model(checkpoint, overrides=stochastic)
     assert type(other.allocator(2, 0)).__name__ == "StochasticGreedyAllocator"

@@ -170,6 +170,33 @@ def test_a_token_behind_a_gist_takes_no_share_of_it() -> None:
         assert torch.allclose(session.read(), reread(session), atol=2e-4)
 
 
+@pytest.mark.parametrize("policy", ["exact", "reuse"])
+def test_gists_weigh_no_more_together_than_in_training(policy: str) -> None:
+    """Without it the far past takes all attention in the end, whatever it is about."""
+    model = context_model(kv_policy=policy)
+    assert model.nets.bias is not None
+    session = new_session(model)
+    reach, mass = model.gpt.config.max_seq_len, []
+    for tokens in (150, 1000, 10_000):
+        session.append(ids_of(tokens))
+        session.read()
+        feature = session.context.cache.key_bias[0, : session.entries, 0]
+        mass.append(float(feature[torch.from_numpy(session.focus.cut.level > 0)].exp().sum()))
+        for token in ids_of(10):
+            session.append_token(token)
+            session.read()
+        assert session.context.cache.key_bias[0, session.entries - 1].abs().max() == 0
+    assert all(reach / 2 < each <= reach * 1.001 for each in mass)
+    # A history as long as those of training is read as it was there.
+    short = new_session(model)
+    short.append(ids_of(reach))
+    short.read()
+    cut = short.focus.cut
+    assert cut.level.any()
+    held = short.context.cache.key_bias[0, : len(cut), 0].numpy()
+    assert np.allclose(held, np.log(cut.span), atol=1e-6)
+
+
 # --- gate 9: whatever comes, nothing is dropped and the budget holds ------------------------------------------------------
 
 
