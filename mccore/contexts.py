@@ -95,8 +95,8 @@ def find_context(selector: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of a saved session by looking at its files. `rows` per level, of its own tree if it is mounted on another;
-    `here` is where its model's checkpoint is, None when it isn't there; `mounted_by` are sessions with a name."""
+    """What is known of a saved session by looking at its files. `rows` per level, those of its base included; `bytes` without the
+    base; `here` is where its model's checkpoint is, None when it isn't there; `mounted_by` are sessions with a name."""
 
     directory: Path
     state: SessionState
@@ -128,6 +128,7 @@ class Description:
             "created": manifest.created if manifest else None,
             "files": [file._asdict() for file in manifest.files] if manifest else [],
             "skipped": manifest.skipped if manifest else {},
+            "mounted_on": state.base.model_dump() if state.base else None,
             "mounted_by": self.mounted_by,
         }
 
@@ -137,7 +138,18 @@ def describe_context(directory: Path) -> Description:
     state = read_state(directory)
     manifest = read_manifest(state, directory)
     rows = [state.tokens // state.block_size**level for level in range(state.levels + 1)]
-    return Description(directory, state, manifest, rows, disk_bytes(directory), find_model(state.model), [])
+    mounted_by = sorted(name for name, base in _bases() if base == str(directory.resolve()))
+    return Description(directory, state, manifest, rows, disk_bytes(directory), find_model(state.model), mounted_by)
+
+
+def _bases() -> Iterator[tuple[str, str]]:
+    """The sessions with a name that are mounted on something, and where that is."""
+    for path in paths.sessions_dir().glob(f"*/{STATE}"):
+        try:
+            base = json.loads(path.read_bytes())["base"]["path"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # mounted on nothing, or damaged: not what was asked for
+        yield path.parent.name, base
 
 
 def disk_bytes(directory: Path) -> int:

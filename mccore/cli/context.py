@@ -6,19 +6,25 @@ import json
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mccore.errors import UsageError
 from mccore.units import count, duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mccore.context_build import Built
-    from mccore.contexts import Description
+    from mccore.context_check import Check
+    from mccore.contexts import Description, Origin
     from mccore.data.text_files import Skipped
+    from mccore.megacontext.repair import Nodes, Repair
+    from mccore.megacontext.session import ContextModel
+    from mccore.megacontext.session_files import Trees
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 _DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -184,6 +190,8 @@ def _show_info(found: Description) -> None:
     click.echo(
         f"  focus       {entries:,} entries of {state.budget:,}, keys {state.kv_policy if state.keys else 'not kept'}"
     )
+    if state.base:
+        click.echo(f"  mounted on  {state.base.path}, its first {state.base.tokens:,} tokens")
     if found.mounted_by:
         click.echo(f"  mounted by  {', '.join(found.mounted_by)}")
     if manifest is None:
@@ -197,6 +205,117 @@ def _show_info(found: Description) -> None:
         click.echo(f"    {file.start:>12,} .. {file.stop:<12,} {file.name}{documents}")
     if len(manifest.files) > _SHOWN:
         click.echo(f"    and {len(manifest.files) - _SHOWN:,} more; --json lists all")
+
+
+@context.command()
+@click.argument("path")
+@click.option("--deep", is_flag=True, help="Make every gist again, not a sample of each level.")
+@click.option("--repair", is_flag=True, help="Make damaged gists again.")
+@click.option(
+    "--truncate",
+    is_flag=True,
+    help="With --repair: cut the history before the first token that can't be saved; a copy is kept.",
+)
+@_DEVICE
+@_JSON
+@click.pass_context
+def verify(ctx: click.Context, path: str, deep: bool, repair: bool, truncate: bool, device: str, as_json: bool) -> None:
+    """Check everything that is stored in a context or saved session: PATH is its directory, or a session's name.
+
+    Leaves with 0 when all is sound, with 1 when something is damaged. Gists are made again where the model that made them is
+    among the runs.
+    """
+    from mccore.context_check import check_context, repair_context
+    from mccore.contexts import find_context, find_model
+    from mccore.megacontext.session_state import SessionError, read_state
+
+    if truncate and not repair:
+        raise UsageError("--truncate without --repair would have no effect", hint="give both")
+    directory = find_context(path)
+    try:
+        origin = find_model(read_state(directory).model)
+    except SessionError:
+        origin = None  # the check tells what is wrong with it
+    model, trees = _load_model(origin, device) if origin else (None, _default_trees())
+    check = check_context(directory, trees, model, every_gist=deep)
+    done = None
+    if repair and not check.sound:
+        if model is None:
+            raise UsageError(
+                f"{directory} can't be repaired without the model that made its gists, which isn't among the runs",
+                hint="copy that run here, then repair",
+            )
+        if not as_json:
+            _show_check(check)
+        done = repair_context(directory, trees, model, truncate=truncate)
+        check = check_context(directory, trees, model, every_gist=deep)
+    if as_json:
+        found = {**check.to_json(), "repair": None if done is None else asdict(done)}
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False, default=str))
+    else:
+        if done is not None:
+            _show_repair(done)
+        _show_check(check)
+    ctx.exit(0 if check.sound else 1)
+
+
+def _load_model(origin: Origin, device: str) -> tuple[ContextModel, Trees]:
+    from mccore.cli.chat import load_engine
+    from mccore.contexts import checkpoint_of
+    from mccore.rundir import RunDir
+    from mccore.sessions import context_model
+    from mccore.train.checkpoint import read_meta
+
+    checkpoint = checkpoint_of(origin)
+    engine, _ = load_engine(RunDir.open(origin.run), checkpoint, device)
+    return context_model(checkpoint, engine.model, read_meta(checkpoint), engine.model.device)
+
+
+def _default_trees() -> Trees:
+    from mccore.config import Choice
+    from mccore.sessions import FILES, TreeBuilder
+
+    return TreeBuilder(Choice(name=FILES))
+
+
+def _show_check(check: Check) -> None:
+    for problem in check.problems[:_SHOWN]:
+        where = [] if problem.level is None else [f"LOD{problem.level}"]
+        if problem.rows is not None:
+            where.append(f"rows {problem.rows[0]:,} to {problem.rows[1]:,}")
+        if problem.tokens is not None:
+            where.append(f"tokens {problem.tokens[0]:,} to {problem.tokens[1]:,}")
+        if problem.names:
+            more = f" and {len(problem.names) - 3:,} more" if len(problem.names) > 3 else ""
+            where.append(", ".join(problem.names[:3]) + more)
+        at = "" if problem.bytes is None else f", bytes {problem.bytes[0]:,} to {problem.bytes[1]:,}"
+        place = f" ({'; '.join(where)})" if where else ""
+        click.echo(f"damaged: {problem.path}{at}: {problem.what}{place}")
+    if len(check.problems) > _SHOWN:
+        click.echo(f"and {len(check.problems) - _SHOWN:,} more; --json lists all")
+    for remark in check.remarks:
+        click.echo(f"note: {remark}")
+    rounded = f", {check.rounded:,} of them differ by rounding" if check.rounded else ""
+    verdict = "sound" if check.sound else f"{len(check.problems):,} problems"
+    click.echo(f"{check.directory}: {verdict}; {check.tokens:,} tokens, {check.gists:,} gists made again{rounded}")
+
+
+def _show_repair(done: Repair) -> None:
+    def total(nodes: Sequence[Nodes]) -> str:
+        return f"{sum(each.stop - each.start for each in nodes):,}"
+
+    click.echo(
+        f"repaired: {total(done.restored)} gists made again, {total(done.inexact)} of them not bit for bit; "
+        f"{total(done.vouched)} tokens shown to be right by their gists"
+    )
+    for each in done.lost:
+        click.echo(
+            f"lost: LOD{each.level} rows {each.start:,} to {each.stop:,}, tokens {each.first_token:,} to {each.stop_token:,}"
+        )
+    if done.kept is not None:
+        click.echo(f"cut to {done.tokens:,} tokens; the tree as it was: {done.kept}")
+    elif done.lost:
+        click.echo("hint: --truncate cuts the history before what is lost, and keeps a copy of the tree as it was")
 
 
 class Progress:

@@ -254,3 +254,141 @@ def test_a_long_line_and_a_long_file_lose_nothing(
     (tmp_path / "long.txt").write_text(text, newline="")
     assert command("build", tmp_path / "long.txt", "--out", tmp_path / "ctx")[0] == 0
     assert text_of(tmp_path / "ctx", byte_tokenizer) == f"<|bos|>File: long.txt\n\n{text[1:]}"
+
+
+def flip(path: Path, *offsets: int) -> None:
+    data = bytearray(path.read_bytes())
+    for offset in offsets:
+        data[offset] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def sound(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A context of three files with 64 KiB of gists and more."""
+    root = tmp_path_factory.mktemp("sound")
+    (root / "texts").mkdir()
+    for number in range(3):
+        (root / "texts" / f"{number}.txt").write_text(f"line {number} of a text\n" * 130)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MCCORE_BASE_DIR", str(base))
+        assert main(["context", "build", str(root / "texts"), "--out", str(root / "ctx"), "--run", "mc"]) == 0
+    return root / "ctx"
+
+
+@pytest.fixture
+def copied(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "ctx"))
+
+
+def test_a_sound_context_verifies(command: Command, copied: Path, base: Path) -> None:
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    code, said, _ = command("verify", copied)
+    assert (code, "sound; " in said) == (0, True)
+    found = json.loads(command("verify", copied, "--deep", "--json")[1])
+    rows = json.loads(command("info", copied, "--json")[1])["rows"]
+    assert (found["sound"], found["gists"], found["rounded"]) == (True, sum(rows[1:]), 0)
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+    os.rename(base / "runs" / "mc", base / "away")
+    try:
+        code, said, _ = command("verify", copied)
+        assert (code, "note: gists weren't made again" in said) == (0, True)
+    finally:
+        os.rename(base / "away", base / "runs" / "mc")
+
+
+def test_damaged_gists_are_named_and_made_again(command: Command, copied: Path) -> None:
+    rows = copied / "tree" / "level-1.rows"
+    before = rows.read_bytes()
+    flip(rows, 70_000)
+    code, said, _ = command("verify", copied, "--json")
+    found = json.loads(said)
+    assert code == 1
+    (problem,) = [each for each in found["problems"] if each["level"] == 1]
+    assert problem["path"] == str(rows)
+    assert problem["bytes"][0] <= 70_000 < problem["bytes"][1]
+    assert problem["tokens"][0] <= 70_000 // 128 * 4 < problem["tokens"][1]
+    assert "texts/0.txt" in problem["names"]
+    code, said, _ = command("verify", copied)
+    assert (code, f"damaged: {rows}, bytes 65,536 to " in said) == (1, True)
+    code, said, _ = command("verify", copied, "--repair")
+    assert code == 0
+    assert "gists made again, 0 of them not bit for bit" in said
+    assert rows.read_bytes() == before
+    assert command("verify", copied, "--deep")[0] == 0
+
+
+def test_lost_tokens_are_cut_off_only_when_asked(command: Command, copied: Path) -> None:
+    for level in (0, 1):
+        flip(copied / "tree" / f"level-{level}.rows", 16_000 * (8 if level else 1))
+    code, said, _ = command("verify", copied, "--repair")
+    assert code == 1
+    assert "lost: LOD0 rows " in said
+    assert "hint: --truncate" in said
+    tokens = json.loads(command("info", copied, "--json")[1])["tokens"]
+    code, said, _ = command("verify", copied, "--repair", "--truncate")
+    assert (code, "the tree as it was: " in said) == (0, True)
+    found = json.loads(command("info", copied, "--json")[1])
+    assert 0 <= found["tokens"] < tokens
+    assert all(file["stop"] <= found["tokens"] for file in found["files"])
+    assert command("verify", copied, "--deep")[0] == 0
+
+
+def test_what_does_not_fit_is_named(command: Command, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (keys,) = copied.glob("keys-*")
+    flip(keys, 1000)
+    code, said, _ = command("verify", copied)
+    assert (code, f"damaged: {keys}: keys and values don't match their checksum" in said) == (1, True)
+    assert command("verify", copied, "--repair")[0] == 0
+    path = copied / "session.json"
+    state = json.loads(path.read_text())
+    for change, message in (
+        ({"covered": 7}, "doesn't fit the rest"),
+        ({"tokens": 10**6, "covered": state["covered"]}, "speaks of 1,000,000"),
+        ({"levels": 3}, "levels, and session.json speaks of 4"),
+        ({"cut": [[9, -1]]}, "the cut is none"),
+    ):
+        path.write_text(json.dumps({**state, **change}))
+        code, said, _ = command("verify", copied)
+        assert (code, message in said) == (1, True)
+    path.write_text("{")
+    code, said, _ = command("verify", copied)
+    assert (code, "session.json is damaged" in said) == (1, True)
+    assert command("verify", copied, "--truncate")[0] == 2
+
+
+def test_gists_of_something_else_are_noticed_in_spite_of_right_checksums(
+    command: Command, copied: Path, base: Path
+) -> None:
+    from mccore.megacontext.tree import Tree
+    from mccore.sessions import load_context_model
+
+    model, trees, _ = load_context_model(base / "runs" / "other" / "checkpoints" / "sft" / "step_00000007")
+    shutil.rmtree(copied / "tree")
+    state = json.loads((copied / "session.json").read_text())
+    tree = Tree(trees(model.encoder.spec(copied / "tree")), model.encoder)
+    tree.append([65] * state["tokens"])
+    tree.close()
+    code, said, _ = command("verify", copied)
+    assert (code, "the gist isn't the one of what lies below it (LOD1; rows 0 to 1" in said) == (1, True)
+
+
+def test_a_mounted_session_verifies_and_is_repaired(command: Command, copied: Path, base: Path) -> None:
+    chat = ["chat", "mc", "--session", "talk", "--device", "cpu", "--max-new-tokens", "4", "-p"]
+    assert main([*chat, "hello " * 400, "--context", str(copied)]) == 0
+    home = base / "sessions" / "talk"
+    try:
+        assert "mounted by  talk" in command("info", copied)[1]
+        assert f"mounted on  {copied.resolve()}" in command("info", "talk")[1]
+        assert command("verify", "talk", "--deep")[0] == 0
+        before = (home / "tree" / "level-1.rows").read_bytes()
+        flip(home / "tree" / "level-1.rows", 3000)
+        assert "(LOD1; rows " in command("verify", "talk")[1]
+        assert command("verify", "talk", "--repair")[0] == 0
+        assert (home / "tree" / "level-1.rows").read_bytes() == before
+        assert main([*chat, "and on"]) == 0
+        shutil.move(copied, copied.parent / "away")
+        code, said, _ = command("verify", "talk")
+        assert (code, "which isn't there" in said) == (1, True)
+    finally:
+        shutil.rmtree(home)

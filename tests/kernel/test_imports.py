@@ -29,6 +29,7 @@ ENGINE = {"data", "eval", "megacontext", "model", "serve", "train"}
 ASSEMBLY = {
     "context_bench",
     "context_build",
+    "context_check",
     "contexts",
     "focus_stage",
     "launch",
