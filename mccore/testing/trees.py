@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mccore.api import Extension, LevelSpec, TreeBackend, TreeSpec
+from mccore.api import Extension, LevelSpec, SharedTree, TreeBackend, TreeSpec
 from mccore.errors import MccoreError
 from mccore.testing.extensions import ExtensionSuite
 
@@ -42,6 +42,9 @@ class TreeBackendSuite(ExtensionSuite):
     persistent: ClassVar[bool] = False
     """Whether the backend keeps its rows in `TreeSpec.directory`; one that doesn't must leave the directory alone."""
 
+    shared: ClassVar[bool] = False
+    """Whether it can be opened with `TreeSpec.read_only` beside a writer, as a `mccore.api.SharedTree`."""
+
     def extension(self) -> Extension[TreeBackend]:
         """What your `mccore_tree_backend` hook returns. Override this."""
         backend: Extension[TreeBackend] = super().extension()
@@ -51,6 +54,12 @@ class TreeBackendSuite(ExtensionSuite):
         """A backend with the suite's options: in `directory` (which may not exist yet), or in memory when not persistent."""
         spec = TreeSpec(levels, directory if self.persistent else None)
         return self.extension().build(self.options(), spec)
+
+    def open_reader(self, directory: Path, levels: tuple[LevelSpec, ...] = LEVELS) -> SharedTree:
+        """The tree in a directory, to be read only."""
+        tree = self.extension().build(self.options(), TreeSpec(levels, directory, read_only=True))
+        assert isinstance(tree, SharedTree), "a backend that can be shared has `refresh` and `levels`"
+        return tree
 
     @pytest.fixture
     def directory(self, tmp_path: Path) -> Path:
@@ -328,6 +337,64 @@ class TreeBackendSuite(ExtensionSuite):
         again = self.open(directory)
         check_rows(again, LEVELS, 48)
         again.close()
+
+    # --- beside a writer ----------------------------------------------------------------------------------------------
+
+    def test_readers_show_what_was_flushed(self, directory: Path) -> None:
+        self._needs_sharing()
+        tree = self.open(directory)
+        fill(tree, LEVELS, 0, 100)
+        tree.flush()
+        fill(tree, LEVELS, 100, 130)
+        one = self.open_reader(directory)
+        check_rows(one, LEVELS, 100)
+        assert not one.refresh()
+        early = one.read(0, 0, 100)
+        tree.flush()
+        two = self.open_reader(directory)
+        check_rows(one, LEVELS, 100)
+        check_rows(two, LEVELS, 130)
+        assert one.refresh()
+        check_rows(one, LEVELS, 130)
+        fill(tree, LEVELS, 130, 140)
+        tree.close()
+        check_rows(two, LEVELS, 130)
+        two.close()
+        assert one.refresh()
+        check_rows(one, LEVELS, 140)
+        one.close()
+        np.testing.assert_array_equal(early, example_rows(LEVELS[0], 0, 100))
+
+    def test_a_reader_takes_no_rows_and_keeps_no_writer_out(self, directory: Path) -> None:
+        self._needs_sharing()
+        tree = self.open(directory)
+        fill(tree, LEVELS, 0, 10)
+        tree.close()
+        reader = self.open_reader(directory)
+        with pytest.raises(MccoreError):
+            fill(reader, LEVELS, 10, 20)
+        check_rows(reader, LEVELS, 10)
+        again = self.open(directory)
+        fill(again, LEVELS, 10, 20)
+        again.close()
+        reader.flush()
+        reader.close()
+        last = self.open_reader(directory, ())  # no levels are those that are stored
+        check_rows(last, LEVELS, 20)
+        assert [(level.shape, np.dtype(level.dtype)) for level in last.levels] == [
+            (level.shape, np.dtype(level.dtype)) for level in LEVELS
+        ]
+        last.close()
+
+    def test_reading_where_there_is_no_tree_is_an_error(self, directory: Path) -> None:
+        self._needs_sharing()
+        with pytest.raises(MccoreError):
+            self.open_reader(directory)
+        assert not directory.exists()
+
+    def _needs_sharing(self) -> None:
+        if not self.shared:
+            pytest.skip("the backend can't be opened read-only")
 
     def _needs_persistence(self) -> None:
         if not self.persistent:

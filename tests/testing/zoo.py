@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mccore.api import Edits, Extension, LevelSpec, Options, Recipe, TelemetrySpec, TreeSpec
 from mccore.config import ChatTrainConfig, Choice, MegaContextConfig, ModelConfig, RunConfig
+from mccore.errors import MccoreError
 from mccore.events import Event
 from mccore.testing import AllocatorSuite, RecipeSuite, TelemetryProviderSuite, TreeBackendSuite
 
@@ -32,7 +33,7 @@ class ArrayTree:
 
     def __init__(self, options: Options, spec: TreeSpec) -> None:
         self.spec = spec
-        self.levels = [np.empty((0, *level.shape), dtype=level.dtype) for level in spec.levels]
+        self.arrays = [np.empty((0, *level.shape), dtype=level.dtype) for level in spec.levels]
         if self.keeps_files and spec.directory is not None:
             spec.directory.mkdir(parents=True, exist_ok=True)
             self.load(spec.directory)
@@ -40,17 +41,17 @@ class ArrayTree:
     def load(self, directory: Path) -> None:
         files = sorted(directory.glob("*.npy"))
         loaded = [np.load(file) for file in files]
-        if files and [self.type_of(rows) for rows in loaded] != [self.type_of(rows) for rows in self.levels]:
+        if files and [self.type_of(rows) for rows in loaded] != [self.type_of(rows) for rows in self.arrays]:
             raise ValueError("another tree's rows are in the directory")
-        self.levels = loaded or self.levels
+        self.arrays = loaded or self.arrays
 
     def type_of(self, rows: Any) -> LevelSpec:
         return LevelSpec(rows.shape[1:], rows.dtype.name)
 
     def at(self, level: int) -> Any:
-        if not 0 <= level < len(self.levels):
+        if not 0 <= level < len(self.arrays):
             raise IndexError(level)
-        return self.levels[level]
+        return self.arrays[level]
 
     def length(self, level: int) -> int:
         return len(self.at(level))
@@ -62,16 +63,16 @@ class ArrayTree:
 
     def append(self, level: int, rows: Any) -> None:
         self.check(level, rows)
-        self.levels[level] = np.concatenate([self.at(level), rows])
+        self.arrays[level] = np.concatenate([self.at(level), rows])
 
     def read(self, level: int, start: int, stop: int) -> Any:
         if not 0 <= start <= stop <= self.length(level):
             raise IndexError((start, stop))
-        return self.levels[level][start:stop].copy()
+        return self.arrays[level][start:stop].copy()
 
     def save(self) -> None:
         if self.keeps_files and self.spec.directory is not None:
-            for level, rows in enumerate(self.levels):
+            for level, rows in enumerate(self.arrays):
                 np.save(self.spec.directory / f"{level}.npy", rows)
 
     def flush(self) -> None:
@@ -83,6 +84,39 @@ class ArrayTree:
 
 class FileTree(ArrayTree):
     keeps_files = True
+
+
+class LendingTree(FileTree):
+    """A healthy tree that can be opened read-only beside a writer."""
+
+    def __init__(self, options: Options, spec: TreeSpec) -> None:
+        if spec.read_only and (spec.directory is None or not (spec.directory / "0.npy").exists()):
+            raise MccoreError("no tree there")
+        super().__init__(options, spec)
+
+    def load(self, directory: Path) -> None:
+        if self.spec.read_only and not self.arrays:
+            self.arrays = [np.load(file) for file in sorted(directory.glob("*.npy"))]
+        super().load(directory)
+
+    @property
+    def levels(self) -> tuple[LevelSpec, ...]:
+        return tuple(self.type_of(rows) for rows in self.arrays)
+
+    def append(self, level: int, rows: Any) -> None:
+        if self.spec.read_only:
+            raise MccoreError("read only")
+        super().append(level, rows)
+
+    def save(self) -> None:
+        if not self.spec.read_only:
+            super().save()
+
+    def refresh(self) -> bool:
+        before = self.length(0)
+        assert self.spec.directory is not None
+        self.load(self.spec.directory)
+        return self.length(0) > before
 
 
 class ZooTree(TreeBackendSuite):
@@ -101,6 +135,12 @@ class TestHealthyFileTree(ZooTree):
     persistent = True
 
 
+class TestHealthyLendingTree(ZooTree):
+    tree = LendingTree
+    persistent = True
+    shared = True
+
+
 class TestForgetful(ZooTree):
     """Keeps only the newest rows."""
 
@@ -109,7 +149,7 @@ class TestForgetful(ZooTree):
     class tree(ArrayTree):
         def append(self, level: int, rows: Any) -> None:
             super().append(level, rows)
-            self.levels[level][: -len(rows) or None] = 0
+            self.arrays[level][: -len(rows) or None] = 0
 
 
 class TestShortMemory(ZooTree):
@@ -120,7 +160,7 @@ class TestShortMemory(ZooTree):
     class tree(ArrayTree):
         def append(self, level: int, rows: Any) -> None:
             super().append(level, rows)
-            self.levels[level] = self.levels[level][:100_000]
+            self.arrays[level] = self.arrays[level][:100_000]
 
 
 class TestOffByOneRead(ZooTree):
@@ -142,7 +182,7 @@ class TestAliasing(ZooTree):
     class tree(ArrayTree):
         def read(self, level: int, start: int, stop: int) -> Any:
             super().read(level, start, stop)
-            return self.levels[level][start:stop]
+            return self.arrays[level][start:stop]
 
 
 class TestBorrowing(ZooTree):
@@ -153,7 +193,7 @@ class TestBorrowing(ZooTree):
     class tree(ArrayTree):
         def append(self, level: int, rows: Any) -> None:
             self.check(level, rows)
-            self.levels[level] = rows if not self.length(level) else np.concatenate([self.at(level), rows])
+            self.arrays[level] = rows if not self.length(level) else np.concatenate([self.at(level), rows])
 
 
 class TestRecycling(ZooTree):
@@ -169,7 +209,7 @@ class TestRecycling(ZooTree):
 
         def read(self, level: int, start: int, stop: int) -> Any:
             super().read(level, start, stop)
-            view = self.levels[level][start:stop]
+            view = self.arrays[level][start:stop]
             view.flags.writeable = False
             return view
 
@@ -194,9 +234,9 @@ class TestHasty(ZooTree):
     class tree(ArrayTree):
         def append(self, level: int, rows: Any) -> None:
             there = self.at(level)
-            self.levels[level] = np.concatenate([there, np.zeros((1, *there.shape[1:]), dtype=there.dtype)])
+            self.arrays[level] = np.concatenate([there, np.zeros((1, *there.shape[1:]), dtype=there.dtype)])
             self.check(level, rows)
-            self.levels[level] = np.concatenate([there, rows])
+            self.arrays[level] = np.concatenate([there, rows])
 
 
 class TestSlicing(ZooTree):
@@ -216,7 +256,7 @@ class TestCountingFromTheEnd(ZooTree):
 
     class tree(ArrayTree):
         def at(self, level: int) -> Any:
-            return self.levels[level]
+            return self.arrays[level]
 
 
 class TestOneForAll(ZooTree):
@@ -226,7 +266,7 @@ class TestOneForAll(ZooTree):
 
     class tree(ArrayTree):
         def length(self, level: int) -> int:
-            return max(len(rows) for rows in self.levels)
+            return max(len(rows) for rows in self.arrays)
 
 
 class TestGlobal(ZooTree):
@@ -239,7 +279,7 @@ class TestGlobal(ZooTree):
 
         def __init__(self, options: Options, spec: TreeSpec) -> None:
             super().__init__(options, spec)
-            self.levels = self.shared.setdefault(len(self.levels), self.levels)
+            self.arrays = self.shared.setdefault(len(self.arrays), self.arrays)
 
 
 class TestContiguousOnly(ZooTree):
@@ -301,7 +341,7 @@ class TestTrusting(ZooTree):
 
     class tree(FileTree):
         def load(self, directory: Path) -> None:
-            self.levels = [np.load(file) for file in sorted(directory.glob("*.npy"))] or self.levels
+            self.arrays = [np.load(file) for file in sorted(directory.glob("*.npy"))] or self.arrays
 
 
 class TestNeedsItsDirectory(ZooTree):
@@ -315,6 +355,42 @@ class TestNeedsItsDirectory(ZooTree):
             assert spec.directory is not None
             (spec.directory / "mark").touch()
             super().__init__(options, spec)
+
+
+class TestStale(ZooTree):
+    """Never looks again."""
+
+    caught_by = "test_readers_show_what_was_flushed"
+    persistent = True
+    shared = True
+
+    class tree(LendingTree):
+        def refresh(self) -> bool:
+            return False
+
+
+class TestGenerous(ZooTree):
+    """Takes rows from readers."""
+
+    caught_by = "test_a_reader_takes_no_rows_and_keeps_no_writer_out"
+    persistent = True
+    shared = True
+
+    class tree(LendingTree):
+        def append(self, level: int, rows: Any) -> None:
+            FileTree.append(self, level, rows)
+
+
+class TestMakesWhatItReads(ZooTree):
+    """Makes an empty tree for a reader."""
+
+    caught_by = "test_reading_where_there_is_no_tree_is_an_error"
+    persistent = True
+    shared = True
+
+    class tree(LendingTree):
+        def __init__(self, options: Options, spec: TreeSpec) -> None:
+            FileTree.__init__(self, options, spec)
 
 
 # --- allocators: the healthy ones are the built-in ones, under the same suite in their own tests ----------------------

@@ -6,6 +6,7 @@ from mccore.testing import TreeBackendSuite
 
 class TestDisk(TreeBackendSuite):
     persistent = True
+    shared = True
 
     def extension(self) -> Extension[TreeBackend]:
         return mccore_tree_backend()
