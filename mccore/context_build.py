@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 UNFINISHED = "build.json"  # is there from the first token to the last
 _FORMAT = "mccore context build"
 _CHARACTERS, _TEXTS = 2**18, 1024  # that are encoded at once
-_FLUSH = 2**20  # tokens between two flushes: what a power cut can cost
+_FLUSH = 2**17  # tokens between two flushes: what a kill or a power cut can cost
 
 Progress = Callable[[int, int], None]
 """Hears how many tokens are in the tree, and how many bytes of the files they come from."""

@@ -36,6 +36,9 @@ def test_the_overview_needs_little_more_than_click(tmp_path, arguments):
         ["doctor", "--help"],
         ["chat", "--help"],
         ["report", "--help"],
+        ["context", "build", "--help"],
+        ["context", "verify", "--help"],
+        ["bench", "context", "--help"],
         ["tok", "train", "--help"],
         ["tok", "eval", "--help"],
     ],
@@ -50,6 +53,16 @@ def test_a_command_that_only_shows_imports_nothing_heavy(tmp_path, arguments):
 def test_a_command_that_loads_plugins_leaves_torch_out(tmp_path, arguments):
     _, modules = imported(tmp_path, arguments)
     assert "torch" not in modules
+
+
+def test_a_context_is_looked_at_without_torch(tmp_path):
+    state = {"format": "mccore session", "version": 1, "model": "m", "block_size": 4, "levels": 2, "stored": "torch.float32",
+             "budget": 8, "kv_policy": "exact", "tokens": 0, "covered": 0, "cut": [], "age": [], "recent": [], "since": 0,
+             "refocuses": 0, "seed": 0, "keys": None, "keys_sha256": None, "notes": {}}  # fmt: skip
+    (tmp_path / "session.json").write_text(json.dumps(state))
+    code, modules = imported(tmp_path, ["context", "info", str(tmp_path)])
+    assert code == 0
+    assert not set(HEAVY) & modules
 
 
 def imported(directory, arguments):
