@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from mccore.api import TreeBackend
-    from mccore.megacontext.session import ContextModel
+    from mccore.megacontext.session import ContextModel, Session
     from mccore.model.gpt import GPT
     from mccore.train.checkpoint import Meta
 
@@ -99,6 +99,14 @@ def context_model(
         identity=model_identity(checkpoint, meta),
     )
     return model, TreeBuilder(config.tree)
+
+
+def session_in_memory(model: ContextModel, trees: TreeBuilder) -> Session:
+    """A new session without a place of its own."""
+    from mccore.megacontext.session import Session
+    from mccore.megacontext.tree import Tree
+
+    return Session(model, Tree(trees(model.encoder.spec()), model.encoder))
 
 
 def model_identity(checkpoint: Path, meta: Meta) -> str:

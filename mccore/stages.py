@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mccore.config import STAGES, TRAINING_STAGES, StageName
 from mccore.data.corpora import Document
@@ -17,6 +18,9 @@ from mccore.data.tokenizer_eval import Encodes, evaluate_tokenizer, present_voca
 from mccore.errors import DataError, MccoreError
 from mccore.rundir import list_runs
 from mccore.runtime import Runtime
+
+if TYPE_CHECKING:
+    from mccore.megacontext.session import Session
 
 Results = dict[str, Any]
 Stage = Callable[[Runtime], Results]
@@ -168,7 +172,13 @@ def _chat_eval(runtime: Runtime, trained: StageName) -> Results:
     from mccore.eval.chat import evaluate_chat
 
     gpt, meta = runtime.trained_gpt(trained)
-    found = evaluate_chat(runtime.engine(gpt), runtime.config.eval, seed=runtime.config.seed)
+    new_session: Callable[[], Session] | None = None
+    if runtime.config.megacontext.enabled:
+        from mccore.sessions import context_model, session_in_memory
+
+        model, trees = context_model(runtime.last_checkpoint(trained), gpt, meta, runtime.world.device)
+        new_session = partial(session_in_memory, model, trees)
+    found = evaluate_chat(runtime.engine(gpt), runtime.config.eval, seed=runtime.config.seed, new_session=new_session)
     runtime.emit("eval", metrics=found["metrics"], name="chat", details={"stage": trained})
     return {"step": meta.step, **found}
 

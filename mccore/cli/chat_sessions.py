@@ -12,9 +12,9 @@ from mccore.errors import UsageError
 
 if TYPE_CHECKING:
     from mccore.megacontext.session import ContextModel, Session
-    from mccore.megacontext.session_files import Trees
     from mccore.serve.engine import Engine
     from mccore.serve.history import HistoryContext
+    from mccore.sessions import TreeBuilder
 
 REPORTED = 2**17  # tokens of a message from which reading it is worth a progress line
 
@@ -52,7 +52,7 @@ class History:
 
     context: HistoryContext
     model: ContextModel
-    trees: Trees
+    trees: TreeBuilder
     notes: dict[str, Any]
 
     @property
@@ -86,12 +86,13 @@ class History:
     def clear(self) -> None:
         """Begin anew. Raises UsageError for a session that is kept."""
         from mccore.serve.history import HistoryContext, require_unnamed
+        from mccore.sessions import session_in_memory
 
         require_unnamed(self.session)
         old = self.context
         old.session.close()
         self.context = HistoryContext(
-            old.engine, new_session(self.model, self.trees), plain=old.plain, on_progress=old.on_progress
+            old.engine, session_in_memory(self.model, self.trees), plain=old.plain, on_progress=old.on_progress
         )
 
     def close(self) -> None:
@@ -102,14 +103,6 @@ class History:
         return {**self.notes, "system": self.context.system}
 
 
-def new_session(model: ContextModel, trees: Trees) -> Session:
-    """A session in memory."""
-    from mccore.megacontext.session import Session
-    from mccore.megacontext.tree import Tree
-
-    return Session(model, Tree(trees(model.encoder.spec()), model.encoder))
-
-
 def open_history(
     engine: Engine, checkpoint: Path, choice: SessionChoice, plain: bool, source: dict[str, Any]
 ) -> History:
@@ -117,7 +110,7 @@ def open_history(
     from mccore.config import Choice
     from mccore.megacontext.session_files import STATE, create_session, open_session
     from mccore.serve.history import HistoryContext
-    from mccore.sessions import Overrides, context_model, session_directory
+    from mccore.sessions import Overrides, context_model, session_directory, session_in_memory
     from mccore.train.checkpoint import read_meta
 
     overrides = Overrides(
@@ -143,7 +136,7 @@ def open_history(
     elif directory is not None:
         session = create_session(model, directory, trees)
     else:
-        session = new_session(model, trees)
+        session = session_in_memory(model, trees)
     system = notes.pop("system", None)
     context = HistoryContext(
         engine, session, plain=plain, system=system if isinstance(system, str) else None, on_progress=_progress

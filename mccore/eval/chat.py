@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mccore.data.conversations import Conversation, multiple_choice_questions, open_conversations, source_names
@@ -11,6 +12,7 @@ from mccore.eval.statistics import share
 
 if TYPE_CHECKING:
     from mccore.config import EvalConfig
+    from mccore.megacontext.session import Session
     from mccore.serve.engine import Engine
 
 __all__ = [
@@ -27,8 +29,17 @@ __all__ = [
 RULE_QUESTIONS = 400  # validation questions that the scoring rule is chosen on
 
 
-def evaluate_chat(engine: Engine, config: EvalConfig, *, seed: int = 0, max_new_tokens: int = 128) -> dict[str, Any]:
+def evaluate_chat(
+    engine: Engine,
+    config: EvalConfig,
+    *,
+    seed: int = 0,
+    max_new_tokens: int = 128,
+    new_session: Callable[[], Session] | None = None,
+) -> dict[str, Any]:
     """Evaluate on the held-out test questions of the embedded conversations; plain data for the run's results.
+
+    With `new_session`, free answers come from sessions, as in a chat with MegaContext.
 
     choice: multiple choice by the rule that is best on validation questions, or None when none are asked for.
     generated: free answers by task.
@@ -54,6 +65,7 @@ def evaluate_chat(engine: Engine, config: EvalConfig, *, seed: int = 0, max_new_
         held_out_conversations(config.generated_questions, seed=seed),
         max_new_tokens=max_new_tokens,
         batch_rows=config.batch_rows,
+        new_session=new_session,
     )
     answers = [answer for task in tasks.values() for answer in task.answers]
     together = share([answer.scores["correct"] >= 1 for answer in answers])

@@ -18,6 +18,7 @@ from mccore.eval.statistics import Accuracy, mean_and_stderr, share
 from mccore.serve.reply import Piece, prose, split_reply
 
 if TYPE_CHECKING:
+    from mccore.megacontext.session import Session
     from mccore.serve.engine import Engine
 
 Scorer = Callable[[Conversation, Sequence[Piece]], dict[str, float]]
@@ -68,24 +69,31 @@ def evaluate_generated(
     max_new_tokens: int = 128,
     batch_rows: int = 32,
     scorers: Mapping[str, Scorer] | None = None,
+    new_session: Callable[[], Session] | None = None,
 ) -> dict[str, TaskResult]:
     """Ask the last question of every conversation, greedily, with the tool, and judge the replies; results by task.
 
-    Questions are answered side by side, `batch_rows` at a time, similar lengths together.
+    Questions are answered side by side, `batch_rows` at a time, similar lengths together. With `new_session` every one is
+    asked in a session of its own, as a chat with MegaContext does, and none is too long.
     """
     scorers = SCORERS if scorers is None else scorers
     tokenizer = engine.tokenizer
     prompts = [render_for_completion(tokenizer, conversation["messages"]) for conversation in conversations]
     room = [engine.context - len(prompt) for prompt in prompts]
     fits = [
-        free > len(tokenizer.encode(right_reply(conversation)))
+        new_session is not None or free > len(tokenizer.encode(right_reply(conversation)))
         for free, conversation in zip(room, conversations, strict=True)
     ]
     order = sorted((i for i, fit in enumerate(fits) if fit), key=lambda i: len(prompts[i]))
     said: dict[int, list[Piece]] = {}
     for start in range(0, len(order), batch_rows):
         chosen = order[start : start + batch_rows]
-        completions = engine.generate_batch([prompts[i] for i in chosen], max_new_tokens=max_new_tokens)
+        asked = [prompts[i] for i in chosen]
+        if new_session is None:
+            completions = engine.generate_batch(asked, max_new_tokens=max_new_tokens)
+        else:
+            sessions = [new_session() for _ in chosen]
+            completions = engine.continue_sessions(sessions, asked, max_new_tokens=max_new_tokens)
         for i, completion in zip(chosen, completions, strict=True):
             said[i] = split_reply(completion.tokens, tokenizer)
     results = {}

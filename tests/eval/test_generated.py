@@ -121,6 +121,26 @@ def test_batch_size_changes_nothing(random_gpt: Callable[..., GPT], byte_tokeniz
     assert any(answer.reply for answer in runs[0]["needle"].answers)
 
 
+def test_from_sessions_come_the_same_answers_and_no_question_is_too_long(
+    random_gpt: Callable[..., GPT], byte_tokenizer: Tokenizer
+) -> None:
+    from tests.serve.test_history import context_model, new_session
+
+    model = context_model(random_gpt(), budget=128)
+    engine = Engine(model.gpt, byte_tokenizer)
+    short = [
+        exchange("needle", f"needle/a/{i}", (f"Where is {i}?", "here"), subject="s", answer="here") for i in range(4)
+    ]
+    long = exchange("needle", "needle/a/9", ("x" * 500, "here"), subject="s", answer="here")
+    plain = evaluate_generated(engine, [*short, long], max_new_tokens=20)["needle"]
+    ours = evaluate_generated(
+        engine, [*short, long], max_new_tokens=20, batch_rows=3, new_session=lambda: new_session(model)
+    )["needle"]
+    assert (plain.skipped, ours.skipped) == (1, 0)
+    assert [answer.reply for answer in plain.answers] == [answer.reply for answer in ours.answers[:4]]
+    assert len(ours.answers) == 5
+
+
 def test_held_out_questions_leave_letters_to_multiple_choice() -> None:
     chosen = held_out_conversations(5)
     assert {conversation["task"] for conversation in chosen} == {"arithmetic", "needle", "spelling", "stdlib_qa"}
