@@ -33,7 +33,7 @@ from mccore.units import size
 
 if TYPE_CHECKING:
     from mccore.data.tokenizer import Tokenizer
-    from mccore.megacontext.session_files import Trees
+    from mccore.megacontext.session_mounts import Trees
 
 ROUND = 32  # tokens of a round, or the next multiple of the refocus interval
 _DISTINCT = 2**24  # tokens of text; a longer history repeats them
@@ -364,7 +364,7 @@ class _Plain:
 
 
 def _decode_by_turns(costs: ContextCosts, sessions: Sequence[_Decoding], plain: _Plain, on_progress: Progress) -> None:
-    subjects = [*sessions, plain]
+    subjects: list[_Decoding | _Plain] = [*sessions, plain]
     for number in range(costs.rounds + 1):
         on_progress(f"generating: round {number} of {costs.rounds}")
         for place in range(len(subjects)):

@@ -23,7 +23,7 @@ from mccore.megacontext.session_state import STATE, TREE, SessionError, SessionS
 if TYPE_CHECKING:
     from mccore.megacontext.repair import Repair
     from mccore.megacontext.session import ContextModel
-    from mccore.megacontext.session_files import Trees
+    from mccore.megacontext.session_mounts import Trees
 
 SAMPLE = 64  # gists per level that are made again, unless all are
 _CALL = 256  # gists made at once

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mccore.data.text_files import Skipped
     from mccore.megacontext.repair import Nodes, Repair
     from mccore.megacontext.session import ContextModel
-    from mccore.megacontext.session_files import Trees
+    from mccore.megacontext.session_mounts import Trees
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 _DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
