@@ -184,13 +184,18 @@ class Interleavings(RuleBasedStateMachine):
     """Appending, reading, refocusing, saving, copying, crashing and loading in any order, against a list of tokens."""
 
     directory: Path
+    in_memory = False
 
     @initialize()
     def start(self) -> None:
         self.model = MODEL
         self.directory = Path(tempfile.mkdtemp())
-        self.session = create_session(self.model, self.directory / "0", trees, seed=1)
-        self.home, self.copies = self.directory / "0", 0
+        self.home: Path | None = None if self.in_memory else self.directory / "0"
+        if self.home is None:
+            self.session = new_session(self.model, seed=1)
+        else:
+            self.session = create_session(self.model, self.home, trees, seed=1)
+        self.copies = 0
         self.tokens: list[int] = []
         self.flushed = self.saved = 0
 
@@ -213,11 +218,13 @@ class Interleavings(RuleBasedStateMachine):
         self.session.read()
         assert self.session.covered == len(self.tokens)
 
+    @precondition(lambda self: self.home is not None)
     @rule()
     def save(self) -> None:
         save_session(self.session, self.home, trees)
         self.flushed = self.saved = len(self.tokens)
 
+    @precondition(lambda self: self.home is not None)
     @rule()
     def flush(self) -> None:
         self.session.flush()
@@ -236,6 +243,7 @@ class Interleavings(RuleBasedStateMachine):
         if before is not None:
             assert torch.allclose(self.session.read(), before, atol=2e-4)
 
+    @precondition(lambda self: self.home is not None)
     @rule()
     def crash(self) -> None:
         backend = self.session.tree.backend
@@ -264,10 +272,21 @@ class Interleavings(RuleBasedStateMachine):
 
 
 MODEL = context_model()
-TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(
+SETTINGS = settings(
     max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+class InterleavingsFromMemory(Interleavings):
+    """The same from a session in memory, which has no place to be saved in or to crash until it is copied to one."""
+
+    in_memory = True
+
+
+TestInterleavings = Interleavings.TestCase
+TestInterleavings.settings = SETTINGS
+TestInterleavingsFromMemory = InterleavingsFromMemory.TestCase
+TestInterleavingsFromMemory.settings = SETTINGS
 
 
 def test_opening_does_not_depend_on_the_length_of_the_history(tmp_path: Path, model: ContextModel) -> None:
