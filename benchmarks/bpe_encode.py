@@ -135,7 +135,7 @@ def tuetoken(folder: Path, pattern: str) -> dict[str, Any]:
         "list": lambda texts: [tokenizer.encode_ordinary(text) for text in texts],
         "buffer": lambda texts: [np.frombuffer(tokenizer.encode_to_bytes(text), dtype=np.uint32) for text in texts],
         "batch": lambda texts: tokenizer.encode_ordinary_batch(texts, num_threads=2),
-        "arrays": lambda texts: rows(*tokenizer.encode_ordinary_to_buffer(texts)),
+        "arrays": lambda texts: rows(*tokenizer.encode_ordinary_to_buffer(texts).values()),
         "decode": lambda lists: [tokenizer.decode(ids).encode() for ids in lists],
     }
 
@@ -154,11 +154,11 @@ def quicktok(folder: Path, pattern: str) -> dict[str, Any]:
 
 
 def toktok(folder: Path, pattern: str) -> dict[str, Any]:
-    import toktok as peer
+    from toktok._toktok import Tokenizer
 
     if len(read_ranks(folder)) != GPT4_TOKENS:
         return {}
-    tokenizer = peer.Tokenizer("cl100k_base")
+    tokenizer = Tokenizer("cl100k_base")
     return {
         "list": lambda texts: [tokenizer.encode_ordinary(text) for text in texts],
         "buffer": lambda texts: [tokenizer.encode_to_numpy(text) for text in texts],

@@ -219,7 +219,7 @@ def run_process(command: list[str], threads: int) -> Any:
     limits = dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS"), str(threads))
     done = subprocess.run([sys.executable, *command], env={**os.environ, **limits}, capture_output=True, text=True)
     if done.returncode:
-        print(f"{command} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}", flush=True)
+        print(f"{' '.join(command[1:4])} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}", flush=True)
         return None
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -42,10 +42,14 @@ fn merge_short(vocabulary: &Vocabulary, piece: &[u8], ids: &mut Vec<u32>) {
         tokens.copy_within(best + 2..n, best + 1);
         ranks.copy_within(best + 1..n, best);
         n -= 1;
+        let last = best + 1 == n;
+        if !last {
+            vocabulary.prefetch_pair(tokens[best], tokens[best + 1]); // while the other side is looked for
+        }
         if best > 0 {
             ranks[best - 1] = vocabulary.pair(tokens[best - 1], tokens[best]);
         }
-        ranks[best] = if best + 1 < n { vocabulary.pair(tokens[best], tokens[best + 1]) } else { NONE };
+        ranks[best] = if last { NONE } else { vocabulary.pair(tokens[best], tokens[best + 1]) };
     }
     ids.extend_from_slice(&tokens[..n]);
 }

@@ -1,7 +1,7 @@
 //! The inner loop of encoding, with what it remembers of the pieces that it has met.
 
 use crate::bpe::merge_piece;
-use crate::key::{hash_bytes, hash_key, huge_pages, key, prefetch, Key, KEY_BYTES};
+use crate::key::{hash_bytes, hash_key, huge_vec, key, prefetch, Key, KEY_BYTES};
 use crate::split::{SplitError, Splitter};
 use crate::vocabulary::{Vocabulary, NONE};
 
@@ -14,6 +14,8 @@ pub struct Cache {
     put: usize,
     /// Ids of short pieces that have more than three.
     many: Vec<u32>,
+    /// Short pieces that weren't there, among those that waited last.
+    missed: usize,
     long: LongPieces,
     waiting: Vec<Waiting>,
 }
@@ -44,6 +46,8 @@ struct Waiting {
 }
 
 const WAITING: usize = 32;
+/// Where more of those that waited were missed, looking through the next ones for what has to be fetched pays.
+const FEW_MISSED: usize = 1;
 
 impl Cache {
     pub fn new() -> Self {
@@ -52,6 +56,7 @@ impl Cache {
             shift: 64 - FIRST_BITS,
             put: 0,
             many: Vec::new(),
+            missed: 0,
             long: LongPieces::new(),
             waiting: Vec::with_capacity(WAITING),
         }
@@ -88,6 +93,14 @@ impl Cache {
     fn flush(&mut self, vocabulary: &Vocabulary, text: &[u8], ids: &mut Vec<u32>) {
         // Four ids are written for every piece, used or not.
         ids.reserve(4 * WAITING);
+        if self.missed > FEW_MISSED {
+            for &Waiting { key, hash, .. } in &self.waiting {
+                if key != 0 && !self.lines[(hash >> self.shift) as usize].keys.contains(&key) {
+                    vocabulary.prefetch_key(hash);
+                }
+            }
+        }
+        self.missed = 0;
         for i in 0..self.waiting.len() {
             let Waiting { key, hash, start, end } = self.waiting[i];
             if key != 0 {
@@ -145,7 +158,8 @@ impl Cache {
         let line = &mut self.lines[(hash >> self.shift) as usize];
         line.put(key, value);
         self.put += 1;
-        if self.put > self.lines.len() && self.shift > 64 - LAST_BITS {
+        self.missed += 1;
+        if self.put > self.lines.len() / 2 && self.shift > 64 - LAST_BITS {
             self.grow();
         }
     }
@@ -153,9 +167,7 @@ impl Cache {
     #[cold]
     fn grow(&mut self) {
         self.shift -= 1;
-        let mut lines = Vec::with_capacity(2 * self.lines.len());
-        huge_pages(&lines);
-        lines.resize(2 * self.lines.len(), EMPTY);
+        let mut lines = huge_vec(EMPTY, 2 * self.lines.len());
         for line in &self.lines {
             // The older one first, so that it is the older one again.
             for i in [1, 0] {
@@ -179,7 +191,10 @@ impl Line {
 
 /// Ids of pieces too long for a key.
 struct LongPieces {
+    /// Two neighbouring slots are for the same pieces, the one used later first.
     slots: Vec<LongSlot>,
+    /// Pieces that were put in since the slots last grew in number.
+    put: usize,
     bytes: Vec<u8>,
     ids: Vec<u32>,
 }
@@ -193,29 +208,34 @@ struct LongSlot {
     n: u16,
 }
 
-const LONG_BITS: u32 = 16;
+/// Numbers of slots at first and at most, 6 KiB and 3 MiB.
+const FIRST_LONG: usize = 1 << 8;
+const MOST_LONG: usize = 1 << 17;
 /// Longer pieces than this don't come again.
-const MOST_LONG: usize = 128;
+const LONGEST: usize = 128;
 const MOST_LONG_BYTES: usize = 1 << 22;
 
 impl LongPieces {
     fn new() -> Self {
-        Self { slots: vec![LongSlot::default(); 1 << LONG_BITS], bytes: Vec::new(), ids: Vec::new() }
+        Self { slots: vec![LongSlot::default(); FIRST_LONG], put: 0, bytes: Vec::new(), ids: Vec::new() }
     }
 
     #[inline(never)]
     fn encode(&mut self, vocabulary: &Vocabulary, piece: &[u8], ids: &mut Vec<u32>) {
-        if piece.len() > MOST_LONG {
+        if piece.len() > LONGEST {
             return encode_piece(vocabulary, piece, ids);
         }
         let hash = hash_bytes(piece);
-        let place = (hash >> (64 - LONG_BITS)) as usize;
-        let slot = self.slots[place];
-        let known = slot.start as usize..slot.start as usize + slot.length as usize;
-        if slot.hash == hash && &self.bytes[known] == piece {
-            let first = slot.first_id as usize;
-            ids.extend_from_slice(&self.ids[first..first + slot.n as usize]);
-            return;
+        let place = self.place(hash);
+        for i in [place, place + 1] {
+            let slot = self.slots[i];
+            let known = slot.start as usize..slot.start as usize + slot.length as usize;
+            if slot.hash == hash && &self.bytes[known] == piece {
+                let first = slot.first_id as usize;
+                ids.extend_from_slice(&self.ids[first..first + slot.n as usize]);
+                self.slots.swap(place, i);
+                return;
+            }
         }
         let first = ids.len();
         encode_piece(vocabulary, piece, ids);
@@ -223,15 +243,43 @@ impl LongPieces {
             *self = Self::new();
         }
         let new = &ids[first..];
-        self.slots[place] = LongSlot {
+        self.insert(LongSlot {
             hash,
             start: self.bytes.len() as u32,
             first_id: self.ids.len() as u32,
             length: piece.len() as u16,
             n: new.len() as u16,
-        };
+        });
         self.bytes.extend_from_slice(piece);
         self.ids.extend_from_slice(new);
+        self.put += 1;
+        if self.put > self.slots.len() / 2 && self.slots.len() < MOST_LONG {
+            self.grow();
+        }
+    }
+
+    /// The first of the two slots of a hash.
+    #[inline]
+    fn place(&self, hash: u64) -> usize {
+        (hash >> (u64::BITS - self.slots.len().trailing_zeros())) as usize & !1
+    }
+
+    fn insert(&mut self, slot: LongSlot) {
+        let place = self.place(slot.hash);
+        self.slots[place + 1] = self.slots[place];
+        self.slots[place] = slot;
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let larger = vec![LongSlot::default(); 2 * self.slots.len()];
+        for two in std::mem::replace(&mut self.slots, larger).chunks_exact(2) {
+            // The older one first, so that it is the older one again.
+            for slot in two.iter().rev().filter(|slot| slot.length > 0) {
+                self.insert(*slot);
+            }
+        }
+        self.put = 0;
     }
 }
 

@@ -93,6 +93,14 @@ pub fn huge_pages<T>(cells: &Vec<T>) {
     let _ = cells;
 }
 
+/// `n` times `value` on huge pages where there are any.
+pub fn huge_vec<T: Clone>(value: T, n: usize) -> Vec<T> {
+    let mut cells = Vec::with_capacity(n);
+    huge_pages(&cells);
+    cells.resize(n, value);
+    cells
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

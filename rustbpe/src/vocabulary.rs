@@ -4,7 +4,7 @@ use std::fmt;
 
 use rustc_hash::FxHashMap;
 
-use crate::key::{hash_bytes, hash_key, hash_u64, key, Key, KEY_BYTES};
+use crate::key::{hash_bytes, hash_key, hash_u64, huge_vec, key, prefetch, Key, KEY_BYTES};
 
 /// Tokens that no encoder can be made of.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Vocabulary {
             ends: Vec::with_capacity(tokens.len()),
             byte_ids: [NONE; 256],
             byte_pairs: vec![NONE; 1 << 16],
-            short: vec![(0, 0); slots],
+            short: huge_vec((0, 0), slots),
             long: vec![NONE; slots],
             pairs: Vec::new(),
             may_pair: Vec::new(),
@@ -159,7 +159,7 @@ impl Vocabulary {
                 }
             }
         }
-        self.pairs = vec![0; (found.len() * 2).next_power_of_two().max(2)];
+        self.pairs = huge_vec(0, (found.len() * 2).next_power_of_two().max(2));
         self.may_pair = vec![0; (found.len() * 8 / 64).next_power_of_two()];
         let mask = self.pairs.len() - 1;
         for (left, right, id) in found {
@@ -257,6 +257,22 @@ impl Vocabulary {
     #[inline]
     pub fn byte_pair(&self, left: u8, right: u8) -> u32 {
         self.byte_pairs[usize::from(left) << 8 | usize::from(right)]
+    }
+
+    /// Asks for what `find_key` will look at.
+    #[inline]
+    pub fn prefetch_key(&self, hash: u64) {
+        prefetch(&self.short[hash as usize & (self.short.len() - 1)]);
+    }
+
+    /// Asks for what `pair` will look at.
+    #[inline]
+    pub fn prefetch_pair(&self, left: u32, right: u32) {
+        let hash = hash_u64(packed(left, right));
+        let (word, bit) = self.may_pair_bit(hash);
+        if self.may_pair[word] & bit != 0 {
+            prefetch(&self.pairs[hash as usize & (self.pairs.len() - 1)]);
+        }
     }
 
     /// The token that two tokens make, or NONE.

@@ -13,11 +13,15 @@ use super::buffer::TokenBuffer;
 use super::train::named;
 use super::{thread_count, Text};
 use crate::encode;
+use crate::key::prefetch;
 use crate::split::{Splitter, PATTERN};
 use crate::vocabulary::Vocabulary;
 
 /// Shorter texts are encoded in less time than letting go of the interpreter takes.
 const SMALL: usize = 2048;
+
+/// A number that is shared is asked for so many places before its turn: there are more than the nearest cache holds.
+const AHEAD: usize = 16;
 
 #[pyclass(frozen, module = "mccore_rustbpe")]
 pub struct Encoder {
@@ -60,6 +64,9 @@ impl Encoder {
         unsafe {
             let list = Bound::from_owned_ptr_or_err(py, ffi::PyList_New(ids.len() as _))?;
             for (place, &id) in ids.iter().enumerate() {
+                if let Some(&ahead) = ids.get(place + AHEAD) {
+                    prefetch(&*ints[ahead as usize].as_ptr());
+                }
                 let int = ints[id as usize].as_ptr();
                 ffi::Py_INCREF(int);
                 ffi::PyList_SetItem(list.as_ptr(), place as _, int);
