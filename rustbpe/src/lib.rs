@@ -5,6 +5,10 @@
 //! The result depends on the multiset of pieces alone, so neither the order of the texts nor the number of threads can
 //! change it.
 
+// The fuzzer's checks, which a program outside of the crate includes as well, call it by this name.
+#[cfg(test)]
+extern crate self as _rustbpe;
+
 mod bpe;
 mod cache;
 pub mod count;
@@ -18,3 +22,6 @@ pub mod vocabulary;
 
 #[cfg(feature = "python")]
 mod python;
+
+#[cfg(test)]
+mod kept_inputs;

@@ -1,4 +1,5 @@
-//! Inputs that fuzzing found or that were thought of, checked again every time.
+//! Inputs that fuzzing found or that were thought of, checked again every time. Among the unit tests, because a test beside
+//! them would have the whole crate compiled once more.
 
 #[path = "../fuzz/check.rs"]
 mod check;
