@@ -28,7 +28,7 @@ from mccore.api import Extension, LevelSpec, Options, TreeBackend, TreeDamage, T
 from mccore.errors import RunError
 from mccore.hookspecs import hookimpl
 from mccore_trees.commits import MAX_LEVELS, CommitFile
-from mccore_trees.files import SyncError, failure, open_file, sync_directory
+from mccore_trees.files import SyncError, failure, open_file, sync_all, sync_directory
 from mccore_trees.files import damage as damage_error
 from mccore_trees.header import check_levels, read_header, write_header
 from mccore_trees.level_file import LevelFile, level_paths
@@ -183,7 +183,7 @@ class DiskTree:
         self._check_salvage()
         try:
             exact = file.restore(start, rows)
-            levels = tuple(each.commit(durable=False) for each in self._levels)
+            levels = tuple(each.commit for each in self._levels)
             if levels != self._commits.commit.levels:
                 self._commits.write(levels, durable=True)
         except OSError as error:
@@ -242,7 +242,12 @@ class DiskTree:
             self._files.close()
 
     def _commit(self) -> None:
-        self._commits.write(tuple(level.commit(durable=self._fsync) for level in self._levels), durable=self._fsync)
+        files = [file for level in self._levels for file in level.write_sums()]
+        if self._fsync:
+            sync_all(files)
+            for level in self._levels:
+                level.mark_synced()
+        self._commits.write(tuple(level.commit for level in self._levels), durable=self._fsync)
 
     def _level(self, level: int) -> LevelFile:
         self._check_open()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from io import FileIO
 from pathlib import Path
 
@@ -56,6 +57,28 @@ def sync(file: FileIO) -> None:
         getattr(os, "fdatasync", os.fsync)(file.fileno())  # without the time stamps, where the system can
     except OSError as error:
         raise SyncError(error.errno, error.strerror) from error
+
+
+def sync_all(files: list[FileIO]) -> None:
+    """`sync` several files at once: the file system writes one journal for all of them, where one after the other each waits
+    for its own. Raises SyncError."""
+    errors: list[SyncError] = []
+
+    def run(file: FileIO) -> None:
+        try:
+            sync(file)
+        except SyncError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(file,)) for file in files[1:]]
+    for thread in threads:
+        thread.start()
+    for file in files[:1]:
+        run(file)
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
 
 
 def sync_directory(path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def level_paths(directory: Path, level: int) -> tuple[Path, Path]:
 
 
 class LevelFile:
-    """Append-only rows with checksums. Rows count once `commit` was called and its record is on the disk.
+    """Append-only rows with checksums. Rows count once the disk has what `write_sums` gave and a record of `commit`.
 
     Opening cuts off what was never committed and checks the last block against the commit; earlier blocks are checked by
     `damage`. With `read_only` nothing is cut off, with `salvage` nothing is checked either. Raises RunError for damage, for a
@@ -43,6 +44,7 @@ class LevelFile:
         self._type = rows
         self._salvage = salvage
         self._synced_length = -1  # whoever wrote these rows may not have waited for the disk
+        self._unsynced_sums = True
         self._pending: list[int] = []  # sums of blocks that filled up since the last commit
         self._map = rows.empty(0)
         self.length, self._tail_sum = committed.rows, committed.tail_sum
@@ -100,19 +102,27 @@ class LevelFile:
         rows.flags.writeable = False
         return rows
 
-    def commit(self, *, durable: bool) -> LevelCommit:
-        """Complete the checksums, wait for the disk when `durable`, and say what a commit record has to hold. Raises OSError."""
+    @property
+    def commit(self) -> LevelCommit:
+        """What a commit record has to hold about this level."""
+        return LevelCommit(self.length, self._tail_sum)
+
+    def write_sums(self) -> list[FileIO]:
+        """Complete the checksums. Gives the files that the disk needs before this level can be committed. Raises OSError."""
         new_sums = len(self._pending)
         if new_sums:
             write_at(self._sums, np.array(self._pending, dtype="<u4").tobytes(), 4 * self._committed_blocks)
             self._committed_blocks += new_sums
+            self._unsynced_sums = True
             self._pending.clear()
-        if durable and self.length != self._synced_length:
-            if new_sums or self._synced_length < 0:
-                sync(self._sums)
-            sync(self._file)
-            self._synced_length = self.length
-        return LevelCommit(self.length, self._tail_sum)
+        if self.length == self._synced_length:
+            return []
+        return [self._file, self._sums] if self._unsynced_sums else [self._file]
+
+    def mark_synced(self) -> None:
+        """Remember that the disk has all rows and their checksums."""
+        self._synced_length = self.length
+        self._unsynced_sums = False
 
     def refresh(self, committed: LevelCommit) -> None:
         """Show the rows that a writer has committed since. Raises RunError when they aren't these rows and more;
