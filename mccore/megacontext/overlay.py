@@ -7,13 +7,14 @@ level is divided on its own, and a block that begins in the base and ends behind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mccore.api import TreeBackend
+from mccore.api import SharedTree, TreeBackend, TreeSpec
 from mccore.errors import MccoreError
 
 
@@ -32,6 +33,18 @@ class _Part(NamedTuple):
 def lengths_at(tokens: int, block_size: int, levels: int) -> tuple[int, ...]:
     """The rows that each of `levels` levels has when the history has so many tokens."""
     return tuple(tokens // block_size**level for level in range(levels))
+
+
+def mount(trees: Callable[[TreeSpec], TreeBackend], spec: TreeSpec) -> SharedTree:
+    """Open the tree in a directory read-only, to put others over it. Raises OverlayError for a backend that can't."""
+    backend = trees(replace(spec, read_only=True, salvage=False))
+    if not isinstance(backend, SharedTree):
+        backend.close()
+        raise OverlayError(
+            f"a {type(backend).__name__} can't be opened by several at once",
+            hint="choose the `disk` tree for what is shared",
+        )
+    return backend
 
 
 class OverlayTree:

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from mccore import plugins
 from mccore.api import Extension, Options, TreeBackend, TreeSpec
 from mccore.config import Choice
-from mccore.megacontext.overlay import OverlayError, OverlayTree, lengths_at
+from mccore.megacontext.overlay import OverlayError, OverlayTree, lengths_at, mount
 from mccore.megacontext.tree import Tree
 from mccore.testing import TreeBackendSuite
 from mccore.testing.trees import LEVELS, example_rows, fill
 from tests.megacontext.test_tree import K, encoder, ids_of, open_tree, rows_of
-
 
 RAM = plugins.load("tree", "ram")
 
@@ -113,8 +112,8 @@ def test_a_tree_over_a_base_has_the_bits_of_one_written_whole(tmp_path: Path, ki
         for there, expected in zip(rows_of(again), rows_of(whole), strict=True):
             np.testing.assert_array_equal(there, expected)
         again.backend.close()
-    for mount in mounts:
-        mount.close()
+    for each in mounts:
+        each.close()
 
 
 def test_gists_that_a_base_owes_are_made_in_the_own_part(tmp_path: Path) -> None:
@@ -138,6 +137,22 @@ def test_a_base_with_fewer_rows_is_refused() -> None:
         OverlayTree(base, ram(), [10, 10, 11, 10])
     with pytest.raises(ValueError, match="3 lengths for a base of 4 levels"):
         OverlayTree(base, ram(), [10, 10, 10])
+
+
+def test_only_what_can_be_shared_is_mounted(tmp_path: Path) -> None:
+    coder = encoder()
+    tree = open_tree("disk", tmp_path / "base", coder)
+    tree.append(ids_of(20))
+    tree.backend.flush()
+    mounted = mount(lambda spec: plugins.build("tree", Choice(name="disk"), spec), coder.spec(tmp_path / "base"))
+    tree.append(ids_of(20))
+    assert mounted.length(0) == 20
+    tree.close()
+    assert mounted.refresh()
+    assert mounted.length(0) == 40
+    mounted.close()
+    with pytest.raises(OverlayError, match="RamTree can't be opened by several"):
+        mount(lambda spec: RAM.build(RAM.options(), spec), coder.spec(tmp_path / "base"))
 
 
 def test_closing_leaves_the_base_open() -> None:

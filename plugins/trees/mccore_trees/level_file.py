@@ -90,9 +90,12 @@ class LevelFile:
             raise IndexError(f"rows [{start}, {stop}) of level {self._type.level}, which has {self.length}")
         row_bytes = self._type.row_bytes
         behind = max(stop - len(self._map), stop - start) * row_bytes
+        worth = min(
+            _MAP_BYTES, max(BLOCK_BYTES, self._map.nbytes)
+        )  # a short level is mapped anew as often as it doubles
         if (
-            stop > len(self._map) and behind >= _MAP_BYTES and not self._salvage
-        ):  # then the file may be too short to map
+            stop > len(self._map) and behind >= worth and not self._salvage
+        ):  # in salvage the file may be too short to map
             mapped = mmap.mmap(self._file.fileno(), self._bytes, access=mmap.ACCESS_READ)
             self._map = np.frombuffer(mapped, dtype=self._type.dtype).reshape(-1, *self._type.shape)
         if stop <= len(self._map):
