@@ -204,11 +204,6 @@ def _describe_megacontext(config: RunConfig, cost: MegaContextCost, plain: int) 
                 f"            no context of {wanted} entries exists: blocks of {mc.block_size} before {mc.recent_tokens} recent "
                 f"tokens leave {last.mixed} at least"
             )
-        if last.mixed - last.coarse < mc.expanded_blocks * (mc.block_size - 1):
-            lines.append(
-                f"            {last.mixed} entries leave no room for {mc.expanded_blocks} expanded blocks: smaller blocks or "
-                "longer sequences do"
-            )
     shares = [
         f"{name} {part / flops.total:.0%}"
         for name, part in (("plain", flops.plain), ("variants", flops.variants), ("GistNet", flops.gistnet),

@@ -14,6 +14,7 @@ import pytest
 
 from mccore import machine, plugins
 from mccore.cli import main
+from mccore.cli.estimate import describe, estimate
 from mccore.config import RunConfig
 from mccore.resolve import resolve
 from mccore.rundir import RunDir
@@ -136,7 +137,7 @@ class TestDryRun:
         assert main(["run", "tiny", "--dry-run"]) == 0
         assert "megacontext blocks" not in capsys.readouterr().out
 
-    def test_sizes_that_leave_little_room_are_said(self, base, capsys):
+    def test_derived_lengths_leave_room_for_expanded_blocks(self, base, capsys):
         sizes = (
             "--mc-block-size",
             "32",
@@ -149,9 +150,18 @@ class TestDryRun:
         )
         derived = ("--set", "megacontext.recent_tokens=0", "--set", "model.max_seq_len=256")
         assert main(["run", "tiny", "--dry-run", "--mc", "--mc-num-random-variants", "2", *sizes, *derived]) == 0
-        out = capsys.readouterr().out
-        assert "entries exists: blocks of 32 before 96 recent tokens leave 101 at least" in out
-        assert "leave no room for 2 expanded blocks" in out
+        assert "> 101/163 through a stage" in capsys.readouterr().out
+        small = ("--set", "megacontext.train_wc_length=120")
+        assert (
+            main(["run", "tiny", "--dry-run", "--mc", "--mc-num-random-variants", "2", *sizes, *derived, *small]) == 2
+        )
+        assert "set megacontext.train_wc_length=163 or more" in capsys.readouterr().err
+
+    def test_a_length_that_no_context_has_is_said(self):
+        config = resolve("tiny", sets=["megacontext.enabled=true"])
+        megacontext = config.megacontext.model_copy(update={"expanded_blocks": 0, "train_wc_length": 20})
+        short = config.model_copy(update={"megacontext": megacontext})
+        assert "no context of 20 entries exists" in "\n".join(describe(short, estimate(short)))
 
     @pytest.mark.parametrize("recipe", plugins.names("recipe"))
     def test_every_recipe_has_a_plan(self, base, capsys, recipe):
