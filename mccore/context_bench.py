@@ -2,7 +2,7 @@
 
 Machines are noisy, so everything that is compared is measured by turns: all histories and plain decoding generate some tokens
 each, round after round, in an order that moves on; ratios are taken per round. A round has whole refocus intervals, so that
-every round holds as many refocuses.
+every round holds as many refocuses. Ratios are of the clock on the wall and of processor time, which others on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ class HistoryCost:
     refocus_token_ms: Spread | None = None
     entries_per_token: float = 0.0
     to_plain: Ratio | None = None
+    to_plain_cpu: Ratio | None = None
 
 
 @dataclass
@@ -115,6 +116,7 @@ class ContextCosts:
     histories: list[HistoryCost] = field(default_factory=list)
     plain_ms: Spread | None = None
     longest_to_shortest: Ratio | None = None
+    longest_to_shortest_cpu: Ratio | None = None
     peak_rss: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -365,27 +367,32 @@ class _Plain:
 
 def _decode_by_turns(costs: ContextCosts, sessions: Sequence[_Decoding], plain: _Plain, on_progress: Progress) -> None:
     subjects: list[_Decoding | _Plain] = [*sessions, plain]
+    cpu = np.zeros((len(subjects), costs.rounds + 1))  # seconds of each round
     for number in range(costs.rounds + 1):
         on_progress(f"generating: round {number} of {costs.rounds}")
         for place in range(len(subjects)):
-            subject = subjects[(place + number) % len(subjects)]
-            subject.begin()
+            at = (place + number) % len(subjects)
+            subjects[at].begin()
+            began = time.process_time()
             for _ in range(costs.round_tokens):
-                subject.step()
+                subjects[at].step()
+            cpu[at, number] = time.process_time() - began
         if number == 0:  # the first round warms up
             for subject in subjects:
                 subject.forget()
-    of_rounds = {id(each): np.reshape(each.seconds, (costs.rounds, -1)).sum(axis=1) for each in subjects}
-    for cost, session in zip(costs.histories, sessions, strict=True):
+    wall = np.array([np.reshape(each.seconds, (costs.rounds, -1)).sum(axis=1) for each in subjects])
+    cpu = cpu[:, 1:]
+    for at, (cost, session) in enumerate(zip(costs.histories, sessions, strict=True)):
         cost.token_ms = _milliseconds(session.seconds)
         cost.refocuses = len(session.controller)
         cost.controller_ms = _milliseconds(session.controller)
         cost.refocus_token_ms = _milliseconds(session.with_refocus)
         cost.entries_per_token = (session.session.context.entries_read - session.entries) / len(session.seconds)
-        cost.to_plain = Ratio.of(of_rounds[id(session)], of_rounds[id(plain)])
+        cost.to_plain, cost.to_plain_cpu = Ratio.of(wall[at], wall[-1]), Ratio.of(cpu[at], cpu[-1])
     costs.plain_ms = _milliseconds(plain.seconds)
     if len(sessions) > 1:
-        costs.longest_to_shortest = Ratio.of(of_rounds[id(sessions[-1])], of_rounds[id(sessions[0])])
+        costs.longest_to_shortest = Ratio.of(wall[-2], wall[0])
+        costs.longest_to_shortest_cpu = Ratio.of(cpu[-2], cpu[0])
 
 
 def _milliseconds(seconds: Sequence[float]) -> Spread | None:

@@ -195,6 +195,7 @@ def _show(about: dict[str, Any], costs: ContextCosts) -> None:
         ["memory before", *(_memory(cost.before_rss) for cost in costs.histories), ""],
         ["  highest until first token", *(_memory(cost.longest_rss) for cost in costs.histories), ""],
         ["to plain", *(_ratio(cost.to_plain) for cost in costs.histories), ""],
+        ["  in processor time", *(_ratio(cost.to_plain_cpu) for cost in costs.histories), ""],
     ]
     widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
     for row in [head, *rows]:
@@ -203,7 +204,8 @@ def _show(about: dict[str, Any], costs: ContextCosts) -> None:
     if costs.longest_to_shortest is not None:
         shortest, longest = costs.histories[0].tokens, costs.histories[-1].tokens
         click.echo(
-            f"\ntime per token, {longest:,} to {shortest:,} tokens of history: {_ratio(costs.longest_to_shortest)}"
+            f"\ntime per token, {longest:,} to {shortest:,} tokens of history: {_ratio(costs.longest_to_shortest)}, "
+            f"in processor time {_ratio(costs.longest_to_shortest_cpu)}"
         )
     click.echo("ratios: median over rounds (and their middle half)")
     if costs.peak_rss is not None:

@@ -56,10 +56,11 @@ def test_every_history_is_measured(bench: Command, tmp_path: Path) -> None:
         rows = sum(each["tokens"] // 4**level * (4 if level == 0 else 32 * 4) for level in range(9))
         assert each["tree_bytes"] == pytest.approx(rows, rel=0.01)
         assert each["tree_bytes_per_token"] == each["tree_bytes"] / each["tokens"]
-        low, median, high = (each["to_plain"][name] for name in ("low", "median", "high"))
-        assert 0 < low <= median <= high
+        for ratio in (each["to_plain"], each["to_plain_cpu"]):
+            assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
     assert found["plain_ms"]["mean"] > 0
     assert found["longest_to_shortest"]["median"] > 0
+    assert found["longest_to_shortest_cpu"]["median"] > 0
     assert found["peak_rss"] > 2**20
 
 
