@@ -2,7 +2,7 @@
 
 Machines are noisy, so everything that is compared is measured by turns: all histories and plain decoding generate some tokens
 each, round after round, in an order that moves on; ratios are taken per round. A round has whole refocus intervals, so that
-every round holds as many refocuses. Ratios are of the clock on the wall and of processor time, which others on the machine disturb less.
+every round holds as many refocuses. Ratios are of the clock on the wall and of processor time, which others disturb less.
 """
 
 from __future__ import annotations
