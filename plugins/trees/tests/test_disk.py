@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,27 +177,7 @@ def test_what_was_never_flushed_takes_no_space_after_opening(tmp_path: Path) -> 
     assert (tmp_path / "level-0.rows").stat().st_size == 400
 
 
-WRITER = textwrap.dedent(
-    """
-    import sys
-    from pathlib import Path
-    import numpy as np
-    from mccore.api import LevelSpec, TreeSpec
-    from mccore_trees.disk import DiskOptions, DiskTree
-
-    spec = TreeSpec((LevelSpec((), "uint32"), LevelSpec((16,), "float32")), Path(sys.argv[1]))
-    tree = DiskTree(DiskOptions(fsync=sys.argv[2] == "fsync"), spec)
-    step = 0
-    while True:
-        step += 1
-        tokens, gists = tree.length(0), tree.length(1)
-        tree.append(0, np.arange(tokens, tokens + step * 37 % 2000, dtype=np.uint32))
-        tree.append(1, np.arange(gists * 16, (gists + step % 60) * 16, dtype=np.float32).reshape(-1, 16))
-        print("flushing", tree.length(0), tree.length(1), flush=True)
-        tree.flush()
-        print("flushed", tree.length(0), tree.length(1), flush=True)
-    """
-)
+WRITER = Path(__file__).with_name("writer.py")
 
 
 @pytest.mark.parametrize("sync", ["fsync", "no fsync"])
@@ -207,7 +186,7 @@ def test_kill_9_at_any_moment_loses_nothing_flushed(tmp_path: Path, sync: str) -
     lengths = (0, 0)
     for lines in (1, 4, 9):  # the writer is somewhere behind these lines when it dies, a different place each time
         writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(directory), sync], stdout=subprocess.PIPE, text=True
+            [sys.executable, str(WRITER), str(directory), sync], stdout=subprocess.PIPE, text=True
         )
         assert writer.stdout is not None
         said = [writer.stdout.readline() for _ in range(lines)]

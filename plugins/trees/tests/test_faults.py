@@ -237,7 +237,8 @@ def calls_of(name: str, directory: Path) -> int:
 def test_a_write_refused_anywhere_loses_nothing(tmp_path: Path, error: int) -> None:
     for at in range(calls_of("pwrite", tmp_path / "counted")):
         tree = open_tree(tmp_path / str(at))
-        flushed, errors = (0, 0), 0
+        flushed: Lengths = (0, 0)
+        errors = 0
         with Refusal("pwrite", error, at)():
             for piece in PIECES:
                 for level, (spec, count) in enumerate(zip(LEVELS, piece, strict=True)):
@@ -276,7 +277,7 @@ def test_a_disk_that_fails_anywhere_promises_nothing_more(tmp_path: Path) -> Non
     for at in range(calls_of("fdatasync", tmp_path / "counted")):
         directory = tmp_path / str(at)
         tree = open_tree(directory)
-        flushed = (0, 0)
+        flushed: Lengths = (0, 0)
         with Refusal("fdatasync", errno.EIO, at)():
             for piece in PIECES:
                 grow(tree, piece)

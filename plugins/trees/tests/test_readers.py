@@ -17,7 +17,36 @@ from mccore_trees.ram import RamOptions, RamTree
 from mccore.api import LevelSpec, RepairableTree, SharedTree, TreeSpec
 from mccore.errors import RunError
 from mccore.testing import example_rows
-from plugins.trees.tests.test_disk import LEVELS, UNSYNCED, WRITER, check, crash, flip, grow, open_tree
+
+LEVELS = (LevelSpec((), "uint32"), LevelSpec((16,), "float32"))
+UNSYNCED = DiskOptions(fsync=False)
+WRITER = Path(__file__).with_name("writer.py")
+
+
+def open_tree(directory: Path) -> DiskTree:
+    return DiskTree(UNSYNCED, TreeSpec(LEVELS, directory))
+
+
+def crash(tree: DiskTree) -> None:
+    """Let go of the files as the end of the process does: nothing is flushed."""
+    tree._closed = True
+    tree._files.close()
+
+
+def grow(tree: DiskTree, level: int, rows: int) -> None:
+    tree.append(level, example_rows(LEVELS[level], tree.length(level), tree.length(level) + rows))
+
+
+def check(tree: DiskTree, lengths: tuple[int, ...]) -> None:
+    assert tuple(tree.length(level) for level in range(len(lengths))) == lengths
+    for level, length in enumerate(lengths):
+        np.testing.assert_array_equal(tree.read(level, 0, length), example_rows(LEVELS[level], 0, length))
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0x10
+    path.write_bytes(data)
 
 
 def open_reader(directory: Path, levels: tuple[LevelSpec, ...] = LEVELS, **how: bool) -> DiskTree:
@@ -167,9 +196,10 @@ def test_a_reader_of_a_tree_that_was_cut_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sync", ["fsync", "no fsync"])
 def test_a_reader_beside_a_writing_process_sees_only_flushes(tmp_path: Path, sync: str) -> None:
     directory = tmp_path / "tree"
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(directory), sync], stdout=subprocess.PIPE, text=True)
+    writer = subprocess.Popen([sys.executable, str(WRITER), str(directory), sync], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
-    announced, seen = {(0, 0)}, set()
+    announced = {(0, 0)}
+    seen: set[tuple[int, int]] = set()
     reader: DiskTree | None = None
     while len(seen) < 12:  # the writer goes on all the time, so that reads fall into the middle of its commits
         word, *numbers = writer.stdout.readline().split()
