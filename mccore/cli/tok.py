@@ -72,12 +72,14 @@ def train(
     _check_writable(out)
     progress = Progress()
     began = time.perf_counter()
-    if any(is_records(path) for path in files):
-        tokenizer = Tokenizer.train(_texts(files, field), vocab_size, threads=threads, progress=progress)
-    else:
-        tokenizer = Tokenizer.train_files(files, vocab_size, threads=threads, progress=progress)
+    try:
+        if any(is_records(path) for path in files):
+            tokenizer = Tokenizer.train(_texts(files, field), vocab_size, threads=threads, progress=progress)
+        else:
+            tokenizer = Tokenizer.train_files(files, vocab_size, threads=threads, progress=progress)
+    finally:
+        progress.clear()  # an error's message has the line to itself, too
     seconds = time.perf_counter() - began
-    progress.clear()
     if not progress.bytes:
         raise DataError("there is no text to train on: all files are empty", hint="check the paths")
     try:
