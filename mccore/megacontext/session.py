@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,10 @@ from mccore.megacontext.controller import (
     prefill_focus,
     score_cuts,
 )
-from mccore.megacontext.cut import Cut, append
+from mccore.megacontext.cut import append
 from mccore.megacontext.networks import MegaContextNets
-from mccore.megacontext.tree import BlockEncoder, Tree
+from mccore.megacontext.seen import Runs, finest, runs_of
+from mccore.megacontext.tree import BlockEncoder, Tree, TreeError
 from mccore.model.gpt import GPT
 
 # A tree has levels until so long a history is so few nodes, whatever the Working Context is.
@@ -44,6 +45,7 @@ HISTORY, COARSEST = 2**27, 64
 MOST_LEVELS = 8
 APPEND = 2**16  # tokens that go into the tree at once: bounds the memory of a long prompt
 KEPT_REFOCUSES = 256  # of which statistics are kept
+KEPT_VIEWS = 64  # cuts that were seen until they are put together
 # A prompt that is longer than so many Working Contexts is focused anew, from coarse to fine; a shorter one goes before LensNet
 # together with the focus that there was.
 OVERHANG = 2
@@ -148,7 +150,7 @@ class Session:
         self._has_gists = False
         self._buffer: list[int] = []  # tokens that aren't in the tree yet
         self._wanted = False  # a refocus was asked for
-        self._seen: list[Cut] | None = None
+        self._seen: list[Runs] | None = None
 
     # --- the history --------------------------------------------------------------------------------------------------
 
@@ -175,8 +177,14 @@ class Session:
         return len(self._focus.cut) + self._grown
 
     def append(self, ids: ArrayLike) -> None:
-        """Add tokens, ids [t], to the history; `read` shows them to the model. Raises TreeError for what isn't a list of ids."""
+        """Add tokens, ids [t], to the history; `read` shows them to the model. Raises TreeError for what isn't a list of ids that
+        the model knows, and then adds none."""
         array = np.asarray(ids)
+        known = self.model.gpt.config.vocab_size
+        if (
+            array.size and array.dtype.kind in "iu" and int(array.max()) >= known
+        ):  # in the tree it would never get a gist
+            raise TreeError(f"token ids of this model lie in [0, {known}), and one is {array.max()}")
         self._settle()
         for start in range(0, max(1, len(array) if array.ndim else 1), APPEND):
             self.tree.append(array[start : start + APPEND] if array.ndim else array)
@@ -207,9 +215,13 @@ class Session:
             self._settle()
 
     def _settle(self) -> None:
-        if self._buffer:
+        if not self._buffer:
+            return
+        there = self.tree.tokens
+        try:
             self.tree.append(self._buffer)
-            self._buffer.clear()
+        finally:  # the tree may hold them even where making their gists failed
+            del self._buffer[: self.tree.tokens - there]
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -235,7 +247,7 @@ class Session:
         if due:
             self._refocus(count)
             hidden = self.context.read(self.focus.cut, self.tree.entries, policy)
-        elif count == 1 and self._buffer and self.covered:
+        elif count == 1 and self._buffer and self.covered and self._all_read():
             self._grow(1)
             hidden = self.context.read_token(self._buffer[-1], self.covered - 1)
         else:
@@ -271,8 +283,9 @@ class Session:
         if due:
             self._refocus(count)
         else:
+            only_this = count == 1 and self._all_read()
             self._grow(count)
-            if count == 1:
+            if only_this:
                 return False
         self._settle()
         cut = self.focus.cut
@@ -284,6 +297,10 @@ class Session:
         """Take the logits [V] after the newest token of the focus, which the context cache holds by now."""
         self.logits = logits
         return logits
+
+    def _all_read(self) -> bool:
+        """Whether the context cache holds all that the focus covers: after a read that failed it doesn't."""
+        return self.context.entries == self.entries
 
     def _grow(self, count: int) -> None:
         self._grown += count
@@ -339,7 +356,9 @@ class Session:
         self.refocuses += 1
         self._wanted = False
         if self._seen is not None:
-            self._seen.append(after.cut)
+            if len(self._seen) >= KEPT_VIEWS:
+                self._seen = [finest(self._seen)]
+            self._seen.append(runs_of(after.cut))
         measures = measure(before, after, edits, model.recent_tokens, limits)
         self.recent.append(Refocus([after], [edits], [measures], time.perf_counter() - began))
 
@@ -347,12 +366,12 @@ class Session:
 
     def watch(self) -> None:
         """Begin to note what the model sees, for `seen`."""
-        self._seen = [self.focus.cut]
+        self._seen = [runs_of(self.focus.cut)]
 
     def seen(self) -> list[tuple[int, int, int]]:
         """What the model has seen since `watch`, as runs `(start, stop, level)` of the finest level of each token, in order."""
-        cuts = [*(self._seen or []), self.focus.cut]
-        return finest_runs(cuts)
+        start, stop, level = finest([*(self._seen or []), runs_of(self.focus.cut)])
+        return list(zip(start.tolist(), stop.tolist(), level.tolist(), strict=True))
 
 
 def tree_levels(block_size: int, least: int) -> int:
@@ -367,22 +386,6 @@ def grown(focus: Focus, count: int) -> Focus:
     """A focus with `count` new tokens behind it, whether they fit or not."""
     age = np.concatenate([focus.age, np.zeros(count, dtype=np.int32)])
     return replace(focus, cut=append(focus.cut, count), age=age)
-
-
-def finest_runs(cuts: Sequence[Cut]) -> list[tuple[int, int, int]]:
-    """Runs `(start, stop, level)` of tokens with the finest level that any of the cuts shows them at."""
-    cuts = [cut for cut in cuts if len(cut)]
-    if not cuts:
-        return []
-    edges = np.unique(np.concatenate([np.append(cut.start, cut.tokens) for cut in cuts]))
-    level = np.full(len(edges) - 1, MOST_LEVELS + 1, dtype=np.int64)
-    for cut in cuts:
-        known = np.searchsorted(edges, cut.tokens)
-        at = np.searchsorted(cut.stop, edges[:known], side="right")
-        level[:known] = np.minimum(level[:known], cut.level[at])
-    first = np.flatnonzero(np.r_[True, level[1:] != level[:-1]])
-    stop = np.append(first[1:], len(level))
-    return [(int(edges[a]), int(edges[b]), int(level[a])) for a, b in zip(first, stop, strict=True)]
 
 
 def _mix(seed: int, count: int) -> int:

@@ -32,7 +32,7 @@ class SessionBatch:
         if len(set(map(id, self.sessions))) < len(self.sessions):
             raise ValueError("a session can't be in a batch twice")
         self._cache: KVCache | None = None
-        self._held: list[int] = []  # entries of each row that its own cache has as well
+        self._ahead: list[int] = []  # entries of each row that its own cache hasn't got yet
         self._pads = torch.empty(0)  # [B, 1], columns before each row's first entry
 
     @torch.inference_mode()
@@ -64,7 +64,7 @@ class SessionBatch:
             cache = self._cache
             cache.keys, cache.values, cache.embeddings = cache.keys[:, at], cache.values[:, at], cache.embeddings[at]
             cache.key_bias = None if cache.key_bias is None else cache.key_bias[at]
-            self._held, self._pads = [self._held[row] for row in kept], self._pads[at]
+            self._ahead, self._pads = [self._ahead[row] for row in kept], self._pads[at]
         elif kept:
             self._unload(kept[0])
             self._cache = None
@@ -90,9 +90,10 @@ class SessionBatch:
             cache=cache,
         )
         logits = self.model.gpt.logits(hidden[:, -1])
-        for session, row in zip(self.sessions, logits, strict=True):
+        for row, session in enumerate(self.sessions):
+            self._ahead[row] += 1
             session.context.hold_token()
-            session.take_logits(row)
+            session.take_logits(logits[row])
         return logits
 
     def _pack(self) -> None:
@@ -103,7 +104,7 @@ class SessionBatch:
         rows, device = len(self.sessions), self.model.gpt.device
         self._cache = self.model.gpt.new_cache(rows, self.model.settings.budget + SLACK)
         self._cache.length = max(lengths)
-        self._held = [0] * rows
+        self._ahead = [0] * rows
         self._pads = torch.zeros((rows, 1), dtype=torch.int64, device=device)
         for row in range(rows):
             self._load(row)
@@ -113,7 +114,6 @@ class SessionBatch:
         own, cache = self.sessions[row].context.cache, self._cache
         assert cache is not None
         if own.length > cache.length:  # longer than any other: the others make room
-            self._held[row] = own.length
             self._pack()
             return
         first = cache.length - own.length
@@ -126,7 +126,6 @@ class SessionBatch:
             cache.key_bias[row, first : cache.length] = own.key_bias[0, : own.length]
         elif cache.key_bias is not None:
             cache.key_bias[row, : cache.length] = 0.0
-        self._held[row] = own.length
         self._pads[row] = first
 
     def _unload(self, row: int) -> None:
@@ -134,15 +133,15 @@ class SessionBatch:
         session, cache = self.sessions[row], self._cache
         if cache is None:
             return
-        own, held = session.context.cache, self._held[row]
-        count = session.context.entries - held
-        if count:
-            stop = cache.length
-            own.reserve(1, count)
-            own.keys[:, 0, :, held : held + count] = cache.keys[:, row, :, stop - count : stop]
-            own.values[:, 0, :, held : held + count] = cache.values[:, row, :, stop - count : stop]
-            own.embeddings[0, held : held + count] = cache.embeddings[row, stop - count : stop]
-            if own.key_bias is not None:
-                own.key_bias[0, held : held + count] = 0.0  # only tokens are read here
-            own.advance(count)
-            self._held[row] = own.length
+        own, count = session.context.cache, self._ahead[row]
+        if not count:
+            return
+        held, stop = own.length, cache.length
+        own.reserve(1, count)
+        own.keys[:, 0, :, held : held + count] = cache.keys[:, row, :, stop - count : stop]
+        own.values[:, 0, :, held : held + count] = cache.values[:, row, :, stop - count : stop]
+        own.embeddings[0, held : held + count] = cache.embeddings[row, stop - count : stop]
+        if own.key_bias is not None:
+            own.key_bias[0, held : held + count] = 0.0  # only tokens are read here
+        own.advance(count)
+        self._ahead[row] = 0

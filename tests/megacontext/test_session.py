@@ -19,7 +19,7 @@ from mccore.megacontext.context_cache import ContextCache
 from mccore.megacontext.controller import FocusError
 from mccore.megacontext.cut import Cut, check
 from mccore.megacontext.networks import MegaContextNets
-from mccore.megacontext.session import ContextModel, Session, SessionSettings, finest_runs
+from mccore.megacontext.session import ContextModel, Session, SessionSettings
 from mccore.megacontext.session_batch import SessionBatch
 from mccore.megacontext.tree import Tree, TreeError
 from mccore.model import GPT
@@ -310,11 +310,96 @@ def test_what_fails_on_the_way_can_be_tried_again(monkeypatch: pytest.MonkeyPatc
         check_legal(session)
 
 
+@pytest.mark.parametrize("batch", [True, False])
+def test_a_token_whose_pass_failed_is_read_before_the_next_one(monkeypatch: pytest.MonkeyPatch, batch: bool) -> None:
+    model = context_model()
+    sessions = [new_session(model) for _ in range(3)]
+    for row, session in enumerate(sessions):
+        session.append(ids_of(10 + 9 * row, row))
+        session.read()
+    together = SessionBatch(sessions)
+
+    def step(token: int) -> None:
+        if batch:
+            together.step([token] * len(sessions))
+        else:
+            for session in sessions:
+                session.append_token(token)
+                session.read()
+
+    step(1)
+
+    def fail(*args: Any, **inputs: Any) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(model.gpt, "hidden", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            step(2)
+    step(3)
+    together.release()
+    for session in sessions:
+        assert torch.allclose(session.read(), reread(session), atol=2e-4)
+        assert session.context.cache.length == session.context.entries == session.entries
+
+
+@pytest.mark.parametrize("policy", ["exact", "reuse"])
+def test_a_batch_that_fails_while_a_row_refocuses_gives_all_rows_back(
+    monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    sessions = [new_session(model) for model in [context_model(kv_policy=policy)] for _ in range(3)]
+    for row, session in enumerate(sessions):
+        session.append(ids_of(60 + 29 * row, row))
+        session.read()
+    batch = SessionBatch(sessions)
+    for token in range(4):
+        batch.step([token] * 3)
+    prepare = ContextCache.prepare
+
+    def fail(self: ContextCache, cut: Cut, entries_of: Any, policy: Any) -> None:
+        def unreadable(part: Cut) -> Any:
+            raise OSError("the disk is gone")
+
+        prepare(self, cut, unreadable, policy)
+
+    def decode() -> None:
+        for token in range(2 * INTERVAL):
+            batch.step([token] * 3)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ContextCache, "prepare", fail)
+        with pytest.raises(OSError, match="the disk is gone"):
+            decode()
+    batch.release()
+    for session in sessions:
+        session.read()
+        assert session.context.cache.length == session.context.entries == session.entries
+        if policy == "exact":
+            assert torch.allclose(session.read(), reread(session), atol=2e-4)
+
+
+def test_tokens_are_in_the_history_once_where_making_their_gist_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = new_session(context_model())
+    ids = ids_of(2 * K)
+    for token in ids[:K]:
+        session.append_token(token)
+
+    def fail(*args: Any) -> Any:
+        raise TreeError("a gist isn't finite")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(session.model.encoder, "encode", fail)
+        with pytest.raises(TreeError, match="isn't finite"):
+            session.flush()
+    session.append(ids[K:])
+    assert session.ids(0, session.tokens).tolist() == ids
+
+
 def test_an_empty_history_and_wrong_ids(model: ContextModel) -> None:
     session = new_session(model)
     with pytest.raises(ValueError, match="the history is empty"):
         session.read()
-    for wrong in ([-1], [1.5], [[1, 2]], "text"):
+    for wrong in ([-1], [1.5], [[1, 2]], "text", [1, model.gpt.config.vocab_size]):
         with pytest.raises(TreeError):
             session.append(wrong)
     session.append([])
@@ -457,4 +542,23 @@ def test_what_was_seen_is_the_finest_level_of_every_token(model: ContextModel) -
         finest[: cut.tokens] = np.minimum(finest[: cut.tokens], np.repeat(cut.level, cut.span))
     told = np.concatenate([np.full(stop - start, level) for start, stop, level in session.seen()])
     assert np.array_equal(told, finest)
-    assert finest_runs([]) == []
+    assert new_session(model).seen() == []
+
+
+def test_what_was_seen_takes_no_more_memory_the_longer_it_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = context_model(interval=1)
+    kept = []
+    for views in (4, 1000):
+        monkeypatch.setattr(session_module, "KEPT_VIEWS", views)
+        session = new_session(model)
+        session.append(ids_of(6 * W))
+        session.read()
+        session.watch()
+        for token in ids_of(60):
+            session.append_token(token)
+            session.read()
+        assert session.refocuses > 50
+        assert session._seen is not None
+        assert len(session._seen) <= views
+        kept.append(session.seen())
+    assert kept[0] == kept[1]
