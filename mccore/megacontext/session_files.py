@@ -46,9 +46,19 @@ def create_session(model: ContextModel, directory: Path, trees: Trees, *, seed: 
     """A new session whose tree lives in `directory`. Raises SessionError where there is one already, RunError."""
     if (directory / STATE).exists():
         raise SessionError(f"there is a session in {directory} already", hint="open it, or choose another name")
-    session = Session(model, Tree(trees(model.encoder.spec(directory / TREE)), model.encoder), seed=seed)
-    session.directory = directory
-    save_session(session, directory, trees)
+    session = Session(model, open_tree(model, directory, None, trees), seed=seed)
+    try:
+        if session.tokens:
+            raise SessionError(
+                f"{directory} holds a history of {session.tokens} tokens and doesn't say whose: a copy was interrupted, or "
+                f"{STATE} is lost",
+                hint="restore the directory from a copy, or remove it",
+            )
+        session.directory = directory
+        save_session(session, directory, trees)
+    except BaseException:
+        session.tree.close()
+        raise
     return session
 
 
@@ -123,7 +133,7 @@ def save_session(
         _copy_tree(session, directory, trees)
     cut, model = session.focus.cut, session.model
     name = digest = None
-    if keys and session.logits is not None and session.context.entries == len(cut):
+    if keys and session.logits is not None and session.context.cache.length == session.context.entries == len(cut):
         content = _pack_keys(session)
         digest = hashlib.sha256(content).hexdigest()
         name = f"keys-{digest[:12]}.safetensors"
@@ -180,11 +190,17 @@ def _restore(session: Session, state: SessionState, directory: Path) -> None:
             f"{directory / TREE} holds {session.tokens} tokens, and {path} speaks of {state.tokens}",
             hint="restore the directory from a copy",
         )
+    entries = sum(count for _, count in state.cut)
+    if len(state.age) != entries:  # before the runs are written out: damaged ones may be of any length
+        raise SessionError(
+            f"{path} is damaged: its cut has {entries} entries, and {len(state.age)} ages",
+            hint="restore the directory from a copy",
+        )
     try:
         cut = decode_runs(state.cut, state.block_size)
     except CutError as error:
         raise SessionError(f"{path} is damaged: {error.message}", hint="restore the directory from a copy") from error
-    if cut.tokens != state.covered or len(state.age) != len(cut) or state.covered > state.tokens:
+    if cut.tokens != state.covered or state.covered > state.tokens:
         raise SessionError(
             f"{path} is damaged: its cut covers {cut.tokens} tokens", hint="restore the directory from a copy"
         )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from mccore.errors import MccoreError
 
 VERSION = 1
 STATE, TREE = "session.json", "tree"
 _FORMAT = "mccore session"
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class SessionError(MccoreError):
@@ -42,13 +45,13 @@ class SessionState(BaseModel):
     stored: str
     budget: int
     kv_policy: str
-    tokens: int
-    covered: int
-    cut: list[tuple[int, int]]
-    age: list[int]
-    recent: list[tuple[list[tuple[int, int]], list[tuple[int, int]]]]
-    since: int
-    refocuses: int
+    tokens: Count
+    covered: Count
+    cut: list[tuple[Count, Count]]
+    age: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    recent: list[tuple[list[tuple[Count, Count]], list[tuple[Count, Count]]]]
+    since: Count
+    refocuses: Count
     seed: int
     keys: str | None
     keys_sha256: str | None

@@ -19,6 +19,7 @@ from mccore import plugins
 from mccore.api import TreeBackend, TreeSpec
 from mccore.errors import RunError
 from mccore.megacontext.session import ContextModel, Session
+from mccore.megacontext.session_batch import SessionBatch
 from mccore.megacontext.session_files import SessionError, create_session, open_session, read_state, save_session
 from tests.megacontext.test_session import VOCAB, W, context_model, ids_of, new_session, reread
 
@@ -148,6 +149,9 @@ def test_damaged_keys_are_made_again(tmp_path: Path, model: ContextModel, damage
         (lambda state: state.update(covered=7), "its cut covers 300 tokens"),
         (lambda state: state.update(cut=[[2, 3], [0, 1], [1, 1]]), "is damaged"),
         (lambda state: state.update(age=[1]), "is damaged"),
+        (lambda state: state.update(age=[10**12] * len(state["age"])), "is damaged"),
+        (lambda state: state.update(recent=[[[[10**30, 1]], []]]), "is damaged"),
+        (lambda state: state.update(cut=[[0, 10**13]]), "is damaged: its cut has 10000000000000 entries"),
         (lambda state: state.pop("cut"), "is damaged"),
     ],
 )
@@ -167,6 +171,31 @@ def test_what_can_not_be_opened_is_named(tmp_path: Path, model: ContextModel, ch
         read_state(tmp_path)
     with pytest.raises(SessionError, match="there is no session in"):
         read_state(tmp_path / "nowhere")
+
+
+def test_a_history_without_its_state_is_not_taken_for_a_new_session(tmp_path: Path, model: ContextModel) -> None:
+    session = create_session(model, tmp_path, trees)
+    session.append(ids_of(50))
+    session.close()
+    (tmp_path / "session.json").unlink()
+    for _ in range(2):  # and is let go of
+        with pytest.raises(SessionError, match="holds a history of 50 tokens"):
+            create_session(model, tmp_path, trees)
+
+
+def test_keys_that_a_batch_holds_are_not_saved(tmp_path: Path) -> None:
+    model = context_model()
+    sessions = [new_session(model) for _ in range(2)]
+    for session in sessions:
+        session.append(ids_of(20))
+        session.read()
+    batch = SessionBatch(sessions)
+    logits = batch.step([3, 4])
+    save_session(sessions[0], tmp_path, trees)
+    assert read_state(tmp_path).keys is None
+    again, _ = open_session(model, tmp_path, trees)
+    assert torch.allclose(again.read(), logits[0], atol=2e-4)
+    again.close()
 
 
 def test_a_session_lives_in_one_process_and_one_place(tmp_path: Path, model: ContextModel) -> None:
