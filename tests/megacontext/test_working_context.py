@@ -87,8 +87,9 @@ NODES = [(2, 0), (0, 4), (0, 5), (1, 3), (0, 8), (0, 9), (1, 5)]
 @pytest.fixture
 def by_hand() -> tuple[GPT, MegaContextNets, Tensor, WorkingContexts]:
     config = run_config(
-        {**SMEAR, "max_seq_len": 12}, block_size=2, max_lod=2, recent_tokens=2, horizon=2, train_wc_length=6
-    )
+        {**SMEAR, "max_seq_len": 12}, block_size=2, max_lod=2, recent_tokens=2, horizon=2, train_wc_length=6,
+        expanded_blocks=1,
+    )  # fmt: skip
     gpt, nets = networks(config)
     tokens = random_tokens(2, 13)
     return gpt, nets, tokens, contexts_of(gpt, nets, tokens[:, :-1], *entries(*NODES, rows=2))
