@@ -346,7 +346,7 @@ def test_what_does_not_fit_is_named(command: Command, copied: Path, monkeypatch:
         ({"covered": 7}, "doesn't fit the rest"),
         ({"tokens": 10**6, "covered": state["covered"]}, "speaks of 1,000,000"),
         ({"levels": 3}, "levels, and session.json speaks of 4"),
-        ({"cut": [[9, -1]]}, "the cut is none"),
+        ({"cut": [[0, 1], [2, 1]]}, "the cut is none"),
     ):
         path.write_text(json.dumps({**state, **change}))
         code, said, _ = command("verify", copied)
