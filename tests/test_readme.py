@@ -29,8 +29,9 @@ COMMANDS = [line.partition(" #")[0].strip() for block in BLOCKS for line in bloc
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Tokenizer, random_gpt: Callable[..., GPT]) -> Path:
-    """A base directory with a run that has a model."""
+    """A base directory with a run that has a model, and an older one, `mc`, with MegaContext."""
     from mccore.train.checkpoint import Meta, write_checkpoint
+    from tests.cli.test_chat_sessions import make_run
 
     root = tmp_path_factory.mktemp("readme")
     run = RunDir.create(root / "runs", "trained", resolve("tiny"))
@@ -39,6 +40,8 @@ def base(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: Tokenizer, ra
     config = run.config.model_copy(update={"model": gpt.config}).model_dump(mode="json")
     state = {f"model/gpt.{name}": tensor for name, tensor in gpt.state_dict().items()}
     write_checkpoint(run.checkpoint_dir("sft"), state, Meta("sft", 1, 1, config, byte_tokenizer.fingerprint))
+    make_run(root, "mc", gpt, byte_tokenizer)
+    os.utime(root / "runs" / "mc" / "run.json", (1, 1))
     return root
 
 
@@ -68,6 +71,7 @@ def test_every_other_command_works(
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "one.txt").write_text("some words of a text " * 20)
+    (tmp_path / "notes.txt").write_text("buy milk")
     arguments = shlex.split(command.removeprefix(PREFIX))
     if arguments[0] == "run" and "--dry-run" not in arguments:
         arguments.append("--dry-run")
