@@ -87,18 +87,23 @@ class ContextCache:
 
         `entries_of` gives the entries of a part of the cut, as `Tree.entries` does. `cut` has an entry at least.
         """
-        return self._read(cut, entries_of, policy, 1)
+        return self._read(cut, entries_of, policy, 1, 0)
 
-    def prepare(self, cut: Cut, entries_of: Callable[[Cut], Entries], policy: KvPolicy = "exact") -> None:
-        """`read` for who only wants the keys and values: an entry that is held already isn't read again."""
-        self._read(cut, entries_of, policy, 0)
+    def prepare(
+        self, cut: Cut, entries_of: Callable[[Cut], Entries], policy: KvPolicy = "exact", *, later: int = 0
+    ) -> None:
+        """`read` for who only wants the keys and values: an entry that is held already isn't read again.
 
-    def _read(self, cut: Cut, entries_of: Callable[[Cut], Entries], policy: KvPolicy, least: int) -> Tensor:
+        later: how many tokens come behind the cut at once, in a pass of their own.
+        """
+        self._read(cut, entries_of, policy, 0, later)
+
+    def _read(self, cut: Cut, entries_of: Callable[[Cut], Entries], policy: KvPolicy, least: int, later: int) -> Tensor:
         """`least`: how many of the last entries are read in any case."""
         first = same_prefix(self.cut, cut)
         edited = first < len(self.cut)
         if edited and policy == "reuse":
-            return self._read_new(cut, entries_of, least)
+            return self._read_new(cut, entries_of, least, later)
         excess = self._excess_of(cut)
         moved = (
             edited and self.nets.config.positional == "gaussian_alibi"
@@ -114,12 +119,12 @@ class ContextCache:
             stop = min(len(cut), start + CHUNK)
             part = cut_part(cut, slice(start, stop))
             before = start > 0 and cut.level[start - 1] == 0
-            hidden = self.gpt.hidden(**self._inputs(cut, np.arange(start, stop), entries_of(part), before))
+            hidden = self.gpt.hidden(**self._inputs(cut, np.arange(start, stop), entries_of(part), before, later))
             self.hold(cut_part(cut, slice(0, stop)))
             self.entries_read += stop - start
         return hidden[:, -1:].flatten(0, 1)
 
-    def _read_new(self, cut: Cut, entries_of: Callable[[Cut], Entries], least: int) -> Tensor:
+    def _read_new(self, cut: Cut, entries_of: Callable[[Cut], Entries], least: int, later: int) -> Tensor:
         """`_read` that keeps all there is of the cut, wherever it stands.
 
         A new token behind a kept one takes its share of that one's embedding: the kept one goes through the pass as well,
@@ -146,7 +151,7 @@ class ContextCache:
         if not len(passed):
             return torch.empty(0)
         self._make_room(len(passed))
-        inputs = self._inputs(cut, passed, entries_of(cut_part(cut, passed)), False)
+        inputs = self._inputs(cut, passed, entries_of(cut_part(cut, passed)), False, later)
         attend = attend_in_order(torch.from_numpy(places).to(device), torch.from_numpy(hidden_keys).to(device))
         hidden = self.gpt.hidden(**inputs, attend=attend)
         order = np.argsort(places + hidden_keys * len(cut), kind="stable")[: len(cut)]
@@ -168,9 +173,9 @@ class ContextCache:
     def _weights(self) -> Tensor | None:
         return None if self.cache.key_bias is None or self.nets.bias is None else self.nets.bias.weights
 
-    def _inputs(self, cut: Cut, at: NDArray[Any], entries: Entries, before: bool) -> dict[str, Any]:
+    def _inputs(self, cut: Cut, at: NDArray[Any], entries: Entries, before: bool, later: int) -> dict[str, Any]:
         """Keyword arguments of `GPT.hidden` for the entries of a cut at ascending places `at`; `before`: the cached entry
-        before the first of them is the token before it.
+        before the first of them is the token before it; `later`: tokens that come behind the cut at once.
 
         Tokens of a Working Context without gists are read as the plain model reads them, bit for bit.
         """
@@ -195,7 +200,7 @@ class ContextCache:
             if gpt.value_embeddings:
                 inputs["value_embeddings"] = gpt.embed_values(tokens)
             if bias is not None:
-                end = torch.full((1, 1), cut.tokens - 0.5, dtype=torch.float64, device=device)
+                end = torch.full((1, 1), cut.tokens + later - 0.5, dtype=torch.float64, device=device)
                 inputs["key_bias"] = bias.features(spans, end, self._excess)
         if bias is not None and ("key_bias" in inputs or self.cache.key_bias is not None):
             inputs["key_bias_weights"] = bias.weights

@@ -290,7 +290,8 @@ class Session:
         self._settle()
         cut = self.focus.cut
         if len(cut) > 1:
-            self.context.prepare(cut_part(cut, slice(0, -1)), self.tree.entries, self.model.settings.kv_policy)
+            before = cut_part(cut, slice(0, -1))
+            self.context.prepare(before, self.tree.entries, self.model.settings.kv_policy, later=1)
         return True
 
     def take_logits(self, logits: Tensor) -> Tensor:

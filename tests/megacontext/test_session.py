@@ -356,11 +356,11 @@ def test_a_batch_that_fails_while_a_row_refocuses_gives_all_rows_back(
         batch.step([token] * 3)
     prepare = ContextCache.prepare
 
-    def fail(self: ContextCache, cut: Cut, entries_of: Any, policy: Any) -> None:
+    def fail(self: ContextCache, cut: Cut, entries_of: Any, policy: Any, *, later: int) -> None:
         def unreadable(part: Cut) -> Any:
             raise OSError("the disk is gone")
 
-        prepare(self, cut, unreadable, policy)
+        prepare(self, cut, unreadable, policy, later=later)
 
     def decode() -> None:
         for token in range(2 * INTERVAL):
@@ -514,6 +514,21 @@ def test_a_batch_gives_what_each_session_gives_alone(smear: bool, policy: str) -
         for session in (alone[row], together[row]):
             session.append(ids_of(3, 77))
         assert torch.allclose(alone[row].read(), together[row].read(), atol=5e-4)
+
+
+@pytest.mark.parametrize("policy", ["exact", "reuse"])
+def test_a_batch_measures_distances_from_where_a_session_alone_does(policy: str) -> None:
+    model = context_model(positional="gaussian_alibi", kv_policy=policy)
+    alone, together = ([new_session(model, seed=row) for row in range(3)] for _ in range(2))
+    for row in range(3):
+        for session in (alone[row], together[row]):
+            session.append(ids_of(90 + row, row))
+            session.read()
+    batch = SessionBatch(together)
+    for token in range(3 * INTERVAL):
+        for session, logits in zip(alone, batch.step([token] * 3), strict=True):
+            session.append_token(token)
+            assert torch.allclose(logits, session.read(), atol=1e-4)
 
 
 def test_a_batch_refuses_a_session_twice_and_another_model(model: ContextModel) -> None:
