@@ -310,6 +310,8 @@ class Terminal:
     def _load(self, argument: str) -> None:
         path = _path(argument, "/load FILE")
         self.session.load(path)
+        if self.history is not None:
+            self.history.context.replace_messages()
         self._note(f"({len(self.session.messages)} messages loaded)")
 
     def _file(self, argument: str) -> None:

@@ -70,6 +70,10 @@ class HistoryContext:
         )
         return View(ids), generation
 
+    def replace_messages(self) -> None:
+        """Take the messages that come with the next question for others than those so far: all of them go into the history."""
+        self._known = 0
+
     def finish(self) -> None:
         """End the turn that is open, so that whatever comes next stands outside it."""
         if not self.plain:

@@ -166,6 +166,18 @@ def test_loaded_messages_go_into_the_history(history: HistoryContext, tokenizer:
     assert everything(history.session)[: len(begin)] == begin
 
 
+def test_messages_that_are_loaded_later_go_into_the_history_too(history: HistoryContext, tokenizer: Tokenizer) -> None:
+    chat = chat_over(history)
+    list(chat.ask("before"))
+    history.finish()
+    said = history.session.tokens
+    chat.messages = [{"role": "user", "content": "first"}, {"role": "assistant", "content": "second"}]
+    history.replace_messages()
+    list(chat.ask("third"))
+    begin = render_for_completion(tokenizer, [*chat.messages[:2], {"role": "user", "content": "third"}])[1:]
+    assert everything(history.session)[said : said + len(begin)] == begin
+
+
 def test_a_base_model_continues_the_text(contexts: ContextModel, tokenizer: Tokenizer) -> None:
     history = HistoryContext(Engine(contexts.gpt, tokenizer), new_session(contexts), plain=True)
     chat = chat_over(history)
