@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mccore import plugins
 from mccore.api import Allocator, AllocatorSpec
-from mccore.config import RunConfig
+from mccore.config import MegaContextConfig, RunConfig
 from mccore.data.rows import Position
 from mccore.scaling import shortest_context, variant_lengths
 
@@ -64,8 +64,13 @@ def validation_rows(runtime: Runtime, count: int) -> tuple[Tensor, NDArray[np.in
 def check_budget(config: RunConfig) -> int:
     """Entries of the check's contexts: twice those that training ends with, at most half a sequence. In fewer, only the newest
     blocks are tokens, and a focus has nothing to do; a refocus leaves room for the next tokens."""
-    mixed, mc = variant_lengths(config)[-1].mixed, config.megacontext
-    return max(mixed + max(mc.horizon, mc.refocus_interval), min(2 * mixed, config.model.max_seq_len // 2))
+    mixed = variant_lengths(config)[-1].mixed
+    return max(mixed + config.megacontext.horizon, min(2 * mixed, config.model.max_seq_len // 2))
+
+
+def check_interval(config: MegaContextConfig) -> int:
+    """Tokens between two refocuses of the check: as at inference, but no more than what each refocus is judged by."""
+    return min(config.refocus_interval, config.horizon)
 
 
 def check_focus(
@@ -81,11 +86,19 @@ def check_focus(
 
     config = runtime.config.megacontext
     budget = check_budget(runtime.config)
-    allocator = build_allocator(runtime, max(config.horizon, config.recent_tokens - config.refocus_interval))
+    interval = check_interval(config)
+    allocator = build_allocator(runtime, max(config.horizon, config.recent_tokens - interval))
     gpt.eval()
     try:
         report = stream_focus(
-            gpt, nets, rows, allocator, budget=budget, horizon=config.horizon, documents=documents.tolist()
+            gpt,
+            nets,
+            rows,
+            allocator,
+            budget=budget,
+            interval=interval,
+            horizon=config.horizon,
+            documents=documents.tolist(),
         )
     finally:
         gpt.train()

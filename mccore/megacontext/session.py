@@ -45,6 +45,7 @@ HISTORY, COARSEST = 2**27, 64
 MOST_LEVELS = 8
 APPEND = 2**16  # tokens that go into the tree at once: bounds the memory of a long prompt
 KEPT_REFOCUSES = 256  # of which statistics are kept
+MOST_BUFFERED = 512  # tokens that wait for the tree: GistNet is asked once per refocus, not once per block
 KEPT_VIEWS = 64  # cuts that were seen until they are put together
 # A prompt that is longer than so many Working Contexts is focused anew, from coarse to fine; a shorter one goes before LensNet
 # together with the focus that there was.
@@ -211,7 +212,7 @@ class Session:
 
     def _settle_blocks(self) -> None:
         """Don't let the tokens that aren't in the tree become many, where nothing refocuses."""
-        if len(self._buffer) >= self.model.block_size:
+        if len(self._buffer) >= MOST_BUFFERED:
             self._settle()
 
     def _settle(self) -> None:
