@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from mccore.serve.history import HistoryContext
     from mccore.sessions import TreeBuilder
 
-REPORTED = 2**17  # tokens of a message from which reading it is worth a progress line
-
 
 @dataclass(frozen=True)
 class SessionChoice:
@@ -138,12 +136,5 @@ def open_history(
     else:
         session = session_in_memory(model, trees)
     system = notes.pop("system", None)
-    context = HistoryContext(
-        engine, session, plain=plain, system=system if isinstance(system, str) else None, on_progress=_progress
-    )
+    context = HistoryContext(engine, session, plain=plain, system=system if isinstance(system, str) else None)
     return History(context, model, trees, {**notes, **source})
-
-
-def _progress(done: int, total: int) -> None:
-    if total >= REPORTED and sys.stderr.isatty():
-        print(f"\r(reading: {done:,} of {total:,} tokens)\x1b[K", end="", file=sys.stderr, flush=True)

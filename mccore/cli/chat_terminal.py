@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PROMPT = "> "
 MAX_FILE_BYTES = 16 * 2**20
+REPORTED = 2**17  # tokens of a message from which reading it is worth a progress line
 MAX_HISTORY_FILE_BYTES = 1 << 30  # of a file that goes into a session, which has no end
 SESSION_HELP = (
     "/save             save the session, as every answer does\n"
@@ -55,6 +56,8 @@ class Terminal:
         self.styled = sys.stdout.isatty() and not as_json
         self._attached: list[tuple[str, str]] = []  # files to go with the next message: name, text
         self._interrupted = False
+        if history is not None:
+            history.context.on_progress = self._read_on
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, not a traceback
@@ -128,6 +131,13 @@ class Terminal:
         for remark in self._remarks(stats):
             self._note(f"({remark})")
 
+    def _read_on(self, done: int, total: int) -> None:
+        """A part of a long message has been read. Raises Interrupted where the user doesn't want to wait for the rest."""
+        if self._interrupted:
+            raise Interrupted(f"stopped: {done:,} of {total:,} tokens are in the history")
+        if total >= REPORTED and sys.stderr.isatty():
+            print(f"\r(reading: {done:,} of {total:,} tokens)\x1b[K", end="", file=sys.stderr, flush=True)
+
     def _show(self, before: PartType, piece: Piece) -> None:
         """Write one piece; a tool call reads `[expression = result]`."""
         if before != piece.type:
@@ -142,7 +152,8 @@ class Terminal:
         if self._interrupted:
             yield "stopped"
         elif stats.new_tokens == 0:
-            yield "no answer; the message was taken back"
+            kept = "the message was taken back" if self.history is None else "the message stays in the session"
+            yield f"no answer; {kept}"
         elif stats.finish == "length":
             yield f"cut off after {stats.new_tokens} tokens; --max-new-tokens allows more"
         elif stats.finish == "context":

@@ -43,6 +43,9 @@ from mccore.model.gpt import GPT
 # A tree has levels until so long a history is so few nodes, whatever the Working Context is.
 HISTORY, COARSEST = 2**27, 64
 MOST_LEVELS = 8
+LONGER = (
+    64  # a Working Context that can't show a history so many times as long is refused at once, not in the middle of it
+)
 APPEND = 2**16  # tokens that go into the tree at once: bounds the memory of a long prompt
 KEPT_REFOCUSES = 256  # of which statistics are kept
 MOST_BUFFERED = 512  # tokens that wait for the tree: GistNet is asked once per refocus, not once per block
@@ -94,14 +97,15 @@ class ContextModel:
         self._allocator = allocator
         self.block_size = nets.config.block_size
         self.recent_tokens = self.allocator(nets.config.max_lod, 0).recent_tokens
-        shortest = self.recent_tokens + self.block_size
-        if settings.interval < 1 or settings.budget < settings.interval + shortest:
+        self.levels = tree_levels(self.block_size, nets.config.max_lod)
+        shortest = self._shortest(LONGER * settings.budget) + settings.interval
+        if settings.interval < 1 or settings.budget < shortest:
             raise FocusError(
-                f"a Working Context of {settings.budget} entries holds no {self.recent_tokens} recent tokens, a block of "
-                f"{self.block_size} and {settings.interval} tokens until the next refocus",
+                f"a Working Context of {settings.budget} entries is too small for a history {LONGER} times as long: "
+                f"{self.recent_tokens} recent tokens, {settings.interval} until the next refocus and gists of "
+                f"{self.block_size} take up to {shortest}",
                 hint="raise megacontext.wc_length, or lower the allocator's recent_tokens or megacontext.refocus_interval",
             )
-        self.levels = tree_levels(self.block_size, nets.config.max_lod)
         self.encoder = BlockEncoder(
             gpt.embed,
             nets.gistnet,
@@ -114,6 +118,13 @@ class ContextModel:
     def allocator(self, max_lod: int, seed: int) -> Allocator:
         """An allocator for one refocus: whatever it draws depends on the seed alone."""
         return self._allocator(AllocatorSpec(self.block_size, max_lod, seed))
+
+    def _shortest(self, tokens: int) -> int:
+        """Entries that the shortest cut of so many tokens has at most: of every level the siblings that fill no parent."""
+        return self.recent_tokens + min(
+            (level + 1) * (self.block_size - 1) + tokens // self.block_size**level
+            for level in range(min(self.nets.config.max_lod, self.levels), self.levels + 1)
+        )
 
     def levels_for(self, tokens: int) -> int:
         """The coarsest level that a history of so many tokens is shown at: the finest with which the shortest cut takes three
@@ -362,7 +373,7 @@ class Session:
                 self._seen = [finest(self._seen)]
             self._seen.append(runs_of(after.cut))
         measures = measure(before, after, edits, model.recent_tokens, limits)
-        self.recent.append(Refocus([after], [edits], [measures], time.perf_counter() - began))
+        self.recent.append(Refocus([], [edits], [measures], time.perf_counter() - began))
 
     # --- what was seen ------------------------------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ def test_commands_of_sessions(chat: Callable[..., tuple[int, str, str]], base: P
         (["mc", "--session", ".."], "can't be the name of a session"),
         (["mc", "--session", "x", "--no-mc"], "--no-mc goes with a window"),
         (["mc", "--file", "/nowhere/x.txt"], "can't read /nowhere/x.txt"),
-        (["mc", "--wc-length", "12"], "a Working Context of 12 entries holds no"),
+        (["mc", "--wc-length", "12"], "a Working Context of 12 entries is too small"),
         (["mc", "--allocator", "nobodys"], "there is no allocator named 'nobodys'"),
         (["other", "--session", "mine"], "is of another model than this one"),
         (["mc", "--stage", "base", "--session", "mine"], "is of another model than this one"),

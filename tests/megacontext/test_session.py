@@ -408,9 +408,9 @@ def test_an_empty_history_and_wrong_ids(model: ContextModel) -> None:
 
 def test_a_budget_without_room_is_refused() -> None:
     with pytest.raises(
-        FocusError, match="a Working Context of 16 entries holds no 8 recent tokens, a block of 4 and 6"
+        FocusError, match="a Working Context of 24 entries is too small for a history 64 times as long: 8 recent"
     ):
-        context_model(budget=16)
+        context_model(budget=24)
 
 
 # --- when it refocuses ------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_other_settings_read_the_context_again(tmp_path: Path) -> None:
     session.append(ids_of(500))
     session.read()
     save_session(session, tmp_path, trees)
-    for changes in ({"budget": 30}, {"budget": 60}, {"kv_policy": "reuse"}, {"options": {"recent_tokens": 16}}):
+    for changes in ({"budget": 36}, {"budget": 60}, {"kv_policy": "reuse"}, {"options": {"recent_tokens": 12}}):
         again, _ = open_session(context_model(**changes), tmp_path, trees)
         logits = again.read()
         assert len(again.focus.cut) <= again.model.settings.budget

@@ -63,7 +63,7 @@ def mccore_recipe() -> Recipe:
             megacontext=MegaContextConfig(
                 block_size=16,
                 horizon=16,
-                refocus_interval=48,  # a refocus costs about seven tokens of so small a model, and text doesn't ask for more
+                refocus_interval=64,  # a refocus costs about five tokens of so small a model, and text doesn't ask for more
                 num_random_variants=1,
                 expanded_blocks=1,
                 gistnet=GistNetConfig(layers=1),
