@@ -361,6 +361,9 @@ class MegaContextConfig(Section):
     wc_length: Count = Field(
         0, description="entries of the Working Context at inference (W); 0 takes the sequence length"
     )
+    gist_dtype: Literal["fp32", "bf16", "fp16", "int8"] = Field(
+        "fp32", description="how a session's tree stores gists; int8 has a scale per gist"
+    )
     kv_policy: Literal["exact", "reuse"] = Field(
         "reuse",
         description="after a refocus, read only what is new (reuse), or everything from the first edit on again (exact)",

@@ -36,7 +36,7 @@ MEGACONTEXT_SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "GistNet": ("gistnet",),
     "LensNet": ("lens",),
-    "Inference": ("refocus_interval", "wc_length", "kv_policy", "surprise"),
+    "Inference": ("refocus_interval", "wc_length", "gist_dtype", "kv_policy", "surprise"),
 }  # fmt: skip
 SECTION_ORDER = ("Run", "MegaContext", *MEGACONTEXT_SECTIONS)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mccore.model.gpt import GPT
     from mccore.train.checkpoint import Meta
 
+_STORED = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 MEMORY, FILES = "ram", "disk"  # what stands in where the configured tree isn't for memory, or not for files
 
 
@@ -34,6 +35,7 @@ class Overrides:
     refocus_interval: int | None = None
     kv_policy: str | None = None
     surprise: float | None = None
+    gist_dtype: str | None = None
 
     def apply(self, config: MegaContextConfig) -> MegaContextConfig:
         """The configuration with these. Raises ConfigError for a value that isn't allowed."""
@@ -71,6 +73,8 @@ def context_model(
     checkpoint: Path, gpt: GPT, meta: Meta, device: torch.device | str = "cpu", overrides: Overrides | None = None
 ) -> tuple[ContextModel, TreeBuilder]:
     """`load_context_model` around a GPT that is there already."""
+    import torch
+
     from mccore.megacontext.session import ContextModel, SessionSettings
 
     nets = load_megacontext(checkpoint, device, gpt.compute_dtype)
@@ -97,6 +101,7 @@ def context_model(
         lambda spec: extension.build(options, spec),
         settings,
         identity=model_identity(checkpoint, meta),
+        stored=getattr(torch, _STORED[config.gist_dtype]),
     )
     return model, TreeBuilder(config.tree)
 

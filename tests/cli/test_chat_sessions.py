@@ -196,7 +196,7 @@ def test_kill_9_in_an_answer_loses_no_question(base: Path, chat: Callable[..., t
 
 def test_settings_of_the_session_have_their_effect(base: Path) -> None:
     from mccore.config import Choice
-    from mccore.sessions import Overrides, load_context_model
+    from mccore.sessions import Overrides, load_context_model, session_in_memory
 
     (checkpoint,) = (base / "runs" / "mc" / "checkpoints" / "sft").glob("step_*")
     model, trees, _ = load_context_model(checkpoint)
@@ -206,6 +206,14 @@ def test_settings_of_the_session_have_their_effect(base: Path) -> None:
     other, _, _ = load_context_model(checkpoint, overrides=Overrides(**changes))
     assert (other.settings.budget, other.settings.interval) == (80, 4)
     assert (other.settings.kv_policy, other.settings.surprise) == ("exact", 3.0)
+    sizes = {}
+    for dtype in ("fp32", "bf16", "fp16", "int8"):
+        other, trees, _ = load_context_model(checkpoint, overrides=Overrides(gist_dtype=dtype))
+        session = session_in_memory(other, trees)
+        session.append(range(200))
+        assert torch.isfinite(session.read()).all()
+        sizes[dtype] = session.tree.backend.read(1, 0, 1).nbytes
+    assert sizes["fp32"] == 2 * sizes["bf16"] == 2 * sizes["fp16"] > 3 * sizes["int8"]
     stochastic = Overrides(allocator=Choice(name="stochastic_greedy"), tree=Choice(name="disk"))
     other, trees, _ = load_context_model(checkpoint, overrides=stochastic)
     assert type(other.allocator(2, 0)).__name__ == "StochasticGreedyAllocator"

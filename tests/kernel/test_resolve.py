@@ -428,8 +428,8 @@ FLAGS = """
 --mc-positional --mc-span-bias --mc-position-skip --mc-num-random-variants --mc-start-wc-fraction --mc-train-wc-length
 --mc-wc-length-steps --mc-min-history --mc-recent-tokens --mc-expanded-blocks --mc-random-share --mc-policy-share
 --mc-lod2-probability --mc-baseline-share --mc-variant-weight --mc-gist-target-weight --mc-key-token-weight
---mc-distill-weight --mc-recon-weight --mc-recon-blocks --mc-horizon --mc-refocus-interval --mc-wc-length --mc-kv-policy
---mc-surprise --mc-auto-batch --mc-aux-dtype
+--mc-distill-weight --mc-recon-weight --mc-recon-blocks --mc-horizon --mc-refocus-interval --mc-wc-length
+--mc-gist-dtype --mc-kv-policy --mc-surprise --mc-auto-batch --mc-aux-dtype
 --telemetry
 """.split()  # noqa: SIM905 -- a list this long reads better without quotes
 

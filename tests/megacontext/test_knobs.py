@@ -193,8 +193,8 @@ KNOBS: dict[str, Knob] = {
 # What the stages of a run read, and the module that does.
 ASSEMBLED = {"enabled": "runtime.py", "auto_batch": "training.py", "aux_dtype": "runtime.py"}
 
-# What a session reads while it generates (tests/runs/test_sessions.py has their effects).
-SESSION = {"tree", "allocator", "refocus_interval", "wc_length", "kv_policy", "surprise"}
+# What a session reads while it generates (tests/cli/test_chat_sessions.py has their effects).
+SESSION = {"tree", "allocator", "refocus_interval", "wc_length", "gist_dtype", "kv_policy", "surprise"}
 
 
 def changed(path: str, value: Any, given: Mapping[str, Any]) -> RunConfig:
