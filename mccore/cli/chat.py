@@ -30,7 +30,12 @@ STAGES = ("sft", "mid", "base")  # best for a chat first
 @click.option("--seed", type=click.IntRange(0), help="Seed of sampling; default: another one every time.")
 @click.option("--system", help="System message: what the assistant should know or be.")
 @click.option("--session", "name", metavar="NAME", help="Go on with the conversation of this name, or begin it; kept.")
-@click.option("--context", "context", metavar="PATH", help="Start from a context that `mccore context build` made.")
+@click.option(
+    "--context",
+    "context",
+    metavar="PATH",
+    help="Start from a context that `mccore context build` made, or from a saved session.",
+)
 @click.option(
     "--file",
     "files",

@@ -128,9 +128,10 @@ def open_history(
         session, notes = open_session(model, directory, trees)
         print(f"(session {choice.name!r}: {session.tokens:,} tokens of history)", file=sys.stderr)
     elif choice.context is not None:
+        from mccore.contexts import find_context
         from mccore.megacontext.session_files import mount_context
 
-        session = mount_context(model, Path(choice.context).expanduser(), trees, directory)
+        session = mount_context(model, find_context(choice.context), trees, directory)
     elif directory is not None:
         session = create_session(model, directory, trees)
     else:

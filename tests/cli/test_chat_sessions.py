@@ -174,6 +174,27 @@ def test_a_model_without_megacontext_has_a_window(
         shutil.rmtree(base / "runs" / "plain")
 
 
+def test_a_chat_begins_with_a_context(chat: Callable[..., tuple[int, str, str]], tmp_path: Path, base: Path) -> None:
+    (tmp_path / "notes.txt").write_text("the code word is heron. " * 40)
+    context = str(tmp_path / "context")
+    assert main(["context", "build", str(tmp_path / "notes.txt"), "--out", context, "--run", "mc"]) == 0
+    built = json.loads((tmp_path / "context" / "session.json").read_text())["tokens"]
+    for name in ("one", "two"):
+        _, out, _ = chat("mc", "--context", context, "--session", name, "-p", "what is it?", "--json")
+        assert json.loads(out)["context"]["tokens"] > built > 900
+    assert (base / "sessions" / "one" / "tree" / "level-0.rows").stat().st_size < 4 * 200  # its own tokens alone
+    _, out, err = chat("mc", "--session", "one", "-p", "again", "--json")
+    assert json.loads(out)["context"]["tokens"] > built
+    _, out, _ = chat("mc", "--context", "one", "-p", "and now?", "--json")  # a session is a context as well
+    assert json.loads(out)["context"]["tokens"] > built
+    code, _, err = chat("mc", "--session", "one", "--context", context, "-p", "x")
+    assert code != 0
+    assert "a context comes before everything that was said" in err
+    code, _, err = chat("mc", "--context", str(tmp_path / "nowhere"), "-p", "x")
+    assert code != 0
+    assert "hint:" in err
+
+
 def test_kill_9_in_an_answer_loses_no_question(base: Path, chat: Callable[..., tuple[int, str, str]]) -> None:
     chat("mc", "--session", "frail", "-p", "hello")
     before = json.loads((base / "sessions" / "frail" / "session.json").read_text())["tokens"]
