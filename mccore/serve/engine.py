@@ -181,10 +181,7 @@ class Engine:
         def start() -> _Reader:
             return _Sessions(sessions, prompts, [row.completion for row in rows])
 
-        if rows:
-            for _ in self._decode(list(rows), start, temperature, top_k, self._end if stop is None else stop):
-                pass
-        return [row.completion for row in rows]
+        return self._finish(rows, start, temperature, top_k, stop)
 
     def generate_batch(
         self,
@@ -202,6 +199,17 @@ class Engine:
         def start() -> _Reader:
             return _Batch(self.model, prompts, max(row.limit for row in rows), self.context, None)
 
+        return self._finish(rows, start, temperature, top_k, stop)
+
+    def _finish(
+        self,
+        rows: list[_Row],
+        start: Callable[[], _Reader],
+        temperature: float,
+        top_k: int,
+        stop: Collection[int] | None,
+    ) -> list[Completion]:
+        """Run `rows` to their ends, with nobody watching."""
         if rows:
             for _ in self._decode(list(rows), start, temperature, top_k, self._end if stop is None else stop):
                 pass
