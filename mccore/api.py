@@ -166,12 +166,26 @@ class AllocatorSpec:
 
 
 @dataclass(frozen=True)
+class Found:
+    """Spans of tokens that a search of the histories holds for worth showing: F of them, in any order.
+
+    They may lie anywhere before the newest tokens, under a coarse entry or where tokens are shown already. Spans of one row
+    don't overlap, and start and stop are multiples of the block size. Scores are positive and compare within a row.
+    """
+
+    row: NDArray[np.int64]  # [F]
+    start: NDArray[np.int64]  # [F]
+    stop: NDArray[np.int64]  # [F]
+    score: NDArray[np.float64]  # [F]
+
+
+@dataclass(frozen=True)
 class FocusView:
     """What an allocator sees: B Working Contexts side by side, padded to the longest with `level == -1`.
 
     Entries are in the order of time and tile the history `[0, n)` of their row; the last `recent_tokens` tokens are at
     LOD0. `score` in (-1, 1): positive needs detail, negative can shrink. `age` counts the refocuses an entry has kept its
-    level. Under padding, index, score and age mean nothing.
+    level. Under padding, index, score and age mean nothing. `found` is None where nothing searches the histories.
     """
 
     level: NDArray[np.int8]  # [B, W]
@@ -179,6 +193,7 @@ class FocusView:
     score: NDArray[np.float32]  # [B, W]
     age: NDArray[np.int32]  # [B, W]
     tokens: NDArray[np.int64]  # [B], n of each row
+    found: Found | None = None
 
 
 @dataclass(frozen=True)
