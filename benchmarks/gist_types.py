@@ -55,7 +55,9 @@ def measure(checkpoint: Path, tokens: Path, count: int) -> None:
             made = nets.gistnet(below.reshape(-1, size, below.size(-1)), lod).view(count, -1, below.size(-1))
             levels.append(stored_as(made, kind))
         contexts = assemble(levels, torch.arange(count), level, index, size)
-        hidden = gpt.hidden(**model_inputs(gpt, contexts, inputs, nets.bias, nets.config.positional))
+        hidden = gpt.hidden(
+            **model_inputs(gpt, contexts, inputs, nets.bias, nets.config.positional, nets.config.token_positions)
+        )
         nll = gpt.hidden_loss(hidden, context_targets(contexts, targets), reduction="none")[:, -SCORED:].mean(dim=1)
         if kind == "fp32":
             exact, plain = levels, nll

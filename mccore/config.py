@@ -304,6 +304,10 @@ class MegaContextConfig(Section):
     positional: Literal["simple", "gaussian", "gaussian_alibi", "gaussian_lod2d"] = Field(
         "gaussian", description="rotary encoding of spans"
     )
+    token_positions: Literal["absolute", "contiguous"] = Field(
+        "absolute",
+        description="where tokens of a Working Context stand: where they were in the history, or without gaps before the newest",
+    )
     span_bias: bool = Field(
         True, description="add a learned multiple of ln(span) to the scores of a gist's key, from 1 at the start"
     )

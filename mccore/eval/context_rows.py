@@ -177,7 +177,14 @@ class ContextRows:
 
     def score(self, contexts: WorkingContexts, recorder: AttentionMass | None = None) -> tuple[Tensor, Tensor]:
         """The tokens scored and their losses, each [r, H]."""
-        inputs = model_inputs(self.gpt, contexts, self.inputs, self.nets.bias, self.nets.config.positional)
+        inputs = model_inputs(
+            self.gpt,
+            contexts,
+            self.inputs,
+            self.nets.bias,
+            self.nets.config.positional,
+            self.nets.config.token_positions,
+        )
         horizon = slice(-self.geometry.horizon, None)
         hidden = self.gpt.hidden(**inputs, attend=recorder)[:, horizon]
         wanted = context_targets(contexts, self.targets)[:, horizon]

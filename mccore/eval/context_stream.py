@@ -189,7 +189,14 @@ class _Stream:
             rows, tokens, cuts = zip(*jobs[start : start + step], strict=True)
             row = torch.tensor(rows, device=total.device)
             contexts = self.contexts(row, cuts)
-            inputs = model_inputs(self.gpt, contexts, self.inputs, self.nets.bias, self.nets.config.positional)
+            inputs = model_inputs(
+                self.gpt,
+                contexts,
+                self.inputs,
+                self.nets.bias,
+                self.nets.config.positional,
+                self.nets.config.token_positions,
+            )
             hidden = self.gpt.hidden(**inputs)
             step_ahead = torch.arange(horizon, device=row.device)
             lengths = torch.tensor([len(cut) for cut in cuts], device=row.device)

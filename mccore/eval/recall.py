@@ -219,7 +219,14 @@ class _Contexts:
         return assemble(levels or self.levels, torch.arange(len(state)), *entries_of(shape, state), size)
 
     def hidden(self, contexts: WorkingContexts, recorder: AttentionMass | None = None) -> Tensor:
-        inputs = model_inputs(self.gpt, contexts, self.drawn.inputs, self.nets.bias, self.nets.config.positional)
+        inputs = model_inputs(
+            self.gpt,
+            contexts,
+            self.drawn.inputs,
+            self.nets.bias,
+            self.nets.config.positional,
+            self.nets.config.token_positions,
+        )
         return self.gpt.hidden(**inputs, attend=recorder)
 
     def accuracy(self, hidden: Tensor) -> float:

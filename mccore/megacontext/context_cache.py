@@ -3,6 +3,9 @@
 Two policies after a refocus. `exact` keeps the entries before the first edit and reads all the others anew: what is held is what
 reading the whole Working Context gives. `reuse` reads only the entries that are new; those behind an edit keep keys and values
 that were made with what stood there before.
+
+With `token_positions = contiguous` an edit also moves the tokens before it, those that are shown from far away. `exact` reads
+them anew; `reuse` turns their keys to the new places.
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mccore.megacontext.cut import Cut, append
+from mccore.megacontext.cut import Cut, append, contiguous_centres
 from mccore.megacontext.networks import MegaContextNets
-from mccore.megacontext.positions import excess_mass, span_rotary, spans_of
+from mccore.megacontext.positions import Spans, excess_mass, span_rotary, spans_of
 from mccore.megacontext.tree import Entries
-from mccore.model.attention import attend_in_order
+from mccore.model.attention import attend_in_order, rotary
 from mccore.model.gpt import GPT
 
 KvPolicy = Literal["exact", "reuse"]
@@ -35,6 +38,7 @@ class ContextCache:
         self._excess = 0.0  # what biases of gists are less by
         self.entries_read = 0  # in all passes so far: what refocusing costs beside the new tokens
         self._cut = Cut(np.empty(0, dtype=np.int8), np.empty(0, dtype=np.int64), nets.config.block_size)
+        self._centre = self._cut.centre  # where its entries stand, [L]
         self._behind = 0  # tokens read behind `_cut`: an array that grows by one per token would cost more than it says
 
     @property
@@ -42,6 +46,7 @@ class ContextCache:
         """What has been read."""
         if self._behind:
             self._cut = append(self._cut, self._behind)
+            self._centre = np.concatenate([self._centre, self._cut.centre[-self._behind :]])
             self._behind = 0
         return self._cut
 
@@ -76,11 +81,17 @@ class ContextCache:
     def adopt(self, cut: Cut) -> None:
         """Take the cache as it is for what reading `cut` has left."""
         self._excess = self._excess_of(cut)
-        self.hold(cut)
+        self._hold(cut, self._places(cut))
 
-    def hold(self, cut: Cut) -> None:
-        """Say which cut the cache holds."""
-        self._cut, self._behind = cut, 0
+    def _hold(self, cut: Cut, centre: NDArray[np.float64]) -> None:
+        """Say which entries the cache holds, and where they stand."""
+        self._cut, self._centre, self._behind = cut, centre, 0
+
+    def _places(self, cut: Cut) -> NDArray[np.float64]:
+        """Where the entries of a whole cut stand, in tokens: [L]."""
+        if self.nets.config.token_positions == "contiguous":
+            return contiguous_centres(cut.level, cut.index, cut.block_size)
+        return cut.centre
 
     def read(self, cut: Cut, entries_of: Callable[[Cut], Entries], policy: KvPolicy = "exact") -> Tensor:
         """Hold `cut` instead, reading what is new, at least its last entry: that one's hidden state [1, D].
@@ -104,6 +115,10 @@ class ContextCache:
         edited = first < len(self.cut)
         if edited and policy == "reuse":
             return self._read_new(cut, entries_of, least, later)
+        centre = self._places(cut)
+        elsewhere = self._centre[:first] != centre[:first]
+        if elsewhere.any():
+            first = int(np.argmax(elsewhere))
         excess = self._excess_of(cut)
         moved = (
             edited and self.nets.config.positional == "gaussian_alibi"
@@ -113,14 +128,15 @@ class ContextCache:
         self._excess = excess
         first = min(first, len(cut) - least)
         self.cache.truncate(first)
-        self.hold(cut_part(cut, slice(0, first)))  # true at every moment, whatever fails
+        self._hold(cut_part(cut, slice(0, first)), centre[:first])  # true at every moment, whatever fails
         hidden = torch.empty(0, 0)
         for start in range(first, len(cut), CHUNK):
             stop = min(len(cut), start + CHUNK)
             part = cut_part(cut, slice(start, stop))
             before = start > 0 and cut.level[start - 1] == 0
-            hidden = self.gpt.hidden(**self._inputs(cut, np.arange(start, stop), entries_of(part), before, later))
-            self.hold(cut_part(cut, slice(0, stop)))
+            at = np.arange(start, stop)
+            hidden = self.gpt.hidden(**self._inputs(cut, centre, at, entries_of(part), before, later))
+            self._hold(cut_part(cut, slice(0, stop)), centre[:stop])
             self.entries_read += stop - start
         return hidden[:, -1:].flatten(0, 1)
 
@@ -135,7 +151,7 @@ class ContextCache:
             gists = torch.from_numpy(self.cut.level > 0).to(self.gpt.device)
             self.cache.key_bias[0, : len(gists), 0] -= (excess - self._excess) * gists
         self._excess = excess
-        at = positions_in(self.cut, cut)  # [L], -1 for new ones
+        at, centre = positions_in(self.cut, cut), self._places(cut)  # [L], -1 for new ones
         at[len(cut) - least :] = -1
         raw = cut.level == 0
         new = np.flatnonzero(at < 0)
@@ -147,17 +163,21 @@ class ContextCache:
         places = np.concatenate([kept, passed])
         device = self.gpt.device
         self.cache.select(torch.from_numpy(at[kept]).to(device))
-        self.hold(cut_part(cut, kept))
+        moved = centre[kept] - self._centre[at[kept]]
+        if moved.any():
+            config = self.gpt.config
+            self.cache.turn(rotary(torch.from_numpy(moved).to(device), config.head_dim, config.rope_base))
+        self._hold(cut_part(cut, kept), centre[kept])
         if not len(passed):
             return torch.empty(0)
         self._make_room(len(passed))
-        inputs = self._inputs(cut, passed, entries_of(cut_part(cut, passed)), False, later)
+        inputs = self._inputs(cut, centre, passed, entries_of(cut_part(cut, passed)), False, later)
         attend = attend_in_order(torch.from_numpy(places).to(device), torch.from_numpy(hidden_keys).to(device))
         hidden = self.gpt.hidden(**inputs, attend=attend)
         order = np.argsort(places + hidden_keys * len(cut), kind="stable")[: len(cut)]
         self.cache.select(torch.from_numpy(order).to(device))
         self.entries_read += len(passed)
-        self.hold(cut)
+        self._hold(cut, centre)
         return hidden[:, -1]
 
     def _make_room(self, count: int) -> None:
@@ -173,9 +193,18 @@ class ContextCache:
     def _weights(self) -> Tensor | None:
         return None if self.cache.key_bias is None or self.nets.bias is None else self.nets.bias.weights
 
-    def _inputs(self, cut: Cut, at: NDArray[Any], entries: Entries, before: bool, later: int) -> dict[str, Any]:
-        """Keyword arguments of `GPT.hidden` for the entries of a cut at ascending places `at`; `before`: the cached entry
-        before the first of them is the token before it; `later`: tokens that come behind the cut at once.
+    def _inputs(
+        self,
+        cut: Cut,
+        centre: NDArray[np.float64],
+        at: NDArray[Any],
+        entries: Entries,
+        before: bool,
+        later: int,
+    ) -> dict[str, Any]:
+        """Keyword arguments of `GPT.hidden` for the entries of a cut, which stand at `centre`, at ascending indices `at`;
+        `before`: the cached entry before the first of them is the token before it; `later`: tokens that come behind the cut
+        at once.
 
         Tokens of a Working Context without gists are read as the plain model reads them, bit for bit.
         """
@@ -190,11 +219,12 @@ class ContextCache:
         if gpt.config.smear and not (mask[1:].all() and (before or at[0] == 0)):
             inputs["smear_mask"] = torch.from_numpy(mask).to(device).unsqueeze(0)
         if raw.all():
-            inputs["tokens"], inputs["positions"] = tokens, torch.from_numpy(cut.index[at]).to(device)
+            inputs["tokens"], inputs["positions"] = tokens, torch.from_numpy(centre[at]).to(device)
         else:
             level = torch.from_numpy(cut.level[at].astype(np.int64)).to(device).unsqueeze(0)
             index = torch.from_numpy(cut.index[at]).to(device).unsqueeze(0)
-            spans = spans_of(level, index, config.block_size)
+            own = spans_of(level, index, config.block_size)
+            spans = Spans(level, torch.from_numpy(centre[at]).to(device).unsqueeze(0), own.span)
             inputs["embeddings"] = entries.embeddings.unsqueeze(0)
             inputs["rotary"] = span_rotary(spans, gpt.config, config.positional)
             if gpt.value_embeddings:

@@ -104,6 +104,17 @@ def centres(level: NDArray[Any], index: NDArray[Any], block_size: int) -> NDArra
     return index * span + (span - 1) / 2
 
 
+def contiguous_centres(level: NDArray[Any], index: NDArray[Any], block_size: int) -> NDArray[np.float64]:
+    """Like `centres` for the entries [L] of a whole cut, but tokens are numbered without gaps, back from the newest one: a run
+    of tokens from far away stands right before those that follow it in the cut."""
+    raw = level == 0
+    at = centres(level, index, block_size)
+    if not len(at):
+        return at
+    stop = at[-1] + (spans(level[-1:], block_size)[0] + 1) / 2
+    return np.where(raw, stop - np.cumsum(raw[::-1])[::-1], at)
+
+
 def histogram(level: NDArray[Any], max_lod: int) -> Indices:
     """Entries per level, int64 [..., max_lod + 1], over the last axis; padding isn't counted."""
     return np.stack([(level == lod).sum(axis=-1) for lod in range(max_lod + 1)], axis=-1).astype(np.int64)

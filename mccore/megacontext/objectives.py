@@ -367,7 +367,9 @@ class MegaContextObjective:
                 offset = self._skip(batch, len(rows))[own].unsqueeze(1) * recent
             contexts = assemble(levels, own, level, index, config.block_size, offset)
         with self.timings("positional_ms"):
-            inputs = model_inputs(self.gpt, contexts, batch.inputs, self.nets.bias, config.positional)
+            inputs = model_inputs(
+                self.gpt, contexts, batch.inputs, self.nets.bias, config.positional, config.token_positions
+            )
         with self.timings("variant_ms"):
             hidden = self._forward(**inputs)
         targets = context_targets(contexts, batch.targets)

@@ -18,6 +18,7 @@ from mccore.config import ModelConfig
 from mccore.model.attention import Rotary, rotary
 
 Positional = Literal["simple", "gaussian", "gaussian_alibi", "gaussian_lod2d"]
+TokenPositions = Literal["absolute", "contiguous"]
 
 LEVEL_PHASE_SHARE = 4  # with gaussian_lod2d, one in so many frequencies, the slowest ones, turns by level
 
@@ -34,6 +35,15 @@ def spans_of(level: Tensor, index: Tensor, block_size: int) -> Spans:
     """The spans of nodes `(level, index)`, int64 [R, L]. `centre` is a token's own position at LOD0."""
     span = torch.pow(torch.full_like(level, block_size, dtype=torch.float64), level)
     return Spans(level, index * span + (span - 1) / 2, span)
+
+
+def contiguous(spans: Spans) -> Spans:
+    """The same entries of whole cuts with their tokens numbered without gaps, back from the newest one: tokens shown from far
+    away then meet the distances that a window of tokens has. Gists stay where they are."""
+    raw = spans.level == 0
+    behind = raw.flip(-1).cumsum(dim=-1).flip(-1)  # tokens from each entry on
+    stop = spans.centre[..., -1:] + (spans.span[..., -1:] + 1) / 2
+    return spans._replace(centre=torch.where(raw, stop - behind, spans.centre))
 
 
 def span_rotary(spans: Spans, config: ModelConfig, kind: Positional) -> Rotary:

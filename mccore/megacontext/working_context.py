@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mccore.megacontext.gistnet import pool_of
-from mccore.megacontext.positions import Positional, SpanBias, Spans, span_rotary, spans_of
+from mccore.megacontext.positions import (
+    Positional,
+    SpanBias,
+    Spans,
+    TokenPositions,
+    contiguous,
+    span_rotary,
+    spans_of,
+)
 from mccore.model.gpt import GPT
 
 
@@ -54,7 +62,12 @@ def assemble(
 
 
 def model_inputs(
-    gpt: GPT, contexts: WorkingContexts, tokens: Tensor, bias: SpanBias | None, positional: Positional
+    gpt: GPT,
+    contexts: WorkingContexts,
+    tokens: Tensor,
+    bias: SpanBias | None,
+    positional: Positional,
+    token_positions: TokenPositions = "absolute",
 ) -> dict[str, Any]:
     """Keyword arguments of `GPT.hidden` for Working Contexts; `tokens` int64 [B, T] are the rows they were cut from.
 
@@ -62,9 +75,10 @@ def model_inputs(
     behind a collapsed block must not see that block's last one.
     """
     raw = contexts.level == 0
+    spans = contiguous(contexts.spans) if token_positions == "contiguous" else contexts.spans
     inputs: dict[str, Any] = {
         "embeddings": contexts.embeddings,
-        "rotary": span_rotary(contexts.spans, gpt.config, positional),
+        "rotary": span_rotary(spans, gpt.config, positional),
     }
     if gpt.value_embeddings:
         own = tokens[contexts.row].gather(1, torch.where(raw, contexts.index, 0))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mccore.config import ModelConfig
 from mccore.errors import MccoreError
+from mccore.model.attention import Rotary, rotate
 
 
 class CacheFull(MccoreError):
@@ -75,6 +76,12 @@ class KVCache:
         if self.key_bias is not None:
             self.key_bias[:, :count] = self.key_bias[:, entries]
         self.length = count
+
+    def turn(self, by: Rotary) -> None:
+        """Rotate the keys of all entries held on, each by its own angles [1, length, C / 2]: as if they had stood elsewhere."""
+        held = self.keys[:, :, :, : self.length]
+        keys = held.flatten(0, 1).transpose(1, 2)  # [L * B, length, G, C]
+        held.copy_(rotate(keys, by).transpose(1, 2).unflatten(0, held.shape[:2]))
 
     def copy(self) -> KVCache:
         """A cache that holds the same and changes on its own."""

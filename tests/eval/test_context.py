@@ -520,7 +520,11 @@ def test_a_stream_is_what_a_session_over_a_tree_predicts() -> None:
         contexts = assemble(levels, torch.zeros(1, dtype=torch.int64), *nodes, K)
         torch.testing.assert_close(contexts.embeddings[0], found.embeddings, atol=1e-5, rtol=0)
         with torch.no_grad():
-            hidden = gpt.hidden(**model_inputs(gpt, contexts, row[:, :-1], nets.bias, nets.config.positional))
+            hidden = gpt.hidden(
+                **model_inputs(
+                    gpt, contexts, row[:, :-1], nets.bias, nets.config.positional, nets.config.token_positions
+                )
+            )
             nll = gpt.hidden_loss(hidden[0, -interval:], row[0, tokens : tokens + interval], reduction="none")
         gaps.append(nll - full[tokens - 1 : tokens - 1 + interval])
         focus = append_tokens(focus, interval, limits)

@@ -170,6 +170,7 @@ KNOBS: dict[str, Knob] = {
     "positional": Knob("simple", "gaussian"),
     "span_bias": Knob(True, False),
     "position_skip": Knob(0, 50, positions),
+    "token_positions": Knob("absolute", "contiguous"),
     "num_random_variants": Knob(2, 4, count("adv_delta")),
     "start_wc_fraction": Knob(0.8, 0.6, lengths),
     "train_wc_length": Knob(28, 22, lengths),

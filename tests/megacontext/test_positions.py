@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mccore.config import ModelConfig
-from mccore.megacontext.positions import SpanBias, Spans, span_rotary, spans_of
+from mccore.megacontext.cut import contiguous_centres
+from mccore.megacontext.positions import SpanBias, Spans, contiguous, span_rotary, spans_of
 from mccore.model.attention import Rotary, attend_reference, rotary, with_key_bias
 from mccore.scaling import derive_model
 
@@ -141,3 +142,20 @@ def test_bias_is_learned_per_layer_and_head() -> None:
         bias.weights.add_(1)
     bias.reset()
     assert torch.equal(bias.weights, before)
+
+
+def test_contiguous_tokens_are_numbered_back_from_the_newest_and_gists_stay() -> None:
+    level = torch.tensor([[1, 0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 0, 0, 0]])
+    index = torch.tensor([[0, 4, 5, 6, 7, 2, 3, 16, 17], [0, 1, 2, 3, 1, 2, 12, 13, 14]])
+    found = contiguous(spans_of(level, index, 4))
+    assert found.centre.tolist() == [
+        [1.5, 12, 13, 14, 15, 9.5, 13.5, 16, 17],
+        [8, 9, 10, 11, 5.5, 9.5, 12, 13, 14],
+    ]
+    for row, (levels, indices) in enumerate(zip(level.numpy(), index.numpy(), strict=True)):
+        assert contiguous_centres(levels, indices, 4).tolist() == found.centre[row].tolist()
+
+
+def test_contiguous_places_of_a_cut_that_ends_in_a_gist() -> None:
+    level, index = torch.tensor([[0, 0, 1]]), torch.tensor([[0, 1, 1]])
+    assert contiguous(spans_of(level, index, 2)).centre.tolist() == [[2, 3, 2.5]]

@@ -112,8 +112,11 @@ def test_a_history_that_fits_gives_the_plain_models_logits_bit_for_bit(model: Co
 
 @pytest.mark.parametrize("positional", ["simple", "gaussian", "gaussian_alibi", "gaussian_lod2d"])
 @pytest.mark.parametrize("span_bias", [True, False])
-def test_exact_logits_are_those_of_reading_everything_anew(positional: str, span_bias: bool) -> None:
-    session = new_session(context_model(positional=positional, span_bias=span_bias))
+@pytest.mark.parametrize("token_positions", ["absolute", "contiguous"])
+def test_exact_logits_are_those_of_reading_everything_anew(
+    positional: str, span_bias: bool, token_positions: str
+) -> None:
+    session = new_session(context_model(positional=positional, span_bias=span_bias, token_positions=token_positions))
     ids = iter(ids_of(400))
     for step in range(120):
         for _ in range(1 if step % 5 else 3):
@@ -126,11 +129,12 @@ def test_exact_logits_are_those_of_reading_everything_anew(positional: str, span
     assert sum(len(done.edits[0][0]) for done in session.recent)  # it isn't all collapses
 
 
-def test_reuse_is_exact_where_keys_depend_on_their_own_entry_alone() -> None:
+@pytest.mark.parametrize("token_positions", ["absolute", "contiguous"])
+def test_reuse_is_exact_where_keys_depend_on_their_own_entry_alone(token_positions: str) -> None:
     shallow = {"depth": 1, "smear": False, "backout": False}
     logits = []
     for policy in ("exact", "reuse"):
-        session = new_session(context_model(shallow, kv_policy=policy))
+        session = new_session(context_model(shallow, kv_policy=policy, token_positions=token_positions))
         out = []
         for token in ids_of(200):
             session.append_token(token)

@@ -42,7 +42,9 @@ def states(
 ) -> Tensor:
     """Final hidden states of the cuts, [B, L, D]."""
     contexts = contexts_of(gpt, nets, tokens, level, index, gists_of=gists_of)
-    return gpt.hidden(**model_inputs(gpt, contexts, tokens, nets.bias, nets.config.positional))
+    return gpt.hidden(
+        **model_inputs(gpt, contexts, tokens, nets.bias, nets.config.positional, nets.config.token_positions)
+    )
 
 
 # --- tokens only -------------------------------------------------------------------------------------------------------
