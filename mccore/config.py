@@ -82,7 +82,10 @@ class TokenizerConfig(Section):
 class DataConfig(Section):
     """The text a model is pretrained on."""
 
-    corpus: str = Field("stdlib", description="stdlib, climbmix, fineweb_edu, parquet:PATH, jsonl:PATH or text:PATH")
+    corpus: str = Field(
+        "stdlib",
+        description="stdlib, stdlib:with-tests, stdlib:packages, climbmix, fineweb_edu, parquet:PATH, jsonl:PATH or text:PATH",
+    )
     shards: Count = Field(0, description="shards of a remote corpus to fetch; 0 takes all")
 
 

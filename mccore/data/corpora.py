@@ -69,14 +69,21 @@ class Corpus(ABC):
 def open_corpus(spec: str, *, cache_dir: Path | None = None) -> Corpus:
     """The corpus that `spec` names; DataError with what to do when it can't be used.
 
-    `stdlib` or `stdlib:with-tests` (the interpreter's library, also with its test suites), `parquet:PATH`, `jsonl:PATH`,
-    `text:PATH`. PATH is a file, a folder (searched recursively) or a glob pattern; `#FIELD` after it names the column or
-    key of the text (default `text`). In `cache_dir` the content hashes of large files are remembered.
+    `stdlib` or `stdlib:with-tests` (the interpreter's library, also with its test suites), `stdlib:packages` (the latter
+    joined into one long document per package, and split otherwise), `parquet:PATH`, `jsonl:PATH`, `text:PATH`. PATH is a
+    file, a folder (searched recursively) or a glob pattern; `#FIELD` after it names the column or key of the text (default
+    `text`). In `cache_dir` the content hashes of large files are remembered.
     """
     kind, _, rest = spec.partition(":")
     if kind == "stdlib":
-        if rest not in ("", "with-tests"):
-            raise DataError(f"unknown form of the stdlib corpus: {spec!r}", hint="use stdlib or stdlib:with-tests")
+        if rest not in ("", "with-tests", "packages"):
+            raise DataError(
+                f"unknown form of the stdlib corpus: {spec!r}", hint="use stdlib, stdlib:with-tests or stdlib:packages"
+            )
+        if rest == "packages":
+            from mccore.data.stdlib_packages import PackagesCorpus
+
+            return PackagesCorpus()
         from mccore.data.stdlib_pages import StdlibCorpus
 
         return StdlibCorpus(with_tests=bool(rest))

@@ -160,7 +160,16 @@ def group_of(module: str) -> str:
     """
     parts = module.split(".")
     top = (parts[1].removeprefix("test_") if parts[0] == "test" and len(parts) > 1 else parts[0]).lstrip("_")
-    return _FAMILY_OF.get(top, top)
+    return family_of(top)
+
+
+def family_of(name: str) -> str:
+    """The package that a top-level module is a relative of, or the module itself.
+
+    >>> family_of("zipfile"), family_of("json")
+    ('gzip', 'json')
+    """
+    return _FAMILY_OF.get(name, name)
 
 
 def in_stdlib_val(group: str) -> bool:

@@ -31,16 +31,21 @@ class StdlibCorpus(Corpus):
         self._with_tests = with_tests
 
     @cached_property
-    def _splits(self) -> dict[str, list[Document]]:
-        splits: dict[str, list[Document]] = {"train": [], "val": []}
+    def _splits(self) -> dict[Split, list[Document]]:
+        splits = self._divide()
+        for documents in splits.values():
+            documents.sort(key=lambda document: hash_share(f"order:{document.id}"))
+        return splits
+
+    def _divide(self) -> dict[Split, list[Document]]:
+        """The documents of each split, in any order that is always the same."""
+        splits: dict[Split, list[Document]] = {"train": [], "val": []}
         seen: set[bytes] = set()
         for group, document in stdlib_documents(self._with_tests):
             digest = text_digest(document.text)
             if digest not in seen:
                 seen.add(digest)
                 splits["val" if in_stdlib_val(group) else "train"].append(document)
-        for documents in splits.values():
-            documents.sort(key=lambda document: hash_share(f"order:{document.id}"))
         return splits
 
     def documents(self, split: Split) -> Iterator[Document]:

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mccore
-from mccore.data.corpora import Corpus, Document, open_corpus, val_threshold
+from mccore.data.corpora import Corpus, Document, hash_share, open_corpus, val_threshold
 from mccore.data.stdlib import group_of, source_files, stdlib_root
 from mccore.data.stdlib_api import api_modules
+from mccore.data.stdlib_packages import package_of
 from mccore.data.stdlib_prose import MAX_SUMMARY, MIN_SUMMARY, first_sentence
 from mccore.errors import DataError
 
@@ -112,6 +113,55 @@ def test_test_suites_come_only_when_asked_for() -> None:
 def test_a_test_suite_stays_with_what_it_tests() -> None:
     assert group_of("test.test_decimal") == group_of("_pydecimal") == "decimal"
     assert group_of("test.test_asyncio.test_locks") == group_of("asyncio.locks")
+
+
+def test_packages_are_long_documents_in_reading_order() -> None:
+    train, val = _both(open_corpus("stdlib:packages"))
+    found = {document.id.removeprefix("package/"): document.text for document in train + val}
+    assert len(found) == len(train) + len(val)
+    parts = ("# source/json/", "# source/test/test_json/", "# reference/json\n", "# overview/json\n")
+    starts = [found["json"].find(part) for part in parts]
+    assert starts == sorted(starts)
+    assert starts[0] == 0
+    assert found["json"].count("\n# source/json/decoder.py\n") == 1
+    assert found["topics"].count("\n# topic/") > 50
+    assert sum(len(document.text) >= 20_000 for document in val) >= 20
+    assert open_corpus("stdlib:packages").manifest()["splits"]["val"]["documents"] == len(val)
+    assert "stdlib:packages: " in open_corpus("stdlib:packages").describe()
+
+
+def test_packages_with_much_in_common_are_on_one_side() -> None:
+    def passages(document: Document) -> set[tuple[str, ...]]:
+        lines = [line.strip() for line in document.text.splitlines() if len(line.strip()) > 8]
+        return set(zip(*(lines[start:] for start in range(4)), strict=False))
+
+    train, val = _both(open_corpus("stdlib:packages"))
+    held_out = set().union(*map(passages, val))
+    trained = {passage for document in train for passage in passages(document) & held_out}
+    assert len(trained) < 0.005 * len(held_out)
+
+
+def test_packages_hold_out_none_on_which_settings_were_chosen() -> None:
+    modules = {f"# source/{file.path}": file.module for file in source_files(with_tests=True)}
+    val = open_corpus("stdlib:packages").documents("val")
+    groups = {group_of(modules[line]) for document in val for line in document.text.splitlines() if line in modules}
+    assert len(groups) > 20
+    assert all(hash_share(group) >= 0.15 for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("group", "package"),
+    [
+        ("xml_etree_c", "xml"),
+        ("minidom", "xml"),
+        ("test_multiprocessing", "threading"),
+        ("urllib2_localnet", "urllib"),
+        ("xml", "xml"),
+        ("test_unheard_of", "test_unheard_of"),
+    ],
+)
+def test_a_suite_is_joined_to_its_package(group: str, package: str) -> None:
+    assert package_of(group, {"xml", "threading", "urllib"}) == package
 
 
 def test_api_names_are_the_public_ones() -> None:
