@@ -22,6 +22,8 @@ from mccore.api import LevelSpec, TreeSpec
 from mccore.errors import RunError
 from mccore.testing import example_rows
 
+from .trees import crash
+
 LEVELS = (LevelSpec((), "uint32"), LevelSpec((3,), "float32"))  # 12-byte rows lie across blocks
 SECTOR = 512  # what a disk writes whole
 Lengths = tuple[int, ...]
@@ -52,12 +54,6 @@ def assert_rows(tree: DiskTree) -> None:
         np.testing.assert_array_equal(
             tree.read(level, 0, tree.length(level)), example_rows(spec, 0, tree.length(level))
         )
-
-
-def crash(tree: DiskTree) -> None:
-    """Let go of the files as the end of the process does: nothing is flushed."""
-    tree._closed = True
-    tree._files.close()
 
 
 PIECES = [(1, 0), (70, 3), (0, 40), (64, 0), (200, 60), (3, 1), (0, 22), (129, 30)]

@@ -18,35 +18,9 @@ from mccore.api import LevelSpec, RepairableTree, SharedTree, TreeSpec
 from mccore.errors import RunError
 from mccore.testing import example_rows
 
-LEVELS = (LevelSpec((), "uint32"), LevelSpec((16,), "float32"))
-UNSYNCED = DiskOptions(fsync=False)
+from .trees import LEVELS, UNSYNCED, check, crash, flip, grow, open_tree
+
 WRITER = Path(__file__).with_name("writer.py")
-
-
-def open_tree(directory: Path) -> DiskTree:
-    return DiskTree(UNSYNCED, TreeSpec(LEVELS, directory))
-
-
-def crash(tree: DiskTree) -> None:
-    """Let go of the files as the end of the process does: nothing is flushed."""
-    tree._closed = True
-    tree._files.close()
-
-
-def grow(tree: DiskTree, level: int, rows: int) -> None:
-    tree.append(level, example_rows(LEVELS[level], tree.length(level), tree.length(level) + rows))
-
-
-def check(tree: DiskTree, lengths: tuple[int, ...]) -> None:
-    assert tuple(tree.length(level) for level in range(len(lengths))) == lengths
-    for level, length in enumerate(lengths):
-        np.testing.assert_array_equal(tree.read(level, 0, length), example_rows(LEVELS[level], 0, length))
-
-
-def flip(path: Path, offset: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 0x10
-    path.write_bytes(data)
 
 
 def open_reader(directory: Path, levels: tuple[LevelSpec, ...] = LEVELS, **how: bool) -> DiskTree:
