@@ -88,18 +88,6 @@ def gigatoken(folder: Path, pattern: str) -> dict[str, Any]:
     }
 
 
-def fastokens(folder: Path, pattern: str) -> dict[str, Any]:
-    from fastokens import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return {
-        "list": lambda texts: [tokenizer.encode(text).ids for text in texts],
-        "batch": lambda texts: [found.ids for found in tokenizer.encode_batch(texts)],
-        "arrays": lambda texts: rows_of_bytes(*tokenizer.encode_batch_flat(texts)),
-        "decode": lambda lists: [tokenizer.decode(ids).encode() for ids in lists],
-    }
-
-
 def splintr(folder: Path, pattern: str) -> dict[str, Any]:
     import numpy as np
     from splintr import Tokenizer
@@ -114,10 +102,21 @@ def splintr(folder: Path, pattern: str) -> dict[str, Any]:
     }
 
 
+def fastokens(folder: Path, pattern: str) -> dict[str, Any]:
+    from fastokens import Tokenizer
+
+    return adapt(Tokenizer, folder)
+
+
 def snaptokens(folder: Path, pattern: str) -> dict[str, Any]:
     from snaptokens import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return adapt(Tokenizer, folder)
+
+
+def adapt(peer: Any, folder: Path) -> dict[str, Any]:
+    """A tokenizer class with the methods of Hugging Face's, and a batch into flat bytes."""
+    tokenizer = peer.from_file(str(folder / "tokenizer.json"))
     return {
         "list": lambda texts: [tokenizer.encode(text).ids for text in texts],
         "batch": lambda texts: [found.ids for found in tokenizer.encode_batch(texts)],
