@@ -23,7 +23,7 @@ pytest.register_assert_rewrite(
     "mccore.testing.trees",
 )
 
-from mccore.testing.allocators import AllocatorSuite, random_cut, random_view  # noqa: E402
+from mccore.testing.allocators import AllocatorSuite, random_cut, random_found, random_view  # noqa: E402
 from mccore.testing.recipes import RecipeSuite  # noqa: E402
 from mccore.testing.telemetry import TelemetryProviderSuite, example_events  # noqa: E402
 from mccore.testing.trees import TreeBackendSuite, example_rows  # noqa: E402
@@ -36,5 +36,6 @@ __all__ = [
     "example_events",
     "example_rows",
     "random_cut",
+    "random_found",
     "random_view",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mccore.api import Allocator, AllocatorSpec, Budget, Edits, Extension, FocusView
+from mccore.api import Allocator, AllocatorSpec, Budget, Edits, Extension, FocusView, Found
 from mccore.megacontext import cut as cuts
 from mccore.megacontext.cut import Cut
 from mccore.megacontext.focus_view import apply_batch, carry_ages, pack, unpack
@@ -73,6 +74,17 @@ def random_view(
     return pack(rows, [scores(rng, len(row)) for row in rows], ages, width=width)
 
 
+def random_found(rng: np.random.Generator, tokens: list[int], block_size: int, *, most: int = 6) -> Found:
+    """Up to `most` spans of each history, of one to four blocks, at multiples of their width and in no order."""
+    spans = []
+    for row, n in enumerate(tokens):
+        width = block_size * int(rng.integers(1, 5))
+        places = rng.permutation(n // width)[: rng.integers(0, most + 1)]
+        spans += [(row, place * width, (place + 1) * width) for place in places.tolist()]
+    row, start, stop = rng.permutation(np.array(spans, dtype=np.int64).reshape(-1, 3)).T.copy()
+    return Found(row, start, stop, rng.uniform(0.1, 10, len(spans)))
+
+
 @dataclass(frozen=True)
 class Case:
     """One view with its limits. `max_lod` and `block_size` are those of the allocator's spec."""
@@ -101,8 +113,11 @@ def cases(recent_tokens: int) -> Iterator[Case]:
             view = random_view(rng, tokens, size, max_lod, r, padding=int(rng.integers(0, 3)))
             entries = [len(row) for row in unpack(view, size)]
             longest = max(entries, default=0)
-            for budget in {longest + 10 * size, longest + size - 1, longest, max(longest - 3 * size, 0), longest // 2}:
-                yield Case(f"K={size} max_lod={max_lod} {name} W={budget}", size, max_lod, view, Budget(budget))
+            searched = replace(view, found=random_found(rng, tokens, size))
+            budgets = {longest + 10 * size, longest + size - 1, longest, max(longest - 3 * size, 0), longest // 2}
+            for turn, budget in enumerate(sorted(budgets)):  # every other one with what a search found
+                text = f"K={size} max_lod={max_lod} {name} W={budget}{' found' * (turn % 2)}"
+                yield Case(text, size, max_lod, searched if turn % 2 else view, Budget(budget))
         for name, scores in ADVERSARIAL_SCORES.items():
             view = random_view(rng, [r + 2 * top + 3, r + top], size, max_lod, r, scores=scores)
             longest = max(len(row) for row in unpack(view, size))
@@ -168,16 +183,14 @@ class AllocatorSuite(ExtensionSuite):
         for case in self.cases():
             before = copy.deepcopy(case.view)
             self.build(case.block_size, case.max_lod).plan(case.view, case.budget)
-            for field in fields(FocusView):
-                np.testing.assert_array_equal(
-                    getattr(case.view, field.name), getattr(before, field.name), err_msg=f"{case.name}: {field.name}"
-                )
+            for (name, now), (_, then) in zip(arrays(case.view), arrays(before), strict=True):
+                np.testing.assert_array_equal(now, then, err_msg=f"{case.name}: {name}")
 
     def test_takes_arrays_that_cannot_be_written(self) -> None:
         for case in self.cases():
             view = copy.deepcopy(case.view)
-            for field in fields(FocusView):
-                getattr(view, field.name).flags.writeable = False
+            for _, array in arrays(view):
+                array.flags.writeable = False
             self.build(case.block_size, case.max_lod).plan(view, case.budget)
 
     def test_the_same_view_and_seed_give_the_same_plan(self) -> None:
@@ -191,15 +204,25 @@ class AllocatorSuite(ExtensionSuite):
         for case in self.cases():
             rows = len(case.view.tokens)
             noise = np.random.default_rng(0)
-            wider = FocusView(  # scores, indices and ages under the padding are anything
+            wider = replace(  # scores, indices and ages under the padding are anything
+                case.view,
                 level=np.pad(case.view.level, ((0, 0), (0, 5)), constant_values=cuts.PADDING),
                 index=np.concatenate([case.view.index, noise.integers(0, 99, (rows, 5))], axis=1),
                 score=np.concatenate([case.view.score, noise.uniform(-1, 1, (rows, 5)).astype(np.float32)], axis=1),
                 age=np.concatenate([case.view.age, noise.integers(0, 99, (rows, 5)).astype(np.int32)], axis=1),
-                tokens=case.view.tokens,
             )
             narrow = self.build(case.block_size, case.max_lod).plan(case.view, case.budget)
             assert same_edits(narrow, self.build(case.block_size, case.max_lod).plan(wider, case.budget)), case.name
+
+    def test_the_order_of_what_was_found_means_nothing(self) -> None:
+        for case in self.cases():
+            if (found := case.view.found) is not None:
+                turned = Found(found.row[::-1], found.start[::-1], found.stop[::-1], found.score[::-1])
+                plans = [
+                    self.build(case.block_size, case.max_lod).plan(view, case.budget)
+                    for view in (case.view, replace(case.view, found=turned))
+                ]
+                assert edit_set(plans[0]) == edit_set(plans[1]), case.name
 
     @pytest.mark.parametrize("seed", range(3))
     def test_many_refocuses_of_a_growing_history(self, seed: int) -> None:
@@ -213,6 +236,7 @@ class AllocatorSuite(ExtensionSuite):
             grown = [cuts.append(row, int(rng.integers(0, 3 * size))) for row in rows]
             ages = [np.pad(age, (0, len(row) - len(age))) for age, row in zip(ages, grown, strict=True)]
             view = pack(grown, [random_scores(rng, len(row)) for row in grown], ages)
+            view = replace(view, found=random_found(rng, view.tokens.tolist(), size))
             shortest = max(len(cuts.coarsest(row.tokens, size, max_lod, allocator.recent_tokens)) for row in grown)
             rows = apply_batch(
                 grown,
@@ -241,6 +265,14 @@ def apply(allocator: Allocator, case: Case, *, budget: int) -> list[Cut]:
         raise AssertionError(f"{case.name}: {error.message}") from error
 
 
+def arrays(view: FocusView) -> list[tuple[str, NDArray[Any]]]:
+    """Every array of a view with its name, those of what was found included."""
+    named = [(field.name, getattr(view, field.name)) for field in fields(FocusView) if field.name != "found"]
+    if view.found is not None:
+        named += [(f"found.{field.name}", getattr(view.found, field.name)) for field in fields(Found)]
+    return named
+
+
 def no_limit(rows: list[Cut]) -> int:
     """A budget that no cut of these rows can exceed."""
     return max((row.tokens for row in rows), default=0)
@@ -249,3 +281,8 @@ def no_limit(rows: list[Cut]) -> int:
 def same_edits(one: Edits, two: Edits) -> bool:
     """Whether two plans are the same edits in the same order."""
     return np.array_equal(one.expand, two.expand) and np.array_equal(one.collapse, two.collapse)
+
+
+def edit_set(edits: Edits) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
+    """The edits of a plan without their order: expansions and collapses as `(row, level, index)`."""
+    return set(map(tuple, edits.expand.tolist())), set(map(tuple, edits.collapse.tolist()))

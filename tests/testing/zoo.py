@@ -10,11 +10,13 @@ import itertools
 import json
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from mccore_allocators.greedy import GreedyAllocator, GreedyOptions
+from mccore_allocators.spans import SpansAllocator, SpansOptions
 from pydantic import BaseModel, ConfigDict, Field
 
 from mccore.api import Edits, Extension, LevelSpec, Options, Recipe, TelemetrySpec, TreeSpec
@@ -570,6 +572,37 @@ class TestSumsOverPadding(ZooAllocator):
         def plan(self, view: Any, budget: Any) -> Edits:
             edits = super().plan(view, budget)
             return edits if view.score.sum() * 1e6 % 2 < 1 else Edits(edits.expand[::-1], edits.collapse)
+
+
+class TestFirstComeFirstServed(ZooAllocator):
+    """Works on what was found in the order in which it comes, until it is enough."""
+
+    caught_by = "test_the_order_of_what_was_found_means_nothing"
+
+    class allocator(SpansAllocator):
+        def __init__(self, options: Options, spec: Any) -> None:
+            super().__init__(SpansOptions(), spec)
+
+        def plan(self, view: Any, budget: Any) -> Edits:
+            if view.found is not None:
+                served = replace(view.found, score=np.arange(len(view.found.score), 0.0, -1.0))
+                view = replace(view, found=served)
+            return super().plan(view, budget)
+
+
+class TestForgetsPlaces(ZooAllocator):
+    """Expands at each span found what it takes for a coarse entry, and doesn't look whether it is there."""
+
+    caught_by = "test_plans_are_legal_and_keep_the_tail"
+
+    class allocator(GreedyAllocator):
+        def plan(self, view: Any, budget: Any) -> Edits:
+            edits = super().plan(view, budget)
+            if view.found is None:
+                return edits
+            index = view.found.start // self._spec.block_size
+            blocks = np.stack([view.found.row, np.ones_like(index), index], axis=1)
+            return Edits(np.unique(np.concatenate([edits.expand, blocks]), axis=0), edits.collapse)
 
 
 class TestPythonLists(ZooAllocator):

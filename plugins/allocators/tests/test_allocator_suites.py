@@ -1,5 +1,6 @@
-from mccore_allocators import greedy, stochastic_greedy
+from mccore_allocators import greedy, spans, stochastic_greedy
 from mccore_allocators.greedy import GreedyOptions
+from mccore_allocators.spans import SpansOptions
 from mccore_allocators.stochastic_greedy import StochasticGreedyOptions
 
 from mccore.api import Allocator, Extension, Options
@@ -45,3 +46,13 @@ class TestEagerStochasticGreedy(TestStochasticGreedy):
             sample_top_k=9,
             sample_temperature=0.3,
         )
+
+
+class TestSpans(AllocatorSuite):
+    def extension(self) -> Extension[Allocator]:
+        return spans.mccore_allocator()
+
+
+class TestManySpans(TestSpans):
+    def options(self) -> Options:
+        return SpansOptions(spans=4, hysteresis=0, recent_tokens=3)
