@@ -290,6 +290,19 @@ class LensConfig(Section):
     budget_smooth_beta: Fraction = Field(0.9, description="decay of the smoothed budget balance")
 
 
+class SearchConfig(Section):
+    """A search of the history for spans that the newest tokens ask for, beside LensNet. Allocators see what it finds."""
+
+    kind: Literal["none", "ngram"] = Field(
+        "none", description="none, or by the rare n-grams that a span shares with the newest tokens"
+    )
+    span_tokens: Positive = Field(64, description="tokens of a span, rounded up to whole blocks")
+    query_tokens: Annotated[int, Field(ge=2)] = Field(64, description="newest tokens that are searched for")
+    half_life: Annotated[float, Field(gt=0)] = Field(
+        16.0, description="age in tokens at which an n-gram of the newest tokens counts half as much"
+    )
+
+
 class MegaContextConfig(Section):
     """The MegaContext tree, its Working Context, and the training of both. Applies when `enabled`."""
 
@@ -304,6 +317,7 @@ class MegaContextConfig(Section):
     )
     gistnet: GistNetConfig = GistNetConfig()
     lens: LensConfig = LensConfig()
+    search: SearchConfig = SearchConfig()
     positional: Literal["simple", "gaussian", "gaussian_alibi", "gaussian_lod2d"] = Field(
         "gaussian", description="rotary encoding of spans"
     )
@@ -334,12 +348,17 @@ class MegaContextConfig(Section):
         0, description="newest tokens of a variant that stay tokens; 0 derives it: horizon + block_size"
     )
     expanded_blocks: Count = Field(2, description="far blocks that stay tokens in every second variant")
+    expanded_run: Positive = Field(1, description="neighbouring blocks that are expanded together")
     random_share: Fraction = Field(
         0.25,
         description="share of those variants whose tokens lie anywhere, instead of in the newest blocks and a few far ones",
     )
     policy_share: Fraction = Field(
         0.25, description="share of those variants whose expanded blocks LensNet chooses, once it is trained"
+    )
+    search_share: Fraction = Field(
+        0.0,
+        description="share of those variants whose expanded blocks the search finds, by the tokens before the horizon",
     )
     lod2_probability: Fraction = Field(0.25, description="share of far groups drawn at LOD2 and above")
     baseline_share: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -391,10 +410,10 @@ class MegaContextConfig(Section):
                 f"lens.target={self.lens.target} compares the odd variants of a sequence in pairs, and "
                 f"num_random_variants={self.num_random_variants} has {odd}: it takes 4 or more"
             )
-        if self.random_share + self.policy_share > 1 + 1e-9:
+        if self.random_share + self.policy_share + self.search_share > 1 + 1e-9:
             raise ValueError(
-                f"random_share={self.random_share:g} and policy_share={self.policy_share:g} are shares of the same "
-                "variants: together they are at most 1"
+                f"random_share={self.random_share:g}, policy_share={self.policy_share:g} and "
+                f"search_share={self.search_share:g} are shares of the same variants: together they are at most 1"
             )
         if 0 < self.recent_tokens < self.horizon:
             raise ValueError(

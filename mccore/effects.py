@@ -15,8 +15,8 @@ _LENS_TRAINING = (
     "budget_weight", "budget_smooth_weight", "budget_smooth_beta",
 )  # fmt: skip
 _VARIANTS = (
-    "start_wc_fraction", "train_wc_length", "wc_length_steps", "min_history", "expanded_blocks", "random_share",
-    "policy_share", "lod2_probability", "position_skip", "variant_weight", "gist_target_weight", "key_token_weight",
+    "start_wc_fraction", "train_wc_length", "wc_length_steps", "min_history", "expanded_blocks", "expanded_run",
+    "random_share", "policy_share", "search_share", "lod2_probability", "position_skip", "variant_weight", "gist_target_weight", "key_token_weight",
     "distill_weight", "recent_tokens", "lens.loss_weight",
 )  # fmt: skip
 
@@ -82,7 +82,7 @@ def _idle(config: RunConfig) -> Iterator[tuple[tuple[str, ...], Idle]]:
         yield ("recon_blocks",), Idle("megacontext.recon_weight is 0", "set megacontext.recon_weight above 0")
     if not mc.expanded_blocks:
         reason = "no blocks are expanded, megacontext.expanded_blocks is 0"
-        yield ("policy_share",), Idle(reason, "set megacontext.expanded_blocks=2")
+        yield ("policy_share", "search_share", "expanded_run"), Idle(reason, "set megacontext.expanded_blocks=2")
     if mc.positional == "gaussian_alibi" and not mc.span_bias:
         reason = "the penalty of positional=gaussian_alibi is part of the span bias, and megacontext.span_bias is off"
         yield ("positional", "span_bias"), Idle(reason, "leave megacontext.span_bias on, or take positional=gaussian")

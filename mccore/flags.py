@@ -28,7 +28,7 @@ class Flag:
 MEGACONTEXT_SECTIONS: dict[str, tuple[str, ...]] = {
     "Training contexts": (
         "num_random_variants", "start_wc_fraction", "train_wc_length", "wc_length_steps", "min_history", "recent_tokens",
-        "expanded_blocks", "random_share", "policy_share", "lod2_probability", "position_skip", "baseline_share",
+        "expanded_blocks", "expanded_run", "random_share", "policy_share", "search_share", "lod2_probability", "position_skip", "baseline_share",
         "auto_batch",
     ),
     "Losses": (
@@ -36,6 +36,7 @@ MEGACONTEXT_SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "GistNet": ("gistnet",),
     "LensNet": ("lens",),
+    "Search": ("search",),
     "Inference": ("refocus_interval", "wc_length", "gist_dtype", "kv_policy", "surprise"),
 }  # fmt: skip
 SECTION_ORDER = ("Run", "MegaContext", *MEGACONTEXT_SECTIONS)

@@ -36,11 +36,14 @@ class Overrides:
     kv_policy: str | None = None
     surprise: float | None = None
     gist_dtype: str | None = None
+    search: str | None = None
 
     def apply(self, config: MegaContextConfig) -> MegaContextConfig:
         """The configuration with these. Raises ConfigError for a value that isn't allowed."""
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        return MegaContextConfig.model_validate({**config.model_dump(), **{k: _plain(v) for k, v in given.items()}})
+        given = {name: _plain(value) for name, value in vars(self).items() if value is not None}
+        if self.search is not None:
+            given["search"] = {**config.search.model_dump(), "kind": self.search}
+        return MegaContextConfig.model_validate({**config.model_dump(), **given})
 
 
 class TreeBuilder:
@@ -94,6 +97,7 @@ def context_model(
         interval=config.refocus_interval,
         kv_policy=config.kv_policy,
         surprise=config.surprise or None,
+        search=config.search,
     )
     model = ContextModel(
         gpt,

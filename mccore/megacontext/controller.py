@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mccore.api import Allocator, Budget
+from mccore.api import Allocator, Budget, Found
 from mccore.errors import MccoreError
 from mccore.megacontext.cut import Cut, append, coarsest, finest, recency_pyramid
 from mccore.megacontext.focus_view import apply_batch, carry_ages, pack
@@ -165,8 +165,10 @@ def refocus(
     allocator: Allocator,
     limits: Limits,
     dtype: torch.dtype = torch.float32,
+    found: Found | None = None,
 ) -> Refocus:
-    """Score, plan, check and apply, timed until the device is done. `embeddings` [L, D] belong to the cuts of `focuses`.
+    """Score, plan, check and apply, timed until the device is done. `embeddings` [L, D] belong to the cuts of `focuses`; `found`
+    is what a search of their histories found.
 
     Raises FocusError for scores that aren't numbers or a history that can't fit, IllegalEdit for what an allocator may not
     do; then nothing has changed.
@@ -175,7 +177,7 @@ def refocus(
     _wait_for(device)
     began = time.perf_counter()
     scores = score_cuts(lensnet, embeddings, [focus.cut for focus in focuses], allocator.recent_tokens, dtype)
-    after, edits = plan_and_apply(focuses, scores, allocator, limits)
+    after, edits = plan_and_apply(focuses, scores, allocator, limits, found)
     _wait_for(device)
     duration = time.perf_counter() - began
     return _measured(focuses, after, edits, allocator.recent_tokens, limits, duration)
@@ -192,14 +194,18 @@ def refocus_by(
 
 
 def plan_and_apply(
-    focuses: Sequence[Focus], scores: Sequence[NDArray[Any]], allocator: Allocator, limits: Limits
+    focuses: Sequence[Focus],
+    scores: Sequence[NDArray[Any]],
+    allocator: Allocator,
+    limits: Limits,
+    found: Found | None = None,
 ) -> tuple[list[Focus], list[tuple[Nodes, Nodes]]]:
     """The focuses after what the allocator plans for these scores, and the edits of each: all of them, or an error."""
     cuts = [focus.cut for focus in focuses]
     for cut in cuts:
         check_fits(cut.tokens, limits, allocator.recent_tokens)
     _check_scores(scores, cuts)
-    view = pack(cuts, scores, [focus.age for focus in focuses])
+    view = pack(cuts, scores, [focus.age for focus in focuses], found=found)
     planned = allocator.plan(view, Budget(limits.entries))
     after = apply_batch(
         cuts, planned, budget=limits.entries, recent_tokens=allocator.recent_tokens, max_lod=limits.max_lod
@@ -221,6 +227,7 @@ def prefill_focus(
     dtype: torch.dtype = torch.float32,
     rounds: int = 8,
     coarse: bool = False,
+    found: Found | None = None,
 ) -> list[Focus]:
     """Focuses for histories of so many tokens: `start_focus`, then refined by up to `rounds` refocuses, until none edits.
 
@@ -232,7 +239,7 @@ def prefill_focus(
     for _ in range(rounds):
         cuts = [focus.cut for focus in focuses]
         scores = score_cuts(lensnet, read(cuts), cuts, allocator.recent_tokens, dtype)
-        focuses, edits = plan_and_apply(focuses, scores, allocator, limits)
+        focuses, edits = plan_and_apply(focuses, scores, allocator, limits, found)
         if not any(len(nodes) for made in edits for nodes in made):
             break
     return [Focus(focus.cut, np.zeros(len(focus.cut), dtype=np.int32)) for focus in focuses]

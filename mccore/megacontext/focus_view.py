@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mccore.api import Edits, FocusView
+from mccore.api import Edits, Found, FocusView
 from mccore.megacontext.cut import PADDING, Cut, CutError, IllegalEdit, Indices, apply
 
 
@@ -18,6 +18,7 @@ def pack(
     ages: Sequence[NDArray[Any]] | None = None,
     *,
     width: int | None = None,
+    found: Found | None = None,
 ) -> FocusView:
     """Cuts side by side as a FocusView [B, W], padded to the longest or to `width`; scores and ages default to 0."""
     lengths = np.array([len(cut) for cut in cuts], dtype=np.int64)
@@ -39,6 +40,7 @@ def pack(
         score=filled(scores, np.float32, 0),
         age=filled(ages, np.int32, 0),
         tokens=np.array([cut.tokens for cut in cuts], dtype=np.int64),
+        found=found,
     )
 
 

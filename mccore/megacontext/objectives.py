@@ -5,7 +5,7 @@ For B rows of T tokens, all rows at once:
 1. Embed, and build the pyramid of gists, one GistNet call per level.
 2. The plain next-token pass: what keeps the model a good plain model, and the teacher of everything below.
 3. N variants: cuts of one length whose far past is gists. Even ones show the far past as gists only; in odd ones a few far
-   blocks stay tokens, chosen at random or by LensNet, or tokens lie anywhere. Training on both is what makes gists carry
+   blocks stay tokens, chosen at random, by LensNet or by a search, or tokens lie anywhere. Training on both is what makes gists carry
    something and an expansion useful.
 4. Targets by position: the entry that ends at token p predicts token p + 1.
 5. LensNet sees the history of a variant and is judged by the horizon behind it.
@@ -29,6 +29,7 @@ from torch import Tensor
 from mccore.config import MegaContextConfig
 from mccore.data.loader import Batch
 from mccore.errors import ConfigError
+from mccore.megacontext.bigram_index import MOST
 from mccore.megacontext.focus_targets import AttentionMass, attention_losses, block_scores, by_node
 from mccore.megacontext.lensnet import Focus, LensNet
 from mccore.megacontext.networks import MegaContextNets
@@ -42,6 +43,7 @@ from mccore.megacontext.random_cuts import (
     possible_ends,
     reachable_length,
 )
+from mccore.megacontext.span_scores import span_scores
 from mccore.megacontext.timings import Timings
 from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
 from mccore.model.gpt import GPT
@@ -208,22 +210,26 @@ class MegaContextObjective:
         mixed: bool,
         focus: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Cuts of `rows` (numbers within the step, int64 [R]) as level and index [R, L], and which of them LensNet chose, bool
-        [R]; `focus` [R, blocks] are its scores of blocks, where its choice is wanted."""
+        """Cuts of `rows` (numbers within the step, int64 [R]) as level and index [R, L], and which of them show what LensNet or
+        the search chose, bool [R, 1]; `focus` [R, blocks] are LensNet's scores of blocks, where its choice is wanted."""
         config, step = self.config, batch.step
         block = torch.arange(shape.blocks, device=rows.device)
         row, each = rows.unsqueeze(1), variant.unsqueeze(1)
         priority = -block.float().expand(len(rows), -1)
-        protected = by_policy = None
+        protected = chosen_for = None
         if mixed:
             kind = self._random(step, _KIND, row, each)
             anywhere = kind < config.random_share
             priority = torch.where(anywhere, self._random(step, _BLOCKS, row, each, block), priority)
-            wish = self._random(step, _EXPANDED, row, each, block)
+            wish = self._random(step, _EXPANDED, row, each, block // config.expanded_run)
             if focus is not None:
                 gumbel = -torch.log(-torch.log(self._random(step, _POLICY, row, each, block).clamp(1e-6, 1 - 1e-6)))
-                by_policy = kind.squeeze(1) > 1 - config.policy_share
-                wish = torch.where(by_policy.unsqueeze(1), focus + gumbel, wish)
+                chosen_for = kind > 1 - config.policy_share
+                wish = torch.where(chosen_for, focus + gumbel, wish)
+            if config.search_share:
+                by_search = ~anywhere & (kind < config.random_share + config.search_share)
+                wish = torch.where(by_search, self._searched(batch, shape, rows, ends) + wish, wish)
+                chosen_for = by_search if chosen_for is None else chosen_for | by_search
             far = (block + 1) * shape.block_size <= (ends - shape.recent_tokens).unsqueeze(1)
             # Blocks that a recency pyramid of this length would collapse: the newest are tokens anyway.
             far = far & (
@@ -233,7 +239,21 @@ class MegaContextObjective:
             protected = torch.zeros_like(far).scatter(1, chosen, True) & far & ~anywhere
         power = torch.arange(max(1, config.max_lod - 1), device=rows.device).view(1, -1, 1)
         uniform = self._random(step, _COARSE, rows.view(-1, 1, 1), variant.view(-1, 1, 1), power, block.view(1, 1, -1))
-        return *draw_cuts(shape, ends, priority, config.lod2_probability, uniform, protected), by_policy
+        return *draw_cuts(shape, ends, priority, config.lod2_probability, uniform, protected), chosen_for
+
+    def _searched(self, batch: Batch, shape: CutShape, rows: Tensor, ends: Tensor) -> Tensor:
+        """What the last tokens before the horizon ask for, fp32 [R, blocks]: 1 or more for blocks of runs that the search scores,
+        0 for the others."""
+        config, size = self.config, shape.block_size * self.config.expanded_run
+        tokens, end = batch.inputs[rows - batch.first_row], (ends - config.horizon).unsqueeze(1)
+        at = end - config.search.query_tokens + torch.arange(config.search.query_tokens, device=rows.device)
+        query = tokens.gather(1, at.clamp(min=0))
+        tokens = torch.where(
+            torch.arange(shape.tokens, device=rows.device) < end, tokens, MOST
+        )  # the future isn't searched
+        found = span_scores(tokens, query, size, config.search.half_life)
+        found = torch.where(found > 0, 1 + found, found).repeat_interleave(config.expanded_run, dim=1)
+        return F.pad(found, (0, shape.blocks - found.size(1)))
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
@@ -360,7 +380,7 @@ class MegaContextObjective:
         variant = torch.arange(count, device=rows.device).repeat_interleave(len(rows)) * 2 + mixed
         spread = None if focus is None else focus.repeat(count, 1)
         with self.timings("build_ms"):
-            level, index, chosen = self._cuts(batch, shape, rows[own], variant, ends[own], mixed, spread)
+            level, index, chosen_for = self._cuts(batch, shape, rows[own], variant, ends[own], mixed, spread)
             offset: Tensor | None = None
             if config.position_skip:
                 recent = torch.arange(shape.length, device=rows.device) >= shape.length - shape.recent_tokens
@@ -375,10 +395,10 @@ class MegaContextObjective:
         targets = context_targets(contexts, batch.targets)
         raw = level == 0
         scored = weights[own].gather(1, contexts.last) * torch.where(raw, 1.0, config.gist_target_weight)
-        if chosen is not None:
-            # A choice by LensNet has seen all of the history: only what comes behind it may be predicted from it.
+        if chosen_for is not None:
+            # Who chose had seen all of the history: only what comes behind it may be predicted from that.
             behind = torch.arange(shape.length, device=rows.device) >= shape.length - config.horizon
-            scored = scored * (behind | ~chosen.unsqueeze(1))
+            scored = scored * (behind | ~chosen_for)
         # Each row counts as much as its tokens do in the plain loss, whatever the cut shows of it; but where it shows next to
         # none of the trained ones, those few don't stand for all.
         missing = weights.sum(dim=1)[own] / scored.sum(dim=1).clamp(min=1e-9)

@@ -39,10 +39,12 @@ def spans_of(level: Tensor, index: Tensor, block_size: int) -> Spans:
 
 def contiguous(spans: Spans) -> Spans:
     """The same entries of whole cuts with their tokens numbered without gaps, back from the newest one: tokens shown from far
-    away then meet the distances that a window of tokens has. Gists stay where they are."""
+    away then meet the distances that a window of tokens has. Gists stay where they are. What fills a row behind its newest
+    entry doesn't count."""
     raw = spans.level == 0
-    behind = raw.flip(-1).cumsum(dim=-1).flip(-1)  # tokens from each entry on
-    stop = spans.centre[..., -1:] + (spans.span[..., -1:] + 1) / 2
+    stop, newest = (spans.centre + (spans.span + 1) / 2).max(dim=-1, keepdim=True)
+    count = raw.cumsum(dim=-1)
+    behind = count.gather(-1, newest) - count + 1  # tokens from each one on
     return spans._replace(centre=torch.where(raw, stop - behind, spans.centre))
 
 

@@ -21,7 +21,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mccore.api import Allocator, AllocatorSpec
+from mccore.api import Allocator, AllocatorSpec, Found
+from mccore.config import SearchConfig
 from mccore.megacontext.context_cache import ContextCache, KvPolicy, cut_part
 from mccore.megacontext.controller import (
     Focus,
@@ -36,6 +37,7 @@ from mccore.megacontext.controller import (
 )
 from mccore.megacontext.cut import append
 from mccore.megacontext.networks import MegaContextNets
+from mccore.megacontext.ngram_search import NgramSearch
 from mccore.megacontext.seen import Runs, finest, runs_of
 from mccore.megacontext.tree import BlockEncoder, Tree, TreeError
 from mccore.model.gpt import GPT
@@ -60,7 +62,8 @@ class SessionSettings:
     """How sessions focus.
 
     budget: entries of the Working Context (W). interval: tokens between two refocuses. surprise: NLL in nats of a token that
-    brings the next refocus forward; None for never. rounds: refocuses that a new long history gets.
+    brings the next refocus forward; None for never. rounds: refocuses that a new long history gets. search: what finds spans of
+    a history that its newest tokens ask for.
     """
 
     budget: int
@@ -68,6 +71,7 @@ class SessionSettings:
     kv_policy: KvPolicy = "exact"
     surprise: float | None = None
     rounds: int = 8
+    search: SearchConfig = SearchConfig()
 
 
 class ContextModel:
@@ -126,6 +130,14 @@ class ContextModel:
             for level in range(min(self.nets.config.max_lod, self.levels), self.levels + 1)
         )
 
+    def new_search(self) -> NgramSearch | None:
+        """A search of one history, where sessions have one."""
+        search = self.settings.search
+        if search.kind == "none":
+            return None
+        blocks = -(-search.span_tokens // self.block_size)
+        return NgramSearch(blocks * self.block_size, search.half_life)
+
     def levels_for(self, tokens: int) -> int:
         """The coarsest level that a history of so many tokens is shown at: the finest with which the shortest cut takes three
         quarters of the Working Context at most, not finer than the coarsest in training."""
@@ -163,6 +175,7 @@ class Session:
         self._buffer: list[int] = []  # tokens that aren't in the tree yet
         self._wanted = False  # a refocus was asked for
         self._seen: list[Runs] | None = None
+        self._search = model.new_search()
 
     # --- the history --------------------------------------------------------------------------------------------------
 
@@ -348,6 +361,7 @@ class Session:
         dtype = model.nets.dtype
         none = np.empty((0, 2), dtype=np.int64)
         edits: tuple[Any, Any] = (none, none)
+        found = self._find(tokens)
         if count > OVERHANG * limits.budget:
             (after,) = prefill_focus(
                 [tokens],
@@ -357,13 +371,14 @@ class Session:
                 limits,
                 dtype=dtype,
                 rounds=model.settings.rounds,
+                found=found,
             )
             before = after
         else:
             before = grown(self.focus, count)
             embeddings = self.tree.entries(before.cut).embeddings
             scores = score_cuts(model.nets.lensnet, [embeddings], [before.cut], model.recent_tokens, dtype)
-            (after,), (edits,) = plan_and_apply([before], scores, allocator, limits)
+            (after,), (edits,) = plan_and_apply([before], scores, allocator, limits, found)
         self._set_focus(after)
         self.since = min(count, 1)  # so that one falls on every `interval`-th token
         self.refocuses += 1
@@ -374,6 +389,20 @@ class Session:
             self._seen.append(runs_of(after.cut))
         measures = measure(before, after, edits, model.recent_tokens, limits)
         self.recent.append(Refocus([], [edits], [measures], time.perf_counter() - began))
+
+    def _find(self, tokens: int) -> Found | None:
+        """What the newest of the `tokens` tokens in the tree ask for: as many spans as the Working Context could show, and as many
+        again, since those in its tail are shown in any case."""
+        search, settings = self._search, self.model.settings
+        if search is None:
+            return None
+        while search.tokens < tokens:  # the first time, all of a history that was loaded
+            search.append(self.tree.ids(search.tokens, min(tokens, search.tokens + APPEND)))
+        query = self.tree.ids(max(0, tokens - settings.search.query_tokens), tokens)
+        start, stop, score = search.find(
+            query, tokens - self.model.recent_tokens, 2 * settings.budget // search.span + 1
+        )
+        return Found(np.zeros(len(start), dtype=np.int64), start, stop, score)
 
     # --- what was seen ------------------------------------------------------------------------------------------------
 

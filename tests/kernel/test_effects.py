@@ -84,6 +84,8 @@ IDLE = [
     (["num_random_variants=0", "distill_weight=1"], "num_random_variants is 0", ("num_random_variants=1",)),
     (["num_random_variants=0", "lens.lr=0.1"], "num_random_variants is 0", ("num_random_variants=1",)),
     (["expanded_blocks=0", "policy_share=0.5"], "expanded_blocks is 0", ("expanded_blocks=1",)),
+    (["expanded_blocks=0", "search_share=0.5"], "expanded_blocks is 0", ("expanded_blocks=1",)),
+    (["expanded_blocks=0", "expanded_run=2"], "expanded_blocks is 0", ("expanded_blocks=1",)),
     (["lens.loss_weight=0", "policy_share=0.5"], "lens.loss_weight is 0", ("lens.loss_weight=1",)),
     (["lens.loss_weight=0", "lens.kl_weight=0.5"], "lens.loss_weight is 0", ("lens.loss_weight=1",)),
     (["lens.start=1", "lens.lr=0.5"], "lens.start is 1", ("lens.start=0.5",)),

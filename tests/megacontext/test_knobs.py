@@ -137,6 +137,8 @@ def pairs(**lens: Any) -> dict[str, Any]:
     return {**PAIRS, "lens": {**PAIRS["lens"], **lens}}
 
 
+SEARCHED: dict[str, Any] = {"random_share": 0.0, "policy_share": 0.0, "search_share": 1.0}
+
 KNOBS: dict[str, Knob] = {
     "block_size": Knob(2, 4, cuts),
     "max_lod": Knob(2, 3, cuts, {"block_size": 2, "lod2_probability": 1.0}),
@@ -178,8 +180,12 @@ KNOBS: dict[str, Knob] = {
     "min_history": Knob(1.0, 0.5, cuts),
     "recent_tokens": Knob(12, 16, cuts),
     "expanded_blocks": Knob(1, 3, lengths),
+    "expanded_run": Knob(1, 2, cuts, {"expanded_blocks": 2}),
     "random_share": Knob(0.0, 1.0, cuts, {"policy_share": 0.0}),
     "policy_share": Knob(0.0, 1.0, cuts, {"random_share": 0.0, "expanded_blocks": 3}),
+    "search_share": Knob(0.0, 1.0, cuts, {"random_share": 0.0, "policy_share": 0.0}),
+    "search.query_tokens": Knob(2, 40, cuts, SEARCHED),
+    "search.half_life": Knob(1.0, 1000.0, cuts, SEARCHED),
     "lod2_probability": Knob(0.0, 1.0, cuts),
     "baseline_share": Knob(1.0, 0.5, count("token_loss")),
     "variant_weight": Knob(1.0, 2.0),
@@ -195,7 +201,17 @@ KNOBS: dict[str, Knob] = {
 ASSEMBLED = {"enabled": "runtime.py", "auto_batch": "training.py", "aux_dtype": "runtime.py"}
 
 # What a session reads while it generates (tests/cli/test_chat_sessions.py has their effects).
-SESSION = {"tree", "allocator", "refocus_interval", "wc_length", "gist_dtype", "kv_policy", "surprise"}
+SESSION = {
+    "tree",
+    "allocator",
+    "refocus_interval",
+    "wc_length",
+    "gist_dtype",
+    "kv_policy",
+    "surprise",
+    "search.kind",
+    "search.span_tokens",
+}
 
 
 def changed(path: str, value: Any, given: Mapping[str, Any]) -> RunConfig:

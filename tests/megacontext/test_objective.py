@@ -112,7 +112,27 @@ def test_no_prediction_sees_ahead(model: dict[str, object], changes: dict[str, A
 
 def test_no_prediction_from_a_choice_of_lensnet_sees_ahead() -> None:
     """LensNet has read the history when it chooses: what is predicted before its end isn't scored there."""
-    config = run_config(policy_share=1.0, random_share=0.0)
+    assert_only_what_comes_behind_is_scored(run_config(policy_share=1.0, random_share=0.0))
+
+
+def test_no_prediction_from_a_choice_of_the_search_sees_ahead() -> None:
+    changes = {"policy_share": 0.0, "random_share": 0.0, "search_share": 1.0, "expanded_blocks": 4, "expanded_run": 2}
+    assert_only_what_comes_behind_is_scored(run_config(lens={"start": 1.0}, **changes))
+
+
+def test_the_search_of_a_training_context_knows_nothing_of_its_horizon() -> None:
+    changes = {"policy_share": 0.0, "random_share": 0.0, "search_share": 1.0}
+    objective = objective_of(*((config := run_config(lens={"start": 1.0}, **changes)), *networks(config)))
+    tokens = torch.randint(0, 5, (16, T + 1))  # few ids: many bigrams that are found, and counted, in several places
+    changed = tokens.clone()
+    changed[:, T - 8 :] = torch.randint(0, 5, (16, 9))
+    one, other = (cuts_by_row(Scored.of(objective, batch_of(each)), 16) for each in (tokens, changed))
+    assert one == other
+    changed[:, T - 16 : T - 8] = torch.randint(0, 5, (16, 8))  # the newest tokens that ask
+    assert cuts_by_row(Scored.of(objective, batch_of(changed)), 16) != one
+
+
+def assert_only_what_comes_behind_is_scored(config: RunConfig) -> None:
     objective = objective_of(config, *networks(config))
     states = Scored.of(objective, batch_of(random_tokens(2, T + 1))).states
     assert min(last for at, _, last in states if at == 2) == T - 8

@@ -159,3 +159,11 @@ def test_contiguous_tokens_are_numbered_back_from_the_newest_and_gists_stay() ->
 def test_contiguous_places_of_a_cut_that_ends_in_a_gist() -> None:
     level, index = torch.tensor([[0, 0, 1]]), torch.tensor([[0, 1, 1]])
     assert contiguous(spans_of(level, index, 2)).centre.tolist() == [[2, 3, 2.5]]
+
+
+def test_what_fills_a_row_has_no_say_in_contiguous_places() -> None:
+    level = torch.tensor([[1, 0, 0, 0, 0, 1, 1, 0, 0]])
+    index = torch.tensor([[0, 4, 5, 6, 7, 2, 3, 16, 17]])
+    found = contiguous(spans_of(level, index, 4)).centre
+    padded = contiguous(spans_of(*(torch.nn.functional.pad(part, (0, 3)) for part in (level, index)), 4)).centre
+    assert torch.equal(padded[:, :9], found)
