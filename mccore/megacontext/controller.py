@@ -158,6 +158,15 @@ def score_cuts(
     return scores
 
 
+def scores_for(
+    allocator: Allocator, lensnet: LensNet, read: Read, cuts: Sequence[Cut], dtype: torch.dtype
+) -> list[NDArray[np.float32]]:
+    """`score_cuts` for an allocator that reads scores, zeros for others."""
+    if not getattr(allocator, "reads_scores", True):
+        return [np.zeros(len(cut), dtype=np.float32) for cut in cuts]
+    return score_cuts(lensnet, read(cuts), cuts, allocator.recent_tokens, dtype)
+
+
 def refocus(
     focuses: Sequence[Focus],
     embeddings: Sequence[Tensor],
@@ -176,7 +185,7 @@ def refocus(
     device = embeddings[0].device if embeddings else torch.device("cpu")
     _wait_for(device)
     began = time.perf_counter()
-    scores = score_cuts(lensnet, embeddings, [focus.cut for focus in focuses], allocator.recent_tokens, dtype)
+    scores = scores_for(allocator, lensnet, lambda _: embeddings, [focus.cut for focus in focuses], dtype)
     after, edits = plan_and_apply(focuses, scores, allocator, limits, found)
     _wait_for(device)
     duration = time.perf_counter() - began
@@ -238,7 +247,7 @@ def prefill_focus(
     focuses = [replace(focus, age=np.full(len(focus.cut), _UNCHOSEN, dtype=np.int32)) for focus in focuses]
     for _ in range(rounds):
         cuts = [focus.cut for focus in focuses]
-        scores = score_cuts(lensnet, read(cuts), cuts, allocator.recent_tokens, dtype)
+        scores = scores_for(allocator, lensnet, read, cuts, dtype)
         focuses, edits = plan_and_apply(focuses, scores, allocator, limits, found)
         if not any(len(nodes) for made in edits for nodes in made):
             break

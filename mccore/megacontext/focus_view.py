@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mccore.api import Edits, Found, FocusView
+from mccore.api import Edits, FocusView, Found
 from mccore.megacontext.cut import PADDING, Cut, CutError, IllegalEdit, Indices, apply
 
 

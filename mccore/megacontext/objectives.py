@@ -5,8 +5,8 @@ For B rows of T tokens, all rows at once:
 1. Embed, and build the pyramid of gists, one GistNet call per level.
 2. The plain next-token pass: what keeps the model a good plain model, and the teacher of everything below.
 3. N variants: cuts of one length whose far past is gists. Even ones show the far past as gists only; in odd ones a few far
-   blocks stay tokens, chosen at random, by LensNet or by a search, or tokens lie anywhere. Training on both is what makes gists carry
-   something and an expansion useful.
+   blocks stay tokens, chosen at random, by LensNet or by a search, or tokens lie anywhere. Training on both is what makes
+   gists carry something and an expansion useful.
 4. Targets by position: the entry that ends at token p predicts token p + 1.
 5. LensNet sees the history of a variant and is judged by the horizon behind it.
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ from mccore.megacontext.controller import (
     measure,
     plan_and_apply,
     prefill_focus,
-    score_cuts,
+    scores_for,
 )
-from mccore.megacontext.cut import append
+from mccore.megacontext.cut import Cut, append
 from mccore.megacontext.networks import MegaContextNets
 from mccore.megacontext.ngram_search import NgramSearch
 from mccore.megacontext.seen import Runs, finest, runs_of
@@ -71,7 +71,7 @@ class SessionSettings:
     kv_policy: KvPolicy = "exact"
     surprise: float | None = None
     rounds: int = 8
-    search: SearchConfig = SearchConfig()
+    search: SearchConfig = field(default_factory=SearchConfig)
 
 
 class ContextModel:
@@ -365,7 +365,7 @@ class Session:
         if count > OVERHANG * limits.budget:
             (after,) = prefill_focus(
                 [tokens],
-                lambda cuts: [self.tree.entries(cut).embeddings for cut in cuts],
+                self._embeddings,
                 model.nets.lensnet,
                 allocator,
                 limits,
@@ -376,8 +376,7 @@ class Session:
             before = after
         else:
             before = grown(self.focus, count)
-            embeddings = self.tree.entries(before.cut).embeddings
-            scores = score_cuts(model.nets.lensnet, [embeddings], [before.cut], model.recent_tokens, dtype)
+            scores = scores_for(allocator, model.nets.lensnet, self._embeddings, [before.cut], dtype)
             (after,), (edits,) = plan_and_apply([before], scores, allocator, limits, found)
         self._set_focus(after)
         self.since = min(count, 1)  # so that one falls on every `interval`-th token
@@ -390,9 +389,12 @@ class Session:
         measures = measure(before, after, edits, model.recent_tokens, limits)
         self.recent.append(Refocus([], [edits], [measures], time.perf_counter() - began))
 
+    def _embeddings(self, cuts: Sequence[Cut]) -> list[Tensor]:
+        return [self.tree.entries(cut).embeddings for cut in cuts]
+
     def _find(self, tokens: int) -> Found | None:
-        """What the newest of the `tokens` tokens in the tree ask for: as many spans as the Working Context could show, and as many
-        again, since those in its tail are shown in any case."""
+        """What the newest of the `tokens` tokens in the tree ask for: as many spans as the Working Context could show, and as
+        many again, since those in its tail are shown in any case."""
         search, settings = self._search, self.model.settings
         if search is None:
             return None

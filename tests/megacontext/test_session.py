@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mccore import plugins
-from mccore.config import Choice
+from mccore.config import Choice, SearchConfig
+from mccore.megacontext import controller
 from mccore.megacontext import session as session_module
 from mccore.megacontext.context_cache import ContextCache
 from mccore.megacontext.controller import FocusError
@@ -21,8 +23,10 @@ from mccore.megacontext.cut import Cut, check
 from mccore.megacontext.networks import MegaContextNets
 from mccore.megacontext.session import ContextModel, Session, SessionSettings
 from mccore.megacontext.session_batch import SessionBatch
+from mccore.megacontext.session_files import open_session, save_session
 from mccore.megacontext.tree import Tree, TreeError
 from mccore.model import GPT
+from mccore.sessions import TreeBuilder
 from tests.megacontext.conftest import VOCAB, run_config, stir
 
 W, INTERVAL, RECENT, K = 40, 6, 8, 4
@@ -38,21 +42,15 @@ def context_model(
     **changes: Any,
 ) -> ContextModel:
     """A small model whose every path carries signal; `changes` are settings of sessions and of the MegaContext section."""
-    of_session = {name: changes.pop(name) for name in ("kv_policy", "surprise", "rounds") if name in changes}
+    of_session = {name: changes.pop(name) for name in ("kv_policy", "surprise", "rounds", "search") if name in changes}
     config = run_config(model, **changes)
     gpt = GPT(config.model)
     stir(gpt)
     nets = MegaContextNets(config.megacontext, config.model)
     stir(nets, 1)
     extension = plugins.load("allocator", allocator)
-    chosen = {
-        "recent_tokens": RECENT,
-        "min_residency": 1,
-        "hysteresis": 0.0,
-        "expand_threshold": -1.0,
-        "collapse_threshold": -1.0,
-        **(options or {}),
-    }
+    eager = {"min_residency": 1, "expand_threshold": -1.0, "collapse_threshold": -1.0}
+    chosen = {"recent_tokens": RECENT, "hysteresis": 0.0, **({} if allocator == "spans" else eager), **(options or {})}
     opened = plugins.read_options("allocator", Choice(name=allocator, options=chosen), extension)
     return ContextModel(
         gpt.eval(),
@@ -218,7 +216,7 @@ def test_streaming_is_legal_at_every_step(
     model: ContextModel, kind: str, allocator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        session_module, "score_cuts", lambda lens, embeddings, cuts, *rest: [SCORES[kind](len(cut)) for cut in cuts]
+        controller, "score_cuts", lambda lens, embeddings, cuts, *rest: [SCORES[kind](len(cut)) for cut in cuts]
     )
     session = new_session(context_model(allocator=allocator))
     for at, token in enumerate(ids_of(150)):
@@ -234,9 +232,7 @@ def test_scores_that_are_not_numbers_are_refused_and_nothing_is_lost(monkeypatch
     session.read()
     before = session.focus.cut
     with monkeypatch.context() as broken:
-        broken.setattr(
-            session_module, "score_cuts", lambda lens, embeddings, cuts, *rest: [np.full(len(cuts[0]), np.nan)]
-        )
+        broken.setattr(controller, "score_cuts", lambda lens, embeddings, cuts, *rest: [np.full(len(cuts[0]), np.nan)])
         session.append_token(3)
         with pytest.raises(FocusError, match="is nan: scores lie in"):
             session.read()
@@ -581,3 +577,71 @@ def test_what_was_seen_takes_no_more_memory_the_longer_it_is_watched(monkeypatch
         assert len(session._seen) <= views
         kept.append(session.seen())
     assert kept[0] == kept[1]
+
+
+# --- searched histories -----------------------------------------------------------------------------------------------
+
+
+def searching(**changes: Any) -> ContextModel:
+    search = SearchConfig(kind="ngram", span_tokens=8, query_tokens=6)
+    return context_model(
+        allocator="spans",
+        options={"spans": 1, "hysteresis": 0.0},
+        search=search,
+        token_positions="contiguous",
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("kv_policy", ["exact", "reuse"])
+def test_what_the_newest_tokens_ask_for_is_shown(kv_policy: str) -> None:
+    session = new_session(searching(kv_policy=kv_policy))
+    ids = np.random.default_rng(3).integers(0, VOCAB - 8, 400)
+    phrase = np.arange(VOCAB - 8, VOCAB)  # nowhere else
+    ids[96:104] = phrase
+    session.append(ids)
+    session.read()
+    assert session.focus.cut.tokens == 400
+    assert not shown(session, 96, 104)
+    session.append(phrase[:5])
+    session.refocus_next()
+    session.read()
+    assert shown(session, 96, 104)  # and the rest of the phrase with it
+    check_legal(session)
+    for token in ids_of(40, 9):
+        session.append_token(token)
+        assert torch.isfinite(session.read()).all()
+        check_legal(session)
+    assert not shown(session, 96, 104)  # nobody asks any more
+
+
+def shown(session: Session, start: int, stop: int) -> bool:
+    cut = session.focus.cut
+    return set(range(start, stop)) <= set(cut.index[cut.level == 0].tolist())
+
+
+def test_a_searched_session_that_was_saved_finds_the_same(tmp_path: Path) -> None:
+    model, ids = searching(kv_policy="exact"), np.random.default_rng(5).integers(0, 12, 500)
+    whole, first = new_session(model), new_session(model)
+    whole.append(ids[:450])
+    whole.read()
+    first.append(ids[:450])
+    first.read()
+    trees = TreeBuilder(Choice(name="disk"))
+    save_session(first, tmp_path / "kept", trees)
+    again, _ = open_session(model, tmp_path / "kept", trees)
+    for token in ids[450:].tolist():
+        for session in (whole, again):
+            session.append_token(token)
+        assert torch.equal(whole.read(), again.read())
+        assert whole.focus.cut == again.focus.cut
+    again.close()
+
+
+def test_lensnet_isnt_asked_by_an_allocator_that_doesnt_read_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = searching()
+    monkeypatch.setattr(model.nets.lensnet, "forward", lambda *_: pytest.fail("LensNet was asked"))
+    session = new_session(model)
+    session.append(ids_of(300))
+    session.read()
+    assert session.refocuses == 1

@@ -49,6 +49,8 @@ class Tiling:
 class SpansAllocator:
     """Builds the wanted cut of each row by the rules at the top of this module."""
 
+    reads_scores = False
+
     def __init__(self, options: SpansOptions, spec: AllocatorSpec) -> None:
         self.recent_tokens = options.recent_tokens
         self._options = options
