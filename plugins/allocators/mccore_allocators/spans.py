@@ -86,11 +86,11 @@ class SpansAllocator:
         tail = self._tail(tokens, entries, chosen)
         if tail is None:
             return self._latest_tail(tokens), []
-        # The tail only starts later as spans are added, and what it has left behind stays outside of it. So whoever is
-        # rejected would be rejected with more spans chosen, too: a plan that starts at its own result changes nothing.
+        # The tail only starts later as spans are added, and what it has left behind stays outside of it. So what is rejected
+        # would be rejected with more spans chosen, too: a plan that starts at its own result changes nothing.
         for span in ranked:
-            if span[0] < tail and _before(tail, chosen) == self._options.spans:
-                continue
+            if _before(tail, chosen) == self._options.spans:
+                break  # only spans in the tail could still join, and those are shown
             more = sorted([*chosen, span])
             later = tail if span[0] >= tail else self._tail(tokens, entries, more)
             if later is not None and _before(later, more) <= self._options.spans:
@@ -104,8 +104,8 @@ class SpansAllocator:
     def _tail(self, tokens: int, entries: int, spans: Sequence[Span]) -> int | None:
         """First token of the longest tail with which a cut that shows `spans` has at most `entries`, if there is one.
 
-        A cut is as long as the history less K - 1 entries for every node above its entries' tokens, gists included. So
-        the tail starts where enough nodes are complete before it, and more are the later it starts.
+        Collapsing tokens into the coarsest cut takes one collapse for every node that is complete, and each saves K - 1
+        entries. So the tail starts where enough nodes are complete before it.
         """
         size = self._block_size
         needed = -(-(tokens - entries) // (size - 1))
