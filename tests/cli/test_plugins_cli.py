@@ -313,7 +313,7 @@ def test_help_shows_sections_defaults_and_the_chosen_allocators_options(capsys: 
     for section in ("Options:", "Run:", "MegaContext:", "GistNet:", "LensNet:", "Allocator stochastic_greedy:"):
         assert f"\n{section}\n" in text
     assert "--allocator-sample-top-k" in text
-    assert "greedy, stochastic_greedy" in text
+    assert "greedy, spans, stochastic_greedy" in " ".join(text.split())
     assert main(["run", "speedrun", "--help"]) == 0
     nproc = capsys.readouterr().out.partition("--nproc")[2].partition("--nnodes")[0]
     assert "[default: 8]" in " ".join(nproc.split())
