@@ -37,6 +37,7 @@ class Overrides:
     surprise: float | None = None
     gist_dtype: str | None = None
     search: str | None = None
+    token_positions: str | None = None
 
     def apply(self, config: MegaContextConfig) -> MegaContextConfig:
         """The configuration with these. Raises ConfigError for a value that isn't allowed."""
@@ -87,6 +88,7 @@ def context_model(
             hint="train one with `mccore run tiny --mc`",
         )
     config = (overrides or Overrides()).apply(RunConfig.model_validate(meta.config).megacontext)
+    nets.config = nets.config.model_copy(update={"token_positions": config.token_positions})
     extension = plugins.load("allocator", config.allocator.name)
     options = plugins.read_options("allocator", config.allocator, extension)
     own = getattr(options, "recent_tokens", None)

@@ -59,24 +59,27 @@ class ContextCache:
         """Whether the newest entry is a token, of which the next one takes its share."""
         return bool(self._behind or (len(self._cut) and self._cut.level[-1] == 0))
 
-    def read_token(self, token: int, position: int) -> Tensor:
-        """The token at `position`, which comes behind what is held and isn't the first: its hidden state [1, D]."""
-        device = self.gpt.device
-        mask = None if self.ends_in_token() else torch.zeros((1, 1), device=device)
+    def read_tokens(self, tokens: Tensor, position: int) -> Tensor:
+        """Tokens [t], the first at `position`, which come behind what is held, something at least: hidden states [t, D]."""
+        count, device = len(tokens), self.gpt.device
+        mask = None
+        if not self.ends_in_token():
+            mask = torch.ones((1, count), device=device)
+            mask[0, 0] = 0
         hidden = self.gpt.hidden(
-            torch.tensor([[token]], device=device),
-            positions=torch.tensor([position], device=device),
+            tokens.unsqueeze(0),
+            positions=torch.arange(position, position + count, device=device),
             smear_mask=mask,
             key_bias_weights=self._weights(),
             cache=self.cache,
         )
-        self.hold_token()
-        return hidden[:, -1]
+        self.hold_tokens(count)
+        return hidden[0]
 
-    def hold_token(self) -> None:
-        """Count one more token as read, in a pass of this cache or of another one that is copied into it."""
-        self._behind += 1
-        self.entries_read += 1
+    def hold_tokens(self, count: int) -> None:
+        """Count so many more tokens as read, in a pass of this cache or of another one that is copied into it."""
+        self._behind += count
+        self.entries_read += count
 
     def adopt(self, cut: Cut) -> None:
         """Take the cache as it is for what reading `cut` has left."""

@@ -8,7 +8,7 @@ the border of two spans belongs to that of its last token.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,25 @@ class Found(NamedTuple):
     start: NDArray[np.int64]
     stop: NDArray[np.int64]
     score: NDArray[np.float64]
+
+
+class HistorySearch(Protocol):
+    """What finds spans of one history, as it grows, for its newest tokens."""
+
+    span: int  # tokens of a span, a multiple of the block size
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were appended."""
+        ...
+
+    def append(self, ids: ArrayLike) -> None:
+        """Add tokens, ids [t]."""
+        ...
+
+    def find(self, query: ArrayLike, before: int, count: int) -> Found:
+        """The best `count` spans wholly before token `before`, for a query of ids [q]; they don't overlap."""
+        ...
 
 
 class NgramSearch:

@@ -37,7 +37,7 @@ from mccore.megacontext.controller import (
 )
 from mccore.megacontext.cut import Cut, append
 from mccore.megacontext.networks import MegaContextNets
-from mccore.megacontext.ngram_search import NgramSearch
+from mccore.megacontext.ngram_search import HistorySearch, NgramSearch
 from mccore.megacontext.seen import Runs, finest, runs_of
 from mccore.megacontext.tree import BlockEncoder, Tree, TreeError
 from mccore.model.gpt import GPT
@@ -130,7 +130,7 @@ class ContextModel:
             for level in range(min(self.nets.config.max_lod, self.levels), self.levels + 1)
         )
 
-    def new_search(self) -> NgramSearch | None:
+    def new_search(self) -> HistorySearch | None:
         """A search of one history, where sessions have one."""
         search = self.settings.search
         if search.kind == "none":
@@ -157,10 +157,10 @@ class Session:
     """One history and the focus on it. Not shared between threads.
 
     tree: holds the history, which may have tokens already: they are unread. It belongs to the session from now on.
-    seed: of an allocator that draws.
+    seed: of an allocator that draws. search: what searches the history, where it isn't to be what the model's settings say.
     """
 
-    def __init__(self, model: ContextModel, tree: Tree, *, seed: int = 0) -> None:
+    def __init__(self, model: ContextModel, tree: Tree, *, seed: int = 0, search: HistorySearch | None = None) -> None:
         self.model, self.tree, self.seed = model, tree, seed
         self.context = ContextCache(model.gpt, model.nets, model.settings.budget)
         self.covered = 0  # tokens that the focus covers, read or about to be
@@ -175,7 +175,7 @@ class Session:
         self._buffer: list[int] = []  # tokens that aren't in the tree yet
         self._wanted = False  # a refocus was asked for
         self._seen: list[Runs] | None = None
-        self._search = model.new_search()
+        self.search = search or model.new_search()
 
     # --- the history --------------------------------------------------------------------------------------------------
 
@@ -274,7 +274,8 @@ class Session:
             hidden = self.context.read(self.focus.cut, self.tree.entries, policy)
         elif count == 1 and self._buffer and self.covered and self._all_read():
             self._grow(1)
-            hidden = self.context.read_token(self._buffer[-1], self.covered - 1)
+            newest = torch.tensor(self._buffer[-1:], device=self.model.gpt.device)
+            hidden = self.context.read_tokens(newest, self.covered - 1)
         else:
             self._settle()
             self._grow(count)
@@ -395,7 +396,7 @@ class Session:
     def _find(self, tokens: int) -> Found | None:
         """What the newest of the `tokens` tokens in the tree ask for: as many spans as the Working Context could show, and as
         many again, since those in its tail are shown in any case."""
-        search, settings = self._search, self.model.settings
+        search, settings = self.search, self.model.settings
         if search is None:
             return None
         while search.tokens < tokens:  # the first time, all of a history that was loaded

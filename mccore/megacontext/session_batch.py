@@ -92,7 +92,7 @@ class SessionBatch:
         logits = self.model.gpt.logits(hidden[:, -1])
         for row, session in enumerate(self.sessions):
             self._ahead[row] += 1
-            session.context.hold_token()
+            session.context.hold_tokens(1)
             session.take_logits(logits[row])
         return logits
 
