@@ -26,7 +26,7 @@ from mccore.megacontext.tree import Tree
 from mccore.paths import runs_dir
 from mccore.runtime import load_gpt
 from mccore.sessions import Overrides, load_context_model
-from mccore.train.checkpoint import latest, read_meta
+from mccore.train.checkpoint import latest
 
 PAIRS = (
     ("context", "window"),
@@ -63,21 +63,19 @@ def checkpoint_of(name: str) -> Path:
 
 def validation_rows(
     config: RunConfig, tokenizer: Tokenizer, length: int, step: int, first: int, most: int
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Token ids [R, length] that end every `step` tokens in the validation documents, the document of each row, and their ids."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids [R, length] that end every `step` tokens in the validation documents, and the document of each row."""
     rows, documents = [], []
-    names: list[str] = []
-    for document in open_corpus(config.data.corpus).documents("val"):
+    for number, document in enumerate(open_corpus(config.data.corpus).documents("val")):
         ids = np.array([tokenizer.bos_id, *tokenizer.encode_to_array(document.text)], dtype=np.int64)
         ends = np.arange(length + first, len(ids) + 1, step)
         if len(ends) > most:
             ends = ends[np.linspace(0, len(ends) - 1, most).astype(int)]
         rows += [ids[end - length : end] for end in ends]
-        documents += [len(names)] * len(ends)
-        names.append(document.id)
+        documents += [number] * len(ends)
     if not rows:
         raise SystemExit(f"no validation document of {config.data.corpus} has {length} tokens: lower --history")
-    return np.stack(rows), np.array(documents), names
+    return np.stack(rows), np.array(documents)
 
 
 def evaluate(args: argparse.Namespace, name: str, twin: str | None) -> LongHistoryReport:
@@ -97,7 +95,7 @@ def evaluate(args: argparse.Namespace, name: str, twin: str | None) -> LongHisto
         gpt, other = load_gpt(checkpoint_of(twin))
         if other.tokenizer != meta.tokenizer:
             raise SystemExit(f"{twin} has another tokenizer than {name}")
-    rows, documents, names = validation_rows(
+    rows, documents = validation_rows(
         config, tokenizer, args.history + args.horizon, args.step, args.first, args.per_document
     )
     rows, documents = rows[: args.rows], documents[: args.rows]
