@@ -294,7 +294,9 @@ class SearchConfig(Section):
     """A search of the history for spans that the newest tokens ask for, beside LensNet. Allocators see what it finds."""
 
     kind: Literal["none", "ngram"] = Field(
-        "none", description="none, or by the rare n-grams that a span shares with the newest tokens"
+        "none",
+        description="none, or by the rare n-grams that a span shares with the newest tokens",
+        json_schema_extra=flags("search"),
     )
     span_tokens: Positive = Field(64, description="tokens of a span, rounded up to whole blocks")
     query_tokens: Annotated[int, Field(ge=2)] = Field(64, description="newest tokens that are searched for")
