@@ -20,8 +20,9 @@ from mccore import plugins
 from mccore.config import Choice, RunConfig
 from mccore.data.corpora import open_corpus
 from mccore.data.tokenizer import Tokenizer
+from mccore.errors import MccoreError
 from mccore.eval.context_statistics import Estimate, estimate
-from mccore.eval.long_history import LongHistoryReport, evaluate_long_histories
+from mccore.eval.long_history import CONDITIONS, LongHistoryReport, evaluate_long_histories
 from mccore.megacontext.tree import Tree
 from mccore.paths import runs_dir
 from mccore.runtime import load_gpt
@@ -136,7 +137,7 @@ def main() -> None:
     add("--first", type=int, default=0, help="tokens by which all ends are moved: other rows of the same documents")
     add("--per-document", type=int, default=24)
     add("--rows", type=int, default=None, help="only the first so many")
-    add("--conditions", nargs="*", default=None)
+    add("--conditions", nargs="*", choices=CONDITIONS, default=None, help="default: all")
     add("--out", type=Path, default=None)
     args = parser.parse_args()
     if args.twin and len(args.twin) != len(args.runs):
@@ -147,8 +148,8 @@ def main() -> None:
     print(f"{len(documents)} rows of {len(np.unique(documents))} documents, histories of {args.history} tokens")
     for run, report in zip(args.runs, reports, strict=True):
         print(
-            f"{run}: Working Contexts of {report.entries:.1f} entries before the first prediction, {report.spans:.2f} spans, a "
-            f"tail of {report.tail:.1f} tokens"
+            f"{run}: Working Contexts of {report.entries:.1f} entries before the first prediction: {report.far_tokens:.1f} "
+            f"tokens from far behind, a tail of {report.tail:.1f}, the rest gists"
         )
         print("   " + "  ".join(f"{name} {values.mean():.4f}" for name, values in report.nll.items()))
     for one, other in PAIRS:
@@ -169,4 +170,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MccoreError as error:
+        raise SystemExit(error.render()) from None

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mccore.errors import DataError
+from mccore.errors import ConfigError, DataError
 from mccore.eval.context import swap_partners
 from mccore.eval.context_policies import bm25
 from mccore.eval.context_statistics import Estimate, Values, estimate
@@ -44,6 +44,10 @@ from mccore.megacontext.tree import Entries, Tree
 from mccore.model.gpt import GPT
 
 ROUTERS = ("random", "bm25", "lens")
+CONDITIONS = (
+    "context", "window", "window_full", "tail", "nothing_found", "gists_zeroed", "gists_swapped", "history_swapped",
+    "absolute", "contiguous", *ROUTERS, "twin", "twin_full",
+)  # fmt: skip
 _ROWS = 16  # windows of one pass
 
 
@@ -72,7 +76,7 @@ class LongHistoryReport:
     documents: NDArray[np.int64]
     history: int
     entries: float  # of the Working Contexts at the first prediction, mean
-    spans: float  # spans before the tail that they showed as tokens, mean
+    far_tokens: float  # tokens before the tail that they showed, mean
     tail: float  # tokens of their raw tail at the first prediction, mean
 
     @cached_property
@@ -99,11 +103,23 @@ def evaluate_long_histories(
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> LongHistoryReport:
     """Predict the last `horizon` tokens of rows [R, n + horizon], each of one of `documents` [R], in the given conditions, by
-    default all. `new_tree` makes an empty tree; `twin` is a plain model with the same tokenizer.
+    default all; `context` and `window` always, and a twin's where there is one. Conditions that a model or rows don't have are
+    left out: those of a search that it hasn't got, and other histories where all rows are of one document.
 
-    Raises DataError where histories fit the Working Context as they are, or the horizon is longer than an interval.
+    `new_tree` makes an empty tree; `twin` is a plain model with the same tokenizer.
+
+    Raises DataError where histories fit the Working Context as they are, or the horizon is longer than an interval,
+    ConfigError for a condition that doesn't exist.
     """
     settings = model.settings
+    asked = None if conditions is None else {"context", "window", "twin", "twin_full", *conditions}
+    unknown = sorted((asked or set()) - set(CONDITIONS))
+    if unknown:
+        raise ConfigError(
+            f"there is no condition {unknown[0]!r} of long histories", hint=f"choose among {', '.join(CONDITIONS)}"
+        )
+    if not len(rows) or len(documents) != len(rows):
+        raise DataError(f"{len(rows)} rows and {len(documents)} documents: give the document of each row")
     history = rows.shape[1] - horizon
     if history <= settings.budget:
         raise DataError(f"histories of {history} tokens fit a Working Context of {settings.budget} as they are")
@@ -111,7 +127,6 @@ def evaluate_long_histories(
         raise DataError(f"a horizon of {horizon} tokens needs refocuses more than {settings.interval} tokens apart")
     ids = np.asarray(documents, dtype=np.int64)
     partners = swap_partners(len(rows), ids)
-    asked = None if conditions is None else {"context", "window", *conditions}
     losses: dict[str, list[Tensor]] = {}
     shapes: list[tuple[int, int, int]] = []
     trees: dict[int, Tree] = {}
@@ -137,17 +152,19 @@ def evaluate_long_histories(
         ("twin", twin, room),
         ("twin_full", twin, settings.budget),
     ):
-        if gpt is not None and (asked is None or name in asked or gpt is twin):
+        if gpt is not None and (asked is None or name in asked):
             table[name] = window_losses(gpt, rows[:, history - kept :], horizon)
-    entries, spans, tail = np.array(shapes, dtype=np.float64).mean(axis=0)
-    return LongHistoryReport(table, ids, history, float(entries), float(spans), float(tail))
+    entries, far, tail = np.array(shapes, dtype=np.float64).mean(axis=0)
+    return LongHistoryReport(table, ids, history, float(entries), float(far), float(tail))
 
 
 @torch.inference_mode()
 def window_losses(gpt: GPT, rows: NDArray[Any], horizon: int) -> Values:
     """Losses [R, horizon] of the last tokens of rows of token ids [R, n], read as they are."""
     found = []
-    for part in torch.from_numpy(rows.astype(np.int64)).to(gpt.device).split(_ROWS):
+    ids = torch.from_numpy(rows.astype(np.int64)).to(gpt.device)
+    for start in range(0, len(ids), _ROWS):
+        part = ids[start : start + _ROWS]
         found.append(_losses(gpt, gpt.hidden(part[:, :-1])[:, -horizon:], part[:, -horizon:]))
     values: Values = torch.cat(found).double().cpu().numpy()
     return values
@@ -181,13 +198,7 @@ class _Row:
         self.cut = self.session.focus.cut
         coarse = np.flatnonzero(self.cut.level > 0)
         self.tail = self.history - (int(self.cut.stop[coarse[-1]]) if len(coarse) else 0)
-        self.shape = (len(self.cut), self._spans_shown(), self.tail)
-
-    def _spans_shown(self) -> int:
-        """Runs of tokens before the tail."""
-        raw = (self.cut.level == 0) & (self.cut.index < self.history - self.tail)
-        starts: int = (raw & ~np.concatenate([[False], raw[:-1]])).sum()
-        return int(starts)
+        self.shape = (len(self.cut), int((self.cut.level == 0).sum()) - self.tail, self.tail)
 
     @torch.inference_mode()
     def conditions(self, asked: set[str] | None) -> Iterable[tuple[str, Tensor]]:
@@ -215,16 +226,23 @@ class _Row:
         search = self.session.search
         if search is None:
             return
-        nothing = np.zeros(self.history // search.span)
-        for name, scores in (("nothing_found", lambda _: nothing), *((name, self._scores(name)) for name in ROUTERS)):
+        for name in ("nothing_found", *ROUTERS):
             if wanted(name):
-                given = GivenSpans(search.span, self.history, scores(search))
+                given = GivenSpans(search.span, self.history, self._scores(name)(search))
                 session = Session(self.model, self.tree, search=given)
                 session.read()
                 yield name, self._behind(session)
 
     def _scores(self, name: str) -> Callable[[HistorySearch], NDArray[np.float64]]:
-        return {"random": self._random, "bm25": self._bm25, "lens": self._lens}[name]
+        return {
+            "nothing_found": self._nothing,
+            "random": self._random,
+            "bm25": self._bm25,
+            "lens": self._lens,
+        }[name]
+
+    def _nothing(self, search: HistorySearch) -> NDArray[np.float64]:
+        return np.zeros(self.history // search.span)
 
     def _random(self, search: HistorySearch) -> NDArray[np.float64]:
         return self.rng.random(self.history // search.span)
@@ -279,6 +297,8 @@ class _Row:
     def _rest(self, context: ContextCache, logits: Tensor) -> Tensor:
         """Losses [H] of the tokens behind what a cache has read, from the logits [V] that this gave."""
         first = F.cross_entropy(logits.float(), self.later[0]).unsqueeze(0)
+        if len(self.later) == 1:
+            return first
         hidden = context.read_tokens(self.later[:-1], self.history)
         return torch.cat([first, _losses(self.model.gpt, hidden.unsqueeze(0), self.later[1:].unsqueeze(0))[0]])
 
