@@ -117,7 +117,7 @@ def evaluate(args: argparse.Namespace, name: str, twin: str | None) -> LongHisto
     )
 
 
-def error(found: Estimate) -> str:
+def stderr_of(found: Estimate) -> str:
     return "?" if found.stderr is None else f"{found.stderr:.4f}"
 
 
@@ -160,8 +160,8 @@ def main() -> None:
         rows, by_document = estimate(mean), estimate(mean, documents)
         of_documents = estimate(np.array([mean[documents == document].mean() for document in np.unique(documents)]))
         print(
-            f"{one + ' - ' + other:28s} {mean.mean():+.4f} +- {error(rows)} by row, {error(by_document)} by document; "
-            f"mean of documents {of_documents.mean:+.4f} +- {error(of_documents)}; "
+            f"{one + ' - ' + other:28s} {mean.mean():+.4f} +- {stderr_of(rows)} by row, {stderr_of(by_document)} by document; "
+            f"mean of documents {of_documents.mean:+.4f} +- {stderr_of(of_documents)}; "
             f"runs {' '.join(f'{values.mean():+.4f}' for values in each)}"
         )
     if args.out is not None:
