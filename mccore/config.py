@@ -366,6 +366,11 @@ class MegaContextConfig(Section):
     baseline_share: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of the sequences that are also read in full, token by token"
     )
+    baseline_tokens: Count = Field(
+        0,
+        description="tokens of a sequence that this pass reads, at a random place, where histories are to be longer than what "
+        "the plain model can afford; 0 reads all",
+    )
     variant_weight: NonNegative = Field(
         0.3, description="weight of the variants' next-token loss; at 1 the plain model pays for them"
     )
@@ -416,6 +421,16 @@ class MegaContextConfig(Section):
             raise ValueError(
                 f"random_share={self.random_share:g}, policy_share={self.policy_share:g} and "
                 f"search_share={self.search_share:g} are shares of the same variants: together they are at most 1"
+            )
+        if self.baseline_tokens and self.lens.loss_weight and self.lens.target != "preference":
+            raise ValueError(
+                f"lens.target={self.lens.target} learns from a pass over all of a sequence, and baseline_tokens="
+                f"{self.baseline_tokens} reads a part: set lens.loss_weight=0, or baseline_tokens=0"
+            )
+        if self.baseline_tokens and self.distill_weight:
+            raise ValueError(
+                f"distill_weight={self.distill_weight:g} takes a pass over all of a sequence for the teacher, and "
+                f"baseline_tokens={self.baseline_tokens} reads a part"
             )
         if 0 < self.recent_tokens < self.horizon:
             raise ValueError(

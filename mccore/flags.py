@@ -29,7 +29,7 @@ MEGACONTEXT_SECTIONS: dict[str, tuple[str, ...]] = {
     "Training contexts": (
         "num_random_variants", "start_wc_fraction", "train_wc_length", "wc_length_steps", "min_history", "recent_tokens",
         "expanded_blocks", "expanded_run", "random_share", "policy_share", "search_share", "lod2_probability",
-        "position_skip", "baseline_share", "auto_batch",
+        "position_skip", "baseline_share", "baseline_tokens", "auto_batch",
     ),
     "Losses": (
         "variant_weight", "gist_target_weight", "key_token_weight", "distill_weight", "recon_weight", "recon_blocks",

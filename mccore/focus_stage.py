@@ -12,6 +12,7 @@ from mccore import plugins
 from mccore.api import Allocator, AllocatorSpec
 from mccore.config import MegaContextConfig, RunConfig
 from mccore.data.rows import Position
+from mccore.errors import ConfigError
 from mccore.scaling import shortest_context, variant_lengths
 
 if TYPE_CHECKING:
@@ -61,6 +62,16 @@ def validation_rows(runtime: Runtime, count: int) -> tuple[Tensor, NDArray[np.in
     return torch.cat((inputs, targets[:, -1:]), dim=1).to(runtime.world.device), documents
 
 
+def require_full_context(config: MegaContextConfig) -> None:
+    """Raise ConfigError for a model that has never read so much as a whole sequence: nothing to compare contexts with."""
+    if config.baseline_tokens:
+        raise ConfigError(
+            f"with megacontext.baseline_tokens={config.baseline_tokens} the plain model reads parts of a sequence, and contexts "
+            "are compared with all of it",
+            hint="benchmarks/long_history.py compares them with windows",
+        )
+
+
 def check_budget(config: RunConfig) -> int:
     """Entries of the check's contexts: twice those that training ends with, at most half a sequence. In fewer, only the newest
     blocks are tokens, and a focus has nothing to do; a refocus leaves room for the next tokens."""
@@ -85,6 +96,7 @@ def check_focus(
     from mccore.eval.context_stream import stream_focus
 
     config = runtime.config.megacontext
+    require_full_context(config)
     budget = check_budget(runtime.config)
     interval = check_interval(config)
     allocator = build_allocator(runtime, max(config.horizon, config.recent_tokens - interval))
@@ -166,6 +178,7 @@ def focus_table(runtime: Runtime, gpt: GPT, nets: MegaContextNets) -> dict[str, 
     from mccore.eval.context_rows import POLICIES
 
     config = runtime.config.megacontext
+    require_full_context(config)
     tokens, expanded = runtime.config.model.max_seq_len, max(1, config.expanded_blocks)
     room = shortest_context(runtime.config, tokens) + expanded * (config.block_size - 1)
     budget = max(config.train_wc_length, variant_lengths(runtime.config)[-1].mixed, room)

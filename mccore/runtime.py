@@ -315,11 +315,19 @@ class Runtime:
         return Engine(gpt, self.tokenizer)
 
     def validate(self, gpt: GPT, rows: Rows, tokens: int, batch_rows: int) -> BitsPerByte:
-        """Validation loss and bits per byte over up to `tokens` tokens; every rank takes its share and gets the result."""
+        """Validation loss and bits per byte over up to `tokens` tokens; every rank takes its share and gets the result. A model
+        whose plain pass reads parts of a sequence is asked for such parts."""
         from mccore.data.loader import validation_batches
         from mccore.eval.bits_per_byte import bits_per_byte
 
         batches = validation_batches(rows, tokens, batch_rows, rank=self.world.rank, world_size=self.world.size)
+        megacontext = self.config.megacontext
+        if length := megacontext.enabled and megacontext.baseline_tokens:
+            whole = self.config.model.max_seq_len // length * length
+            batches = (
+                (inputs[:, :whole].reshape(-1, length), targets[:, :whole].reshape(-1, length))
+                for inputs, targets in batches
+            )
         return bits_per_byte(gpt, batches, self.token_bytes, all_reduce=self.world.sum)
 
 

@@ -111,6 +111,11 @@ def _check_contexts(config: RunConfig) -> None:
             hint="lower megacontext.horizon (recent_tokens is horizon + block_size where it isn't set) or "
             "megacontext.block_size, or raise model.max_seq_len",
         )
+    if mc.baseline_tokens > tokens:
+        raise ConfigError(
+            f"megacontext.baseline_tokens={mc.baseline_tokens} exceeds model.max_seq_len={tokens}",
+            hint="lower it, or set 0 to read all of a sequence",
+        )
     start = math.ceil(mc.start_wc_fraction * tokens)
     if mc.train_wc_length > start:
         raise ConfigError(

@@ -131,7 +131,7 @@ def megacontext_flops(config: RunConfig) -> MegaContextFlops:
     Counted like `flops_per_token`: 6 per parameter of a matrix product and entry, 12 * width * span per entry and layer of
     attention, the causal half not discounted; 2 and 4 where there is no backward pass. Parts:
 
-    - plain: the pass over `baseline_share` of the sequences.
+    - plain: the pass over `baseline_share` of the sequences, or `baseline_tokens` of each of these.
     - variants: N of each sequence, the mean over the lengths of the stage; of them the head once more without gradient for
       `key_token_weight`, and for `distill_weight` the teacher's and the variant's own logits over the horizon.
     - gistnet: every block of K children at every level, over all tokens.
@@ -190,10 +190,11 @@ def _flops(config: RunConfig, variants: float, lensnet: float) -> MegaContextFlo
     """All parts per token, of variants and LensNet per sequence."""
     model, mc = derive_model(config.model), config.megacontext
     width, tokens, size, head = model.n_embd, model.max_seq_len, mc.block_size, count_parameters(model).head
+    read = mc.baseline_share * (mc.baseline_tokens or tokens) / tokens
     rebuilt = min(mc.recon_blocks, tokens // size) * size * (mc.recon_weight > 0)
     reconstruction = rebuilt * (6 * (_encoder_matrices(width, mlp_ratio=2) + head) + 12 * width * size)
     return MegaContextFlops(
-        plain=mc.baseline_share * flops_per_token(model),
+        plain=read * _flops_per_entry(model, mc.baseline_tokens or tokens),
         variants=variants / tokens,
         gistnet=_gist_flops(mc, width, tokens) / tokens,
         lensnet=lensnet / tokens,
@@ -239,4 +240,5 @@ def context_activations(config: RunConfig) -> tuple[float, float]:
     layers = mc.gistnet.layers if mc.gistnet.kind == "transformer" else 0
     children = 1 + 1 / mc.block_size
     lens = (longest.coarse + longest.mixed) / tokens * (mc.lens.loss_weight > 0)
-    return mc.baseline_share + read / tokens, layer * (layers * children + mc.lens.layers * lens)
+    plain = mc.baseline_share * (mc.baseline_tokens or tokens)
+    return (plain + read) / tokens, layer * (layers * children + mc.lens.layers * lens)

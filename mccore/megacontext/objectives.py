@@ -50,7 +50,7 @@ from mccore.model.gpt import GPT
 from mccore.model.loss import Losses
 
 # What a random number is for: the third coordinate of its hash.
-_END, _KIND, _BLOCKS, _EXPANDED, _COARSE, _POLICY, _SKIP, _REBUILT = range(8)
+_END, _KIND, _BLOCKS, _EXPANDED, _COARSE, _POLICY, _SKIP, _REBUILT, _PLAIN = range(9)
 
 PHASE = (math.sqrt(5) - 1) / 2  # of a turn, from step to step: spreads as evenly as can be
 
@@ -82,9 +82,9 @@ class _Sums:
 
 
 class _Baseline(NamedTuple):
-    """What the plain pass leaves for the variants. Rows it didn't read have zeros."""
+    """What the plain pass leaves for the variants. Tokens it didn't read have zeros."""
 
-    read: Tensor  # bool [B]
+    read: Tensor  # bool [B, T]
     nll: Tensor  # fp32 [B, T], no gradient
     hidden: Tensor | None  # [B, T, D], no gradient; for distillation
     attention: Tensor | None  # [B, Q + H, blocks], of the last history tokens and the horizon; for LensNet
@@ -307,7 +307,7 @@ class MegaContextObjective:
     def _baseline(
         self, batch: Batch, embeddings: Tensor, weights: Tensor, ends: Tensor, focused: bool, sums: _Sums
     ) -> tuple[_Baseline, Tensor]:
-        """The plain pass over `baseline_share` of the rows, evenly spread over the step's."""
+        """The plain pass over `baseline_share` of the rows, evenly spread over the step's, and `baseline_tokens` of each."""
         config, share, first = self.config, self.config.baseline_share, batch.first_row
         count = batch.inputs.size(0)
         # A phase for every step: with few rows and a small share the same ones, or none, would be read in all steps.
@@ -317,23 +317,35 @@ class MegaContextObjective:
         if not chosen:
             nothing = torch.zeros(weights.shape, device=weights.device)
             sums.add("token_loss", nothing.sum(), nothing.sum())
-            return _Baseline(nothing[:, 0] > 0, nothing, None, None), embeddings.sum() * 0.0
-        every = len(chosen) == count
-        read = torch.full((count,), every, device=weights.device)
-        at = read if every else torch.tensor(chosen, device=weights.device)
+            return _Baseline(nothing > 0, nothing, None, None), embeddings.sum() * 0.0
+        every, length = len(chosen) == count, config.baseline_tokens or self.tokens
+        at = torch.empty(0) if every else torch.tensor(chosen, device=weights.device)
 
-        def some(x: Tensor) -> Tensor:
+        def of_rows(x: Tensor) -> Tensor:
             return x if every else x[at]
 
-        def spread(x: Tensor) -> Tensor:
+        def to_rows(x: Tensor) -> Tensor:
             return x if every else x.new_zeros(count, *x.shape[1:]).index_copy(0, at, x)
+
+        place: Tensor | None = None  # [b, P], the tokens that are read, where that isn't all
+        if length < self.tokens:
+            place = of_rows(self._plain_places(batch, count, length))
+
+        def some(x: Tensor) -> Tensor:  # [B, T, ...] -> [b, P, ...]
+            x = of_rows(x)
+            return x if place is None else x.gather(1, _over(place, x))
+
+        def spread(x: Tensor) -> Tensor:  # [b, P, ...] -> [B, T, ...]
+            if place is not None:
+                x = x.new_zeros(len(x), self.tokens, *x.shape[2:]).scatter(1, _over(place, x), x)
+            return to_rows(x)
 
         recorder: AttentionMass | None = None
         if focused and config.lens.target != "preference":
             blocks = -(-self.tokens // config.block_size)
             asking = config.lens.queries + config.horizon
             recorder = AttentionMass(
-                some(ends) - asking, asking, config.block_size, blocks, some(self._limit(ends)), self.gpt.attend
+                of_rows(ends) - asking, asking, config.block_size, blocks, of_rows(self._limit(ends)), self.gpt.attend
             )
         inputs, targets = some(batch.inputs), some(batch.targets)
         positions: Tensor | None = None
@@ -347,18 +359,26 @@ class MegaContextObjective:
             positions=positions,
             attend=recorder,
         )
-        loss, nll = self.gpt.hidden_losses(hidden, targets, some(weights) / (share * batch.step_targets))
+        portion = share * length / self.tokens
+        loss, nll = self.gpt.hidden_losses(hidden, targets, some(weights) / (portion * batch.step_targets))
         there = some(weights) > 0
         sums.add("token_loss", (nll * there).sum(), there.sum())
         return (
             _Baseline(
-                read if every else read.index_fill(0, at, True),
+                spread(torch.ones_like(nll)) > 0,
                 spread(nll),
                 spread(hidden.detach()) if config.distill_weight else None,
-                spread(recorder.excess()) if recorder else None,
+                to_rows(recorder.excess()) if recorder else None,
             ),
             loss,
         )
+
+    def _plain_places(self, batch: Batch, count: int, length: int) -> Tensor:
+        """`length` tokens of each row that lie together, for the plain pass: int64 [B, P]."""
+        device = batch.inputs.device
+        rows = batch.first_row + torch.arange(count, device=device)
+        first = (self._random(batch.step, _PLAIN, rows) * (self.tokens - length + 1)).long()
+        return first.unsqueeze(1) + torch.arange(length, device=device)
 
     def _variants(
         self,
@@ -404,12 +424,12 @@ class MegaContextObjective:
         missing = weights.sum(dim=1)[own] / scored.sum(dim=1).clamp(min=1e-9)
         share = scored * missing.clamp(max=self.tokens / shape.length).unsqueeze(1)
         share = share / (batch.step_targets * config.num_random_variants)
-        teachers = baseline.read[own]
+        teachers = baseline.read[own].gather(1, contexts.last)
         known = baseline.nll[own].gather(1, contexts.last)
         if config.key_token_weight:
             with torch.no_grad():
                 nll = self.gpt.hidden_losses(hidden, targets, torch.zeros_like(share))[1]
-            extra = torch.expm1(nll - known).clamp(0, config.key_token_weight) * (raw & teachers.unsqueeze(1))
+            extra = torch.expm1(nll - known).clamp(0, config.key_token_weight) * (raw & teachers)
             share = share * (1 + extra)
         with self.timings("variant_ms"):
             loss, nll = self.gpt.hidden_losses(hidden, targets, share)
@@ -419,7 +439,7 @@ class MegaContextObjective:
             at = there & (level == lod)
             sums.add(f"lod_loss/{lod}", (nll * at).sum(), at.sum())
         sums.add("gist_loss", (nll * (there & ~raw)).sum(), (there & ~raw).sum())
-        paired = there & raw & teachers.unsqueeze(1)
+        paired = there & raw & teachers
         gap = torch.where(paired, nll - known, torch.zeros_like(nll))
         sums.add("adv_delta", gap.sum(), paired.sum())
         each, known_rows = gap.sum(dim=1) / paired.sum(dim=1).clamp(min=1), paired.any(dim=1)
@@ -428,7 +448,7 @@ class MegaContextObjective:
         sums.add("delta_nll", gap[:, horizon].sum(), paired[:, horizon].sum())
         if config.distill_weight and baseline.hidden is not None:
             at = contexts.last[:, horizon].unsqueeze(-1).expand(-1, -1, hidden.size(-1))
-            weight = share[:, horizon] * teachers.unsqueeze(1)
+            weight = share[:, horizon] * teachers[:, horizon]
             term, each = self.gpt.distillation(hidden[:, horizon], baseline.hidden[own].gather(1, at), weight)
             sums.add("distill_loss", (each * paired[:, horizon]).sum(), paired[:, horizon].sum())
             loss = loss + config.distill_weight * term
@@ -496,7 +516,7 @@ class MegaContextObjective:
             own = (level[:, -(queries - horizon) :] == 0) & (last == position[:, : queries - horizon])
             asking = asking * F.pad(own, (0, horizon), value=True)
             found = attention_losses(focus, wanted, suffered, asking)
-            counted = (baseline.read & (suffered.sum(dim=1) > 0)).float() * portion / config.baseline_share
+            counted = (baseline.read.all(dim=1) & (suffered.sum(dim=1) > 0)).float() * portion / config.baseline_share
             loss = loss + ((found.focus + config.lens.question_weight * found.questions) * counted).sum()
             there = (counted > 0).float()
             sums.add("lens_loss", (found.focus * there).sum(), there.sum())
@@ -578,6 +598,11 @@ class MegaContextObjective:
         sums.add("preference_corr", _correlation(utilities, nll), one)
         portion = weights.sum(dim=1) / batch.step_targets
         return (portion * (found.loss + config.lens.rank_weight * found.rank)).sum()
+
+
+def _over(place: Tensor, x: Tensor) -> Tensor:
+    """Places [b, P] as an index of the second dimension of x [b, n, ...]."""
+    return place.view(*place.shape, *[1] * (x.dim() - 2)).expand(*place.shape, *x.shape[2:])
 
 
 def _percentile_95(values: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:

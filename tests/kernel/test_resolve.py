@@ -417,21 +417,19 @@ def test_a_recipe_may_prepare_megacontext_without_enabling_it() -> None:
 # --- flags ---------------------------------------------------------------------------------------------------------------
 
 FLAGS = """
---seed --gpu --nproc --nnodes --rdzv-endpoint
---mc --block-size --mc-block-size --mc-max-lod --tree --mc-tree --allocator --allocator-type --mc-allocator
---mc-gistnet-kind --mc-gistnet-layers --mc-gistnet-pooling --mc-gistnet-head --mc-gistnet-skip --mc-gistnet-matrix-lr
---mc-gistnet-lr
---mc-lens-layers --mc-lens-head --mc-lens-lr --mc-lens-start --mc-lens-target --mc-lens-queries --mc-lens-loss-weight
---mc-lens-question-weight --mc-lens-gist-gradient --mc-lens-key-floor --mc-lens-temperature --mc-lens-adv-norm-beta
---mc-lens-rank-weight --mc-lens-rank-margin --mc-lens-hard-negative-ratio --mc-lens-max-pairs --mc-lens-kl-weight
---mc-lens-budget-weight --mc-lens-budget-smooth-weight --mc-lens-budget-smooth-beta
---search --mc-search-kind --mc-search-span-tokens --mc-search-query-tokens --mc-search-half-life
---mc-positional --mc-token-positions --mc-span-bias --mc-position-skip --mc-num-random-variants --mc-start-wc-fraction --mc-train-wc-length
---mc-wc-length-steps --mc-min-history --mc-recent-tokens --mc-expanded-blocks --mc-expanded-run --mc-random-share
---mc-policy-share --mc-search-share --mc-lod2-probability --mc-baseline-share --mc-variant-weight --mc-gist-target-weight --mc-key-token-weight
---mc-distill-weight --mc-recon-weight --mc-recon-blocks --mc-horizon --mc-refocus-interval --mc-wc-length
---mc-gist-dtype --mc-kv-policy --mc-surprise --mc-auto-batch --mc-aux-dtype
---telemetry
+--seed --gpu --nproc --nnodes --rdzv-endpoint --mc --block-size --mc-block-size --mc-max-lod --tree --mc-tree
+--allocator --allocator-type --mc-allocator --mc-gistnet-kind --mc-gistnet-layers --mc-gistnet-pooling
+--mc-gistnet-head --mc-gistnet-skip --mc-gistnet-matrix-lr --mc-gistnet-lr --mc-lens-layers --mc-lens-head
+--mc-lens-lr --mc-lens-start --mc-lens-target --mc-lens-queries --mc-lens-loss-weight --mc-lens-question-weight
+--mc-lens-gist-gradient --mc-lens-key-floor --mc-lens-temperature --mc-lens-adv-norm-beta --mc-lens-rank-weight
+--mc-lens-rank-margin --mc-lens-hard-negative-ratio --mc-lens-max-pairs --mc-lens-kl-weight --mc-lens-budget-weight
+--mc-lens-budget-smooth-weight --mc-lens-budget-smooth-beta --search --mc-search-kind --mc-search-span-tokens
+--mc-search-query-tokens --mc-search-half-life --mc-positional --mc-token-positions --mc-span-bias --mc-position-skip
+--mc-num-random-variants --mc-start-wc-fraction --mc-train-wc-length --mc-wc-length-steps --mc-min-history
+--mc-recent-tokens --mc-expanded-blocks --mc-expanded-run --mc-random-share --mc-policy-share --mc-search-share
+--mc-lod2-probability --mc-baseline-share --mc-baseline-tokens --mc-variant-weight --mc-gist-target-weight
+--mc-key-token-weight --mc-distill-weight --mc-recon-weight --mc-recon-blocks --mc-horizon --mc-refocus-interval
+--mc-wc-length --mc-gist-dtype --mc-kv-policy --mc-surprise --mc-auto-batch --mc-aux-dtype --telemetry
 """.split()  # noqa: SIM905 -- a list this long reads better without quotes
 
 PROMISED = """

@@ -188,6 +188,7 @@ KNOBS: dict[str, Knob] = {
     "search.half_life": Knob(1.0, 1000.0, cuts, SEARCHED),
     "lod2_probability": Knob(0.0, 1.0, cuts),
     "baseline_share": Knob(1.0, 0.5, count("token_loss")),
+    "baseline_tokens": Knob(0, 24, count("token_loss"), {"lens": {"loss_weight": 0.0}}),
     "variant_weight": Knob(1.0, 2.0),
     "gist_target_weight": Knob(0.1, 1.0),
     "key_token_weight": Knob(0.0, 2.0),

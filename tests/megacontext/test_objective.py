@@ -525,7 +525,9 @@ def operations_of_a_step(config: RunConfig, rows: int) -> Operations:
     return operations
 
 
-@pytest.mark.parametrize("changes", [{}, FULL, {"baseline_share": 0.5}])
+@pytest.mark.parametrize(
+    "changes", [{}, FULL, {"baseline_share": 0.5}, {"baseline_tokens": 24, "lens": {"loss_weight": 0.0}}]
+)
 def test_a_step_never_waits_and_works_on_all_rows_at_once(changes: dict[str, Any]) -> None:
     few, many = (operations_of_a_step(run_config(**changes), rows) for rows in (2, 8))
     assert few.count == many.count  # no work per row
@@ -540,6 +542,49 @@ def test_a_wait_would_be_seen(read: Callable[[Tensor], Any]) -> None:
         read(torch.ones(1))
 
 
+# --- a plain pass over a part of each sequence --------------------------------------------------------------------------
+
+PLAIN: dict[str, Any] = {"num_random_variants": 0, "lens": {"loss_weight": 0.0}}
+
+
+def test_a_plain_pass_over_parts_is_the_plain_loss_of_those_parts() -> None:
+    config = run_config(baseline_tokens=24, **PLAIN)
+    gpt, nets = networks(config)
+    objective, batch = objective_of(config, gpt, nets), batch_of(random_tokens(6, T + 1), step=3)
+    places = objective._plain_places(batch, 6, 24)
+    assert len({int(place[0]) for place in places}) > 1
+    assert int(places.min()) >= 0
+    assert int(places.max()) < T
+    expected = gpt.loss(batch.inputs.gather(1, places), batch.targets.gather(1, places))
+    got = objective(batch)
+    assert got.loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert got.sums["token_loss"][1].item() == 6 * 24
+
+
+def test_a_plain_pass_over_parts_as_long_as_the_sequence_is_the_whole_pass() -> None:
+    losses = []
+    for length in (0, T):
+        config = run_config(baseline_tokens=length, lens={"loss_weight": 0.0})
+        losses.append(objective_of(config, *networks(config))(batch_of(random_tokens(4, T + 1))).loss.item())
+    assert losses[0] == losses[1]
+
+
+def test_only_what_the_plain_pass_read_is_compared_with_it() -> None:
+    config = run_config(baseline_tokens=24, lens={"loss_weight": 0.0})
+    gpt, nets = networks(config)
+    batch = batch_of(random_tokens(6, T + 1))
+    objective = objective_of(config, gpt, nets)
+    scored = Scored.of(objective, batch)
+    places = objective._plain_places(batch, 6, 24).tolist()
+    shown = sum(
+        int(last) in places[int(contexts.row[row])]
+        for contexts in scored.cuts
+        for row in range(len(contexts.row))
+        for last in contexts.last[row][contexts.level[row] == 0]
+    )
+    assert objective(batch).sums["adv_delta"][1].item() == shown > 0
+
+
 # --- refusals ----------------------------------------------------------------------------------------------------------
 
 
@@ -550,6 +595,9 @@ def test_sizes_without_a_working_context_are_refused() -> None:
         ({"block_size": 128}, "block_size=128 exceeds"),
         ({"lens": {"target": "preference"}}, "num_random_variants=2 has 1"),
         ({"random_share": 0.6, "policy_share": 0.6}, "together they are at most 1"),
+        ({"baseline_tokens": 24}, "learns from a pass over all of a sequence"),
+        ({"baseline_tokens": 24, "lens": {"loss_weight": 0.0}, "distill_weight": 1.0}, "for the teacher"),
+        ({"baseline_tokens": T + 1, "lens": {"loss_weight": 0.0}}, "exceeds model.max_seq_len"),
     ):
         with pytest.raises((ConfigError, ValueError), match=message):
             run_config(**changes)
