@@ -151,10 +151,14 @@ def _derive_batch(config: RunConfig, model: ModelConfig, horizon: float) -> int:
 
 
 def _derive_rows(stage: TrainT, name: str, config: RunConfig, base_batch: int = 0) -> TrainT:
-    """`stage` with its batch (the base stage's) and rows per forward pass filled, both checked."""
+    """`stage` with its batch (the base stage's) and rows per forward pass filled, both checked where the stage is run: what a
+    recipe says of another one can't contradict anything."""
     row = _row_tokens(config, config.model)
     batch = stage.batch_tokens or base_batch
     world = config.hardware.nproc * config.hardware.nnodes
+    if name not in config.stages:
+        batch = max(1, round(batch / row)) * row
+        stage = stage.model_copy(update={"micro_batch_rows": 0})
     if batch % row:
         nearest = max(1, round(batch / row)) * row
         raise ConfigError(

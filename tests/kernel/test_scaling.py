@@ -215,3 +215,11 @@ def test_memory_grows_with_what_it_counts() -> None:
 def test_imports_nothing_heavy() -> None:
     code = "import sys, mccore.scaling; sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_stage_that_is_not_run_contradicts_nothing() -> None:
+    changes = {"stages": ["base"], "model": {"depth": 4, "max_seq_len": 6144}, "base": {"batch_tokens": 24576}}
+    given = {**changes, "mid": {"batch_tokens": 2048, "micro_batch_rows": 3}}
+    assert derive(RunConfig.model_validate(given)).mid.batch_tokens == 6144
+    with pytest.raises(ConfigError, match="no multiple"):
+        derive(RunConfig.model_validate({**given, "stages": ["base", "mid"]}))
