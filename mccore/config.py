@@ -374,6 +374,11 @@ class MegaContextConfig(Section):
     variant_weight: NonNegative = Field(
         0.3, description="weight of the variants' next-token loss; at 1 the plain model pays for them"
     )
+    variants_train_gpt: bool = Field(
+        True,
+        description="variants train the GPT too; off, they train GistNet and what else MegaContext adds, and the GPT is trained "
+        "as without it",
+    )
     gist_target_weight: NonNegative = Field(
         0.1, description="weight of predicting, at a gist, the token behind its span"
     )
@@ -426,6 +431,11 @@ class MegaContextConfig(Section):
             raise ValueError(
                 f"lens.target={self.lens.target} learns from a pass over all of a sequence, and baseline_tokens="
                 f"{self.baseline_tokens} reads a part: set lens.loss_weight=0, or baseline_tokens=0"
+            )
+        if not self.variants_train_gpt and self.baseline_share < 1:
+            raise ValueError(
+                f"with variants_train_gpt off a sequence without its plain pass trains no GPT: set baseline_share=1, not "
+                f"{self.baseline_share:g}"
             )
         if self.baseline_tokens and self.distill_weight:
             raise ValueError(

@@ -17,7 +17,7 @@ _LENS_TRAINING = (
 _VARIANTS = (
     "start_wc_fraction", "train_wc_length", "wc_length_steps", "min_history", "expanded_blocks", "expanded_run",
     "random_share", "policy_share", "search_share", "lod2_probability", "position_skip", "variant_weight",
-    "gist_target_weight", "key_token_weight", "distill_weight", "recent_tokens", "lens.loss_weight",
+    "variants_train_gpt", "gist_target_weight", "key_token_weight", "distill_weight", "recent_tokens", "lens.loss_weight",
 )  # fmt: skip
 
 

@@ -32,7 +32,8 @@ MEGACONTEXT_SECTIONS: dict[str, tuple[str, ...]] = {
         "position_skip", "baseline_share", "baseline_tokens", "auto_batch",
     ),
     "Losses": (
-        "variant_weight", "gist_target_weight", "key_token_weight", "distill_weight", "recon_weight", "recon_blocks",
+        "variant_weight", "variants_train_gpt", "gist_target_weight", "key_token_weight",
+        "distill_weight", "recon_weight", "recon_blocks",
     ),
     "GistNet": ("gistnet",),
     "LensNet": ("lens",),

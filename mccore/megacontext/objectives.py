@@ -18,7 +18,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -269,20 +270,52 @@ class MegaContextObjective:
         if batch.weights is not None:
             weights = weights * batch.weights
         with self.timings("build_ms"):
-            levels = self.nets.pyramid(self.gpt.embed(batch.inputs), config.block_size)
+            embeddings = self.gpt.embed(batch.inputs)
+            of_tokens = embeddings if config.variants_train_gpt else embeddings.detach()
+            levels = self.nets.pyramid(of_tokens, config.block_size)
         plan = self.plan(batch.step, batch.progress)
         ends = self._ends(batch, rows, plan)
         focused = (
             batch.progress >= self._focused_from and config.lens.loss_weight > 0 and config.num_random_variants > 0
         )
 
-        baseline, loss = self._baseline(batch, levels[0], weights, ends, focused, sums)
-        if config.recon_weight and self.nets.decoder is not None:
-            loss = loss + config.recon_weight * self._rebuild(batch, levels[1], rows, weights, sums)
-
+        baseline, loss = self._baseline(batch, embeddings, weights, ends, focused, sums)
         if not focused:
             # A gradient of zeros, as the other ranks of a larger world would bring, instead of none.
             loss = loss + 0.0 * sum(parameter.flatten()[0] for parameter in self.nets.lensnet.parameters())
+        with self._gpt_held():
+            loss = loss + self._contexts(batch, levels, plan, rows, weights, ends, focused, baseline, sums)
+        return Losses(loss, sums.values)
+
+    @contextmanager
+    def _gpt_held(self) -> Iterator[None]:
+        """Keep the GPT's parameters out of what is recorded for the backward pass, where the plain pass alone trains them."""
+        held = [] if self.config.variants_train_gpt else [p for p in self.gpt.parameters() if p.requires_grad]
+        for parameter in held:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in held:
+                parameter.requires_grad_(True)
+
+    def _contexts(
+        self,
+        batch: Batch,
+        levels: list[Tensor],
+        plan: Plan,
+        rows: Tensor,
+        weights: Tensor,
+        ends: Tensor,
+        focused: bool,
+        baseline: _Baseline,
+        sums: _Sums,
+    ) -> Tensor:
+        """The losses of all that gists are for: rebuilding, variants, LensNet."""
+        config = self.config
+        loss = torch.zeros((), device=weights.device)
+        if config.recon_weight and self.nets.decoder is not None:
+            loss = loss + config.recon_weight * self._rebuild(batch, levels[1], rows, weights, sums)
         focus: Tensor | None = None
         groups: list[_Group] = []
         for mixed, shape, count in (
@@ -302,7 +335,7 @@ class MegaContextObjective:
                 focus = scores.detach() if focus is None else focus
         if focused and config.lens.target != "attention" and len(groups) == 2:
             loss = loss + config.lens.loss_weight * self._preferences(batch, groups, plan, ends, weights, sums)
-        return Losses(loss, sums.values)
+        return loss
 
     def _baseline(
         self, batch: Batch, embeddings: Tensor, weights: Tensor, ends: Tensor, focused: bool, sums: _Sums

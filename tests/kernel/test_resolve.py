@@ -427,7 +427,7 @@ FLAGS = """
 --mc-search-query-tokens --mc-search-half-life --mc-positional --mc-token-positions --mc-span-bias --mc-position-skip
 --mc-num-random-variants --mc-start-wc-fraction --mc-train-wc-length --mc-wc-length-steps --mc-min-history
 --mc-recent-tokens --mc-expanded-blocks --mc-expanded-run --mc-random-share --mc-policy-share --mc-search-share
---mc-lod2-probability --mc-baseline-share --mc-baseline-tokens --mc-variant-weight --mc-gist-target-weight
+--mc-lod2-probability --mc-baseline-share --mc-baseline-tokens --mc-variant-weight --mc-variants-train-gpt --mc-gist-target-weight
 --mc-key-token-weight --mc-distill-weight --mc-recon-weight --mc-recon-blocks --mc-horizon --mc-refocus-interval
 --mc-wc-length --mc-gist-dtype --mc-kv-policy --mc-surprise --mc-auto-batch --mc-aux-dtype --telemetry
 """.split()  # noqa: SIM905 -- a list this long reads better without quotes

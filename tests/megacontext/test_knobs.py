@@ -61,6 +61,10 @@ def gist_gradient(config: RunConfig) -> float:
     return round(sum(g.norm().item() for name, g in step(config).gradients.items() if name.startswith("gistnet")), 4)
 
 
+def gpt_gradient(config: RunConfig) -> float:
+    return round(sum(g.norm().item() for name, g in step(config).gradients.items() if name.startswith("blocks")), 4)
+
+
 def parameters(part: str) -> Measure:
     """Names and shapes of the parameters of one network."""
 
@@ -190,6 +194,7 @@ KNOBS: dict[str, Knob] = {
     "baseline_share": Knob(1.0, 0.5, count("token_loss")),
     "baseline_tokens": Knob(0, 24, count("token_loss"), {"lens": {"loss_weight": 0.0}}),
     "variant_weight": Knob(1.0, 2.0),
+    "variants_train_gpt": Knob(True, False, gpt_gradient),
     "gist_target_weight": Knob(0.1, 1.0),
     "key_token_weight": Knob(0.0, 2.0),
     "distill_weight": Knob(0.0, 1.0),

@@ -585,6 +585,25 @@ def test_only_what_the_plain_pass_read_is_compared_with_it() -> None:
     assert objective(batch).sums["adv_delta"][1].item() == shown > 0
 
 
+# --- variants that leave the GPT alone ----------------------------------------------------------------------------------
+
+
+def test_a_gpt_that_variants_dont_train_is_the_plain_one_exactly() -> None:
+    changes = {"recon_weight": 0.5, "num_random_variants": 4, "lens": {"target": "both"}}
+    config = run_config({"smear": True, "smear_init": 0.5}, variants_train_gpt=False, **changes)
+    batch, found = batch_of(random_tokens(4, T + 1)), []
+    for objective_for in (objective_of, lambda config, gpt, nets: next_token_objective(gpt)):
+        gpt, nets = networks(config)
+        objective_for(config, gpt, nets)(batch).loss.backward()
+        found.append({name: p.grad for name, p in gpt.named_parameters()})
+        assert all(p.requires_grad for p in gpt.parameters())
+        if objective_for is objective_of:
+            of_nets = {name: p.grad for name, p in nets.named_parameters() if not name.startswith("former")}
+            assert all(grad is not None and grad.any() for name, grad in of_nets.items()), of_nets.keys()
+    for name, grad in found[0].items():
+        assert torch.equal(grad, found[1][name]), name
+
+
 # --- refusals ----------------------------------------------------------------------------------------------------------
 
 
@@ -597,6 +616,7 @@ def test_sizes_without_a_working_context_are_refused() -> None:
         ({"random_share": 0.6, "policy_share": 0.6}, "together they are at most 1"),
         ({"baseline_tokens": 24}, "learns from a pass over all of a sequence"),
         ({"baseline_tokens": 24, "lens": {"loss_weight": 0.0}, "distill_weight": 1.0}, "for the teacher"),
+        ({"variants_train_gpt": False, "baseline_share": 0.5}, "trains no GPT"),
         ({"baseline_tokens": T + 1, "lens": {"loss_weight": 0.0}}, "exceeds model.max_seq_len"),
     ):
         with pytest.raises((ConfigError, ValueError), match=message):
