@@ -221,7 +221,8 @@ class Allocator(Protocol):
     """A pure decision: scores in, edits out. Everything it may know is in the view; core checks legality afterwards.
 
     The recent tail that must stay tokens is the allocator's own `recent_tokens` option and is published as an attribute.
-    One that goes by what was found alone may say `reads_scores = False`: then all scores are 0, and LensNet isn't asked.
+    One that goes by what was found alone may say `reads_scores = False`: then all scores are 0, and LensNet isn't asked. One
+    that shows what was found says `reads_found = True`: a user who asks for a search and another allocator is told so.
     """
 
     recent_tokens: int

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _STORED = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 MEMORY, FILES = "ram", "disk"  # what stands in where the configured tree isn't for memory, or not for files
+FINDER = "spans"  # the allocator to name to someone who wants a search
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def load_context_model(
 ) -> tuple[ContextModel, TreeBuilder, Meta]:
     """The model of a checkpoint as sessions share it, and what builds their trees.
 
-    Raises UsageError for a model that was trained without MegaContext, CheckpointError for a damaged one, ConfigError.
+    Raises UsageError for a model that was trained without MegaContext, or a search that was asked for with an allocator that
+    doesn't show what is found, CheckpointError for a damaged model, ConfigError.
     """
     gpt, meta = load_gpt(checkpoint, device, dtype)
     model, trees = context_model(checkpoint, gpt, meta, device, overrides)
@@ -109,7 +111,27 @@ def context_model(
         identity=model_identity(checkpoint, meta),
         stored=getattr(torch, _STORED[config.gist_dtype]),
     )
+    if overrides is not None and overrides.search not in (None, "none") and not shows_what_is_found(model):
+        raise UsageError(
+            f"the allocator {config.allocator.name!r} doesn't show what a search finds",
+            hint=f"choose one that does: --allocator {FINDER}",
+        )
     return model, TreeBuilder(config.tree)
+
+
+def shows_what_is_found(model: ContextModel) -> bool:
+    """Whether the allocator of a model goes by what a search of the history finds."""
+    return bool(getattr(model.allocator(model.nets.config.max_lod, 0), "reads_found", False))
+
+
+def missing_search(model: ContextModel) -> str | None:
+    """What to tell a user whose allocator waits for a search and has none; None where all is well."""
+    if model.settings.search.kind != "none" or not shows_what_is_found(model):
+        return None
+    return (
+        "this allocator shows what a search finds, and nothing is searched: it makes a window behind a coarse past; "
+        "--search ngram searches"
+    )
 
 
 def session_in_memory(model: ContextModel, trees: TreeBuilder) -> Session:

@@ -60,6 +60,11 @@ def bench() -> None:
     help="To generate behind each history.",
 )
 @click.option("--allocator", help="Focus allocator; default: the run's.")
+@click.option(
+    "--search",
+    type=click.Choice(["none", "ngram"]),
+    help="Search of the history, for --allocator spans; default: the run's.",
+)
 @click.option("--tree", help="Tree backend; default: the run's.")
 @click.option("--wc-length", type=click.IntRange(1), help="Entries of the Working Context; default: the run's.")
 @click.option("--refocus-interval", type=click.IntRange(1), help="Tokens between two refocuses; default: the run's.")
@@ -85,6 +90,7 @@ def context(
     stage: str | None,
     tokens: int,
     allocator: str | None,
+    search: str | None,
     tree: str | None,
     wc_length: int | None,
     refocus_interval: int | None,
@@ -100,6 +106,7 @@ def context(
     fair on a busy machine.
     """
     from mccore.cli.chat import find_checkpoint, find_run, load_engine
+    from mccore.cli.chat_sessions import warn_of_missing_search
     from mccore.config import Choice
 
     chosen = find_run(run)
@@ -119,8 +126,10 @@ def context(
         wc_length=wc_length,
         refocus_interval=refocus_interval,
         kv_policy=kv_policy,
+        search=search,
     )
     model, trees = context_model(checkpoint, engine.model, read_meta(checkpoint), engine.model.device, overrides)
+    warn_of_missing_search(model)
     config = overrides.apply(chosen.config.megacontext)
     progress = Progress()
     try:
@@ -144,6 +153,7 @@ def context(
         "stage": stage,
         "step": step,
         "allocator": config.allocator.name,
+        "search": config.search.kind,
         "tree": config.tree.name,
         "text": ", ".join(map(str, texts)) or corpus,
         "device": engine.model.device.type,
@@ -158,7 +168,7 @@ def context(
 def _show(about: dict[str, Any], costs: ContextCosts) -> None:
     click.echo(
         f"{about['run']}, {about['stage']} step {about['step']:,}, on {about['device']} with {about['threads']} threads; "
-        f"allocator {about['allocator']}, tree {about['tree']}"
+        f"allocator {about['allocator']}, search {about['search']}, tree {about['tree']}"
     )
     click.echo(
         f"Working Context of {costs.wc_length:,} entries, {costs.recent_tokens:,} of them recent tokens, refocused every "

@@ -49,6 +49,11 @@ STAGES = ("sft", "mid", "base")  # best for a chat first
 @click.option("--wc-length", type=click.IntRange(1), help="Entries of the Working Context; default: the run's.")
 @click.option("--refocus-interval", type=click.IntRange(1), help="Tokens between two refocuses; default: the run's.")
 @click.option("--allocator", help="Focus allocator; default: the run's.")
+@click.option(
+    "--search",
+    type=click.Choice(["none", "ngram"]),
+    help="Search the history for what the newest tokens ask for; goes with --allocator spans. Default: the run's.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per answer.")
 def chat(
@@ -67,6 +72,7 @@ def chat(
     wc_length: int | None,
     refocus_interval: int | None,
     allocator: str | None,
+    search: str | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -79,7 +85,7 @@ def chat(
     """
     from mccore.cli.chat_sessions import SessionChoice, open_history, saved_run
 
-    wanted = SessionChoice(name, context, wc_length, refocus_interval, allocator)
+    wanted = SessionChoice(name, context, wc_length, refocus_interval, allocator, search)
     if megacontext is False and wanted.given:
         raise UsageError("--no-mc goes with a window, and a window has no session", hint="leave one of them away")
     if run is None and name is not None:

@@ -26,11 +26,21 @@ class SessionChoice:
     wc_length: int | None = None
     refocus_interval: int | None = None
     allocator: str | None = None
+    search: str | None = None
 
     @property
     def given(self) -> bool:
         """Whether anything was asked."""
         return any(value is not None for value in vars(self).values())
+
+
+def warn_of_missing_search(model: ContextModel) -> None:
+    """One line for a user whose allocator shows what a search finds, where nothing searches."""
+    from mccore.sessions import missing_search
+
+    lacking = missing_search(model)
+    if lacking is not None:
+        print(f"({lacking})", file=sys.stderr)
 
 
 def saved_run(name: str, stage: str | None) -> tuple[str | None, str | None]:
@@ -115,8 +125,10 @@ def open_history(
         allocator=None if choice.allocator is None else Choice(name=choice.allocator),
         wc_length=choice.wc_length,
         refocus_interval=choice.refocus_interval,
+        search=choice.search,
     )
     model, trees = context_model(checkpoint, engine.model, read_meta(checkpoint), engine.model.device, overrides)
+    warn_of_missing_search(model)
     directory = None if choice.name is None else session_directory(choice.name)
     notes: dict[str, Any] = dict(source)
     if directory is not None and (directory / STATE).exists():

@@ -388,6 +388,8 @@ def describe_session(session: Session) -> str:
             f"refocuses: {session.refocuses:,}, one in {session.model.settings.interval} tokens; "
             f"controller p50 {p50:.1f} ms, p95 {p95:.1f} ms; {session.context.entries_read:,} entries read in all"
         )
+    if session.search is not None:
+        lines.append(f"search: {session.search.tokens:,} tokens searched in spans of {session.search.span}")
     return "\n".join(lines)
 
 

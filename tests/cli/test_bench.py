@@ -79,11 +79,27 @@ def test_the_table_for_people(bench: Command, tmp_path: Path) -> None:
     ]
     code, said, _ = bench("mc", "--history", "1k", "--tokens", "8", "--refocus-interval", "10", *options)
     assert code == 0
-    assert "allocator greedy, tree disk" in said
+    assert "allocator greedy, search none, tree disk" in said
     assert "Working Context of 120 entries" in said
     assert "keys reuse" in said
     assert "1 rounds of 40 generated tokens each" in said
     assert list(tmp_path.iterdir()) == []  # nothing is left behind
+
+
+def test_a_search_is_measured_too(bench: Command) -> None:
+    options = ("mc", "--history", "1k", "--tokens", "8", "--allocator", "spans", "--wc-length", "192")
+    code, said, err = bench(*options, "--search", "ngram", "--json")
+    assert code == 0
+    found = json.loads(said)
+    assert (found["allocator"], found["search"]) == ("spans", "ngram")
+    assert found["histories"][0]["refocuses"] > 0
+    assert "nothing is searched" not in err
+    code, said, err = bench(*options)
+    assert "allocator spans, search none, tree ram" in said
+    assert "nothing is searched" in err
+    code, _, err = bench(*options[:5], "--search", "ngram")
+    assert code == 2
+    assert "the allocator 'greedy' doesn't show what a search finds" in err
 
 
 def test_a_history_that_fits_is_measured_too(bench: Command) -> None:

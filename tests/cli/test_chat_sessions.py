@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,6 +136,8 @@ def test_commands_of_sessions(chat: Callable[..., tuple[int, str, str]], base: P
         (["mc", "--session", "x", "--no-mc"], "--no-mc goes with a window"),
         (["mc", "--file", "/nowhere/x.txt"], "can't read /nowhere/x.txt"),
         (["mc", "--wc-length", "12"], "a Working Context of 12 entries is too small"),
+        (["mc", "--search", "ngram"], "the allocator 'greedy' doesn't show what a search finds"),
+        (["mc", "--search", "ngram", "--no-mc"], "--no-mc goes with a window"),
         (["mc", "--allocator", "nobodys"], "there is no allocator named 'nobodys'"),
         (["other", "--session", "mine"], "is of another model than this one"),
         (["mc", "--stage", "base", "--session", "mine"], "is of another model than this one"),
@@ -147,6 +150,33 @@ def test_errors_say_what_to_do(chat: Callable[..., tuple[int, str, str]], args: 
     assert message in err
     assert "hint:" in err
     assert "Traceback" not in err
+
+
+def test_a_search_finds_what_the_question_is_about(
+    chat: Callable[..., tuple[int, str, str]], tmp_path: Path, base: Path
+) -> None:
+    words = np.random.default_rng(0).integers(97, 123, 6000).astype(np.uint8).tobytes().decode()
+    secret = "THE HERON SLEEPS AT NOON. " * 3
+    (tmp_path / "book.txt").write_text(words[:2000] + secret + words[2000:])
+    said = ["mc", "--wc-length", "192", "--file", str(tmp_path / "book.txt"), "--allocator", "spans"]
+    lines = "THE HERON SLEEPS\n/sources\n/stats\n"
+    code, _, err = chat(*said, "--search", "ngram", "--session", "found", lines=lines)
+    assert code == 0
+    assert "nothing is searched" not in err
+    assert "searched in spans of 64" in err
+    found = [line for line in err.splitlines() if line.startswith("tokens ")]
+    assert any("HERON" in line for line in found)
+    start = (2000 + len("Here is a part of book.txt:")) // 64 * 64
+    assert any(line.startswith(f"tokens {start:,} to") or f"to {start + 128:,}:" in line for line in found)
+    _, _, err = chat("--session", "found", "--allocator", "spans", "--search", "ngram", lines="NOON. THE\n/sources\n")
+    assert "HERON" in err.split("tokens of history)")[1]
+    # Without a search it is a window, and says so once.
+    code, _, err = chat(*said, "--search", "none", lines=lines)
+    assert code == 0
+    assert err.count("nothing is searched") == 1
+    assert "saw nothing word for word but the newest tokens" in err
+    assert "searched in spans" not in err
+    assert "nothing is searched" not in chat("mc", "--search", "none", "-p", "hello")[2]
 
 
 def test_a_session_open_elsewhere_and_a_damaged_one(chat: Callable[..., tuple[int, str, str]], base: Path) -> None:
@@ -235,6 +265,12 @@ def test_settings_of_the_session_have_their_effect(base: Path) -> None:
         assert torch.isfinite(session.read()).all()
         sizes[dtype] = session.tree.backend.read(1, 0, 1).nbytes
     assert sizes["fp32"] == 2 * sizes["bf16"] == 2 * sizes["fp16"] > 3 * sizes["int8"]
+    searching = Overrides(allocator=Choice(name="spans"), search="ngram", token_positions="contiguous", wc_length=192)
+    other, trees, _ = load_context_model(checkpoint, overrides=searching)
+    session = session_in_memory(other, trees)
+    assert session.search is not None
+    assert session.search.span == 64
+    assert other.nets.config.token_positions == "contiguous"
     stochastic = Overrides(allocator=Choice(name="stochastic_greedy"), tree=Choice(name="disk"))
     other, trees, _ = load_context_model(checkpoint, overrides=stochastic)
     assert type(other.allocator(2, 0)).__name__ == "StochasticGreedyAllocator"

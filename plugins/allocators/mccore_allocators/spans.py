@@ -50,6 +50,7 @@ class SpansAllocator:
     """Builds the wanted cut of each row by the rules at the top of this module."""
 
     reads_scores = False
+    reads_found = True
 
     def __init__(self, options: SpansOptions, spec: AllocatorSpec) -> None:
         self.recent_tokens = options.recent_tokens
