@@ -198,6 +198,17 @@ def test_only_what_lies_before_the_tail_is_swapped(model: ContextModel) -> None:
     assert not close(before["history_swapped"][0], after["history_swapped"][0])
 
 
+def test_a_swapped_history_is_what_the_other_document_shows(model: ContextModel) -> None:
+    rows, phrase = rows_of(2), np.arange(20, 26)
+    for row in rows:
+        row[97:103] = row[HISTORY - 6 : HISTORY] = phrase  # so that both show [96, 104), with own tokens at its ends
+    rows[:, HISTORY - W : HISTORY - 6], rows[:, HISTORY:] = 13, rows[0, HISTORY:]
+    losses = evaluate(model, rows).losses
+    assert close(losses["history_swapped"], losses["context"][::-1])
+    assert not close(losses["gists_swapped"], losses["context"][::-1])
+    assert not close(losses["context"][0], losses["context"][1])
+
+
 def test_tokens_are_placed_as_the_other_kind_of_model_places_them() -> None:
     absolute, contiguous = (searching(token_positions=kind) for kind in ("absolute", "contiguous"))
     one, other = evaluate(absolute, rows_of()), evaluate(contiguous, rows_of())
@@ -256,6 +267,12 @@ def test_routers_show_the_spans_of_highest_score(model: ContextModel, monkeypatc
         for name, score in scores.items():
             before = tail_of(of[name][row]) // SPAN  # a span in the tail needs no place
             assert spans_shown(of[name][row]) == [SPAN * best_of(score[:before])], name
+        given = of["lens"][row].search
+        assert given is not None
+        found = given.find([], tail, HISTORY)  # relative to the mean share, of all blocks that may be edited
+        ratio = found.score / scores["lens"][found.start // SPAN]
+        assert len(ratio) == tail // SPAN
+        assert np.allclose(ratio, (HISTORY - RECENT) // K, rtol=1e-2)
         for name, sessions in of.items():
             assert close(report.losses[name][row], streamed(model, rows[row], search=sessions[row].search)[1]), name
     assert len({tuple(spans_shown(session)) for session in of["random"]}) > 1
