@@ -16,6 +16,7 @@ else; only `teacher_attention` and the oracles peek.
 | random | unexpanded, with e blocks drawn at random as tokens |
 | recency | with the newest e, next to the tail |
 | bm25 | with those that share most with the newest tokens |
+| ngram | with those that share rare n-grams with the newest tokens, scored as the search of a session scores spans |
 | raw_attention | with those whose gists the newest tokens attend to most |
 | teacher_attention | with those that the scored tokens attend to in the full context, weighted by what they lose without it |
 | lens | with those that LensNet scores highest |
@@ -49,7 +50,9 @@ COMPARED = (
     ("gists_zeroed", "gists"),
     ("gists_swapped", "gists"),
     ("gists_mean", "gists"),
-    *product(("lens", "oracle"), ("unexpanded", "random", "recency", "bm25", "raw_attention", "teacher_attention")),
+    *product(
+        ("lens", "oracle"), ("unexpanded", "random", "recency", "bm25", "ngram", "raw_attention", "teacher_attention")
+    ),
     ("oracle_bound", "oracle"),
 )
 # Whose losses are told apart by distance and by level.
@@ -180,7 +183,8 @@ def evaluate_contexts(
         documents: the document of each row. Gists are then swapped with another document's.
         oracle: measure the utility of every far block, a pass over a Working Context each, times e. Without it there are no
             utilities either.
-        query_tokens: newest tokens of the history that BM25 and raw attention ask with.
+        query_tokens: newest tokens of the history that BM25 and raw attention ask with; the n-gram search asks with
+            megacontext.search.query_tokens of them.
         recall_k: recall is reported at this many blocks and at e.
         max_entries: entries of one forward pass, which bounds the memory.
 

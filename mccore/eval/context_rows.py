@@ -22,11 +22,14 @@ from mccore.megacontext.focus_targets import AttentionMass
 from mccore.megacontext.networks import MegaContextNets
 from mccore.megacontext.positions import Spans
 from mccore.megacontext.random_cuts import CutShape, entries_of, hash_uniform
+from mccore.megacontext.span_scores import span_scores
 from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
 from mccore.model.gpt import GPT
 from mccore.model.kernels import rms_norm
 
-POLICIES = ("random", "recency", "bm25", "raw_attention", "teacher_attention", "lens", "oracle", "oracle_bound")
+POLICIES = (
+    "random", "recency", "bm25", "ngram", "raw_attention", "teacher_attention", "lens", "oracle", "oracle_bound",
+)  # fmt: skip
 
 _EPS = 1e-6  # of the norm of mean-pooled gists, GistNet's
 
@@ -276,6 +279,7 @@ class ContextRows:
             "random": hash_uniform(seed, rows.unsqueeze(1), candidate),
             "recency": candidate.float().expand(len(rows), -1),
             "bm25": self._bm25(asked, first, far).to(candidate.device),
+            "ngram": self._ngram(asked, first, far),
             "raw_attention": recorder.excess().sum(dim=1)[:, gists - count : gists],
             "teacher_attention": (attention * suffered.unsqueeze(-1)).sum(dim=1)[:, first:stop],
             "lens": self.lens(coarse, history)[:, gists - count : gists],
@@ -321,6 +325,13 @@ class ContextRows:
         tokens = self.inputs.cpu().numpy()
         documents = tokens[:, first * size : stop * size].reshape(len(tokens), -1, size)
         return torch.from_numpy(bm25_rows(tokens[:, end - asked : end], documents)).float()
+
+    def _ngram(self, asked: int, first: int, stop: int) -> Tensor:
+        """What the search of a session scores each candidate by, with the newest tokens of the history, `asked` at most."""
+        search, end = self.nets.config.search, self.geometry.tokens + 1 - self.geometry.horizon
+        query = self.inputs[:, end - min(asked, search.query_tokens) : end]
+        scores = span_scores(self.inputs[:, :end], query, self.geometry.block_size, search.half_life)
+        return scores[:, first:stop]
 
     def _greedy(self, base: Tensor, judges: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The utility [b, J] of expanding each candidate alone, in nats per scored token, and for each of `judges`, numbers of

@@ -25,6 +25,7 @@ from mccore.eval.statistics import mean_and_stderr
 from mccore.megacontext.controller import FocusError, Limits, append_tokens, prefill_focus, refocus
 from mccore.megacontext.cut import append, check
 from mccore.megacontext.networks import MegaContextNets
+from mccore.megacontext.ngram_search import NgramSearch
 from mccore.megacontext.tree import BlockEncoder, Tree
 from mccore.megacontext.working_context import assemble, model_inputs
 from mccore.metrics import METRICS
@@ -145,22 +146,23 @@ def sign_model() -> tuple[GPT, MegaContextNets]:
     return gpt, nets
 
 
-def sign_rows(count: int, blocks: Sequence[int], hint: int | None = None) -> Tensor:
-    """Rows of filler with SIGN in one far block and GOAL at every scored place; `hint` beside SIGN and in the tail."""
+def sign_rows(count: int, blocks: Sequence[int], hint: Sequence[int] = ()) -> Tensor:
+    """Rows of filler with SIGN in one far block and GOAL at every scored place; `hint`, two tokens at most, beside SIGN and in
+    the tail."""
     rows = torch.randint(FILLER, 24, (count, T), generator=torch.Generator().manual_seed(4))
     rows[:, 18 * K :] += 24 - FILLER  # the tail shares nothing else with the far past
     rows[:, -H:] = GOAL
     for row, block in enumerate(blocks):
         rows[row, block * K + 1] = SIGN
-        if hint is not None:
-            rows[row, block * K + 2] = rows[row, T - H - 2] = hint
+        for at, token in enumerate(hint, 2):
+            rows[row, block * K + at] = rows[row, T - H - 4 + at] = token
     return rows
 
 
 def test_a_model_with_one_thing_to_find() -> None:
     gpt, nets = sign_model()
     where = [0, 3, 5, 7, 9, 11, 2, 6]
-    report = evaluate(gpt, nets, sign_rows(8, where, hint=7))
+    report = evaluate(gpt, nets, sign_rows(8, where, hint=(7, 6)))
     nll = {name: float(values.mean()) for name, values in report.nll.items()}
     assert close(report.nll["full"], report.nll["oracle"], 0.05)
     assert nll["full"] < 0.5
@@ -169,11 +171,11 @@ def test_a_model_with_one_thing_to_find() -> None:
     assert nll["gists_zeroed"] == pytest.approx(nll["tail"], abs=0.05)
     assert nll["gists"] < nll["tail"] - 0.1  # a fresh gist is the mean of its block, SIGN included
     assert close(report.nll["gists_mean"], report.nll["gists"])
-    for policy in ("oracle", "bm25", "raw_attention", "teacher_attention"):
+    for policy in ("oracle", "bm25", "ngram", "raw_attention", "teacher_attention"):
         assert close(report.nll[policy], report.nll["full"], 0.05), policy
     assert report.utilities is not None
     assert report.utilities.argmax(axis=1).tolist() == where
-    for policy in ("bm25", "raw_attention", "teacher_attention"):
+    for policy in ("bm25", "ngram", "raw_attention", "teacher_attention"):
         assert report.scores[policy].argmax(axis=1).tolist() == where
     assert nll["recency"] > nll["oracle"] + 0.5
     gap = report.focus_gap_closed("teacher_attention")
@@ -192,7 +194,7 @@ def test_whoever_must_not_peek_does_not() -> None:
     rows, other = random_rows(4), random_rows(4)
     other[:, -H:] = random_rows(4, H, seed=9)
     one, two = evaluate(gpt, nets, rows), evaluate(gpt, nets, other)
-    for policy in ("random", "recency", "bm25", "raw_attention", "lens"):
+    for policy in ("random", "recency", "bm25", "ngram", "raw_attention", "lens"):
         np.testing.assert_array_equal(one.scores[policy], two.scores[policy])
     assert not close(one.scores["teacher_attention"], two.scores["teacher_attention"])
 
@@ -254,6 +256,23 @@ def test_an_oracle_gains_nothing_where_there_is_nothing_to_gain() -> None:
     assert bound.z is not None
     assert abs(gain.z) < 3
     assert bound.z < -10
+
+
+@pytest.mark.parametrize("query_tokens", [9, 128])
+def test_ngram_scores_are_those_of_a_sessions_search(query_tokens: int) -> None:
+    search = {"query_tokens": 12, "half_life": 5.0}
+    rows = random_rows(4) % 6  # of few distinct tokens, so that n-grams come again
+    report = evaluate(*networks(search=search), rows, query_tokens=query_tokens)
+    first, stop = report.geometry.candidates
+    end = T - H  # the scored tokens come behind
+    for row, scores in zip(rows.numpy(), report.scores["ngram"], strict=True):
+        index = NgramSearch(K, search["half_life"], reach=T)
+        index.append(row[:end])
+        found = index.find(row[end - min(12, query_tokens) : end], end, T)
+        expected = np.zeros(end // K)
+        expected[found.start // K] = found.score
+        assert len(np.unique(scores)) > 5
+        np.testing.assert_allclose(scores, expected[first:stop], rtol=1e-4)
 
 
 def test_recency_is_gists_with_a_longer_tail() -> None:
@@ -455,7 +474,9 @@ def test_a_report_is_json() -> None:
     assert set(stored["delta_nll"]) == CONDITIONS - {"full"}
     assert stored["nll"]["full"]["n"] == 3
     assert set(stored["recall"]["lens"]) == {"2", "8"}
-    assert {"lens - recency", "lens - bm25", "lens - raw_attention", "gists - tail"} <= set(stored["differences"])
+    assert {"lens - recency", "lens - bm25", "lens - ngram", "lens - raw_attention", "gists - tail"} <= set(
+        stored["differences"]
+    )
     assert report.recall("lens", 18) is None
 
 
