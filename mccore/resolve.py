@@ -16,7 +16,7 @@ from typing import Any, NoReturn, get_origin
 from pydantic import BaseModel, ValidationError
 
 from mccore import plugins
-from mccore.api import Extension, Recipe
+from mccore.api import AllocatorSpec, Extension, Recipe
 from mccore.config import TRAINING_STAGES, Choice, RunConfig, Section, describe_validation, walk_fields
 from mccore.effects import without_effect
 from mccore.errors import ConfigError, PluginError
@@ -24,6 +24,7 @@ from mccore.flags import flag_name
 from mccore.scaling import derive
 
 Load = Callable[[Any, str], Any]
+SEARCH = "megacontext.search.kind"
 CHOICES: dict[str, plugins.KindName] = {"megacontext.tree": "tree", "megacontext.allocator": "allocator"}
 TELEMETRY = "telemetry"
 PROFILE = "hardware.gpu"
@@ -74,6 +75,7 @@ def resolve(
     _refuse_without_effect(config, asked, draft.options)
     derived = derive(_with_plugin_options(config, draft.options, load))
     _refuse_idle(derived, asked)
+    _refuse_unread_search(derived, asked, load)
     return derived
 
 
@@ -387,6 +389,24 @@ def _refuse_idle(config: RunConfig, asked: Sequence[_Leaf]) -> None:
     for leaf in asked:
         if found := without_effect(config, leaf.path):
             raise ConfigError(f"`{leaf.setting.origin}` has no effect: {found.reason}", hint=found.hint)
+
+
+def _refuse_unread_search(config: RunConfig, asked: Sequence[_Leaf], load: Load) -> None:
+    """Raise ConfigError where somebody asked for a search, or for an allocator, that leave each other without a use: every
+    session would search its history for nothing."""
+    mc = config.megacontext
+    either = [leaf for leaf in asked if leaf.path in (SEARCH, "megacontext.allocator")]
+    if not mc.enabled or mc.search.kind == "none" or not either:
+        return
+    extension = load("allocator", mc.allocator.name)
+    options = plugins.read_options("allocator", mc.allocator, extension)
+    allocator = extension.build(options, AllocatorSpec(mc.block_size, mc.max_lod, config.seed))
+    if not getattr(allocator, "reads_found", False):
+        raise ConfigError(
+            f"`{either[-1].setting.origin}`: the allocator {mc.allocator.name!r} doesn't show what "
+            f"megacontext.search.kind={mc.search.kind} finds",
+            hint="choose one that does, --allocator spans, or no search, --search none",
+        )
 
 
 # --- plugin options ------------------------------------------------------------------------------------------------------

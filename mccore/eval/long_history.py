@@ -14,8 +14,15 @@ predict the same tokens, with as many entries or fewer:
 | gists_zeroed, gists_swapped | `context` with gists of zeros, or of another document's history |
 | history_swapped | with its spans of tokens from that history, too |
 | absolute, contiguous | `context` with tokens where they were, or without gaps: the one that the model doesn't use |
-| random, bm25, lens | spans drawn at random, by BM25, or by LensNet's scores of the gists of all the far past |
+| random, recency, bm25 | spans drawn at random, the newest ones, or by BM25 |
+| raw_attention, lens | spans by the model's attention to the gists of all the far past, or by LensNet's scores of them |
+| oracle | spans that lower the loss most, one after another, of the other half of the scored tokens: even ones for odd |
+| oracle_bound | spans that lower the loss of the scored tokens themselves: more than can be had, part of it is luck |
+| full | all of the history as tokens: for models that were trained on rows so long |
 | twin, twin_full | `window` and `window_full` of another model, one trained on tokens alone |
+
+The candidates of oracles, and of `utilities`, are the spans before the newest W - interval tokens: those that a window of as many
+entries doesn't show.
 """
 
 from __future__ import annotations
@@ -34,20 +41,25 @@ from torch import Tensor
 from mccore.errors import ConfigError, DataError
 from mccore.eval.context import swap_partners
 from mccore.eval.context_policies import bm25
-from mccore.eval.context_statistics import Estimate, Values, estimate
+from mccore.eval.context_statistics import Estimate, Values, estimate, ratio, recall_at, spearman
 from mccore.megacontext.context_cache import ContextCache
 from mccore.megacontext.controller import score_cuts
 from mccore.megacontext.cut import Cut
+from mccore.megacontext.focus_targets import AttentionMass
 from mccore.megacontext.ngram_search import Found, HistorySearch
+from mccore.megacontext.positions import spans_of
 from mccore.megacontext.session import ContextModel, Session
 from mccore.megacontext.tree import Entries, Tree
+from mccore.megacontext.working_context import WorkingContexts, model_inputs
 from mccore.model.gpt import GPT
 
-ROUTERS = ("random", "bm25", "lens")
+ROUTERS = ("random", "recency", "bm25", "raw_attention", "lens")
+ORACLES = ("oracle", "oracle_bound")
 CONDITIONS = (
     "context", "window", "window_full", "tail", "nothing_found", "gists_zeroed", "gists_swapped", "history_swapped",
-    "absolute", "contiguous", *ROUTERS, "twin", "twin_full",
+    "absolute", "contiguous", *ROUTERS, *ORACLES, "full", "twin", "twin_full",
 )  # fmt: skip
+ON_DEMAND = (*ORACLES, "full")  # a pass per candidate; a length that the model may never have read
 _ROWS = 16  # windows of one pass
 
 
@@ -78,6 +90,8 @@ class LongHistoryReport:
     entries: float  # of the Working Contexts at the first prediction, mean
     far_tokens: float  # tokens before the tail that they showed, mean
     tail: float  # tokens of their raw tail at the first prediction, mean
+    scores: Mapping[str, Values]  # router -> scores of the candidates [R, J]; "ngram" is the search's own
+    utilities: Values | None  # of the candidates [R, J]: what showing each alone saves, nats per scored token
 
     @cached_property
     def nll(self) -> Mapping[str, Values]:
@@ -89,6 +103,33 @@ class LongHistoryReport:
         that of a mean over documents, or over rows."""
         return estimate(self.nll[one] - self.nll[other], self.documents if by_document else None)
 
+    def gap_closed(self, condition: str) -> Estimate | None:
+        """The share of the gap from the window to the full history; None without `full`, or unless that gap exceeds 3 standard
+        errors."""
+        nll = self.nll
+        if "full" not in nll:
+            return None
+        return ratio(nll["window"] - nll[condition], nll["window"] - nll["full"], self.documents)
+
+    def focus_gap_closed(self, condition: str) -> Estimate | None:
+        """The share of the gap from random spans to the oracle's; None without both, or unless it exceeds 3 standard errors."""
+        nll = self.nll
+        if "oracle" not in nll or "random" not in nll:
+            return None
+        return ratio(nll["random"] - nll[condition], nll["random"] - nll["oracle"], self.documents)
+
+    def rank_correlation(self, router: str) -> Estimate | None:
+        """Spearman correlation of a router's scores with the true utilities over the candidates of a row, mean over rows."""
+        if self.utilities is None or router not in self.scores:
+            return None
+        return estimate(spearman(self.scores[router], self.utilities), self.documents)
+
+    def recall(self, router: str, k: int) -> Estimate | None:
+        """Share of the k most useful candidates that are among a router's first k; None where there are no more than k."""
+        if self.utilities is None or router not in self.scores or self.utilities.shape[1] <= k:
+            return None
+        return estimate(recall_at(self.scores[router], self.utilities, k), self.documents)
+
 
 def evaluate_long_histories(
     model: ContextModel,
@@ -99,21 +140,25 @@ def evaluate_long_histories(
     horizon: int = 32,
     conditions: Iterable[str] | None = None,
     twin: GPT | None = None,
+    oracle_spans: int = 2,
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> LongHistoryReport:
     """Predict the last `horizon` tokens of rows [R, n + horizon], each of one of `documents` [R], in the given conditions, by
-    default all; `context` and `window` always, and a twin's where there is one. Conditions that a model or rows don't have are
-    left out: those of a search that it hasn't got, and other histories where all rows are of one document.
+    default all but `full` and the oracles; `context` and `window` always, and a twin's where there is one. Conditions that a
+    model or rows don't have are left out: those of a search that it hasn't got, and other histories where all rows are of one
+    document.
 
-    `new_tree` makes an empty tree; `twin` is a plain model with the same tokenizer.
+    `new_tree` makes an empty tree; `twin` is a plain model with the same tokenizer; `oracle_spans` is how many spans an oracle
+    picks, as many as the allocator shows.
 
     Raises DataError where histories fit the Working Context as they are, or the horizon is longer than an interval,
     ConfigError for a condition that doesn't exist.
     """
     settings = model.settings
-    asked = None if conditions is None else {"context", "window", "twin", "twin_full", *conditions}
-    unknown = sorted((asked or set()) - set(CONDITIONS))
+    usual = set(CONDITIONS) - set(ON_DEMAND)
+    asked = usual if conditions is None else {"context", "window", "twin", "twin_full", *conditions}
+    unknown = sorted(asked - set(CONDITIONS))
     if unknown:
         raise ConfigError(
             f"there is no condition {unknown[0]!r} of long histories", hint=f"choose among {', '.join(CONDITIONS)}"
@@ -129,6 +174,8 @@ def evaluate_long_histories(
     partners = swap_partners(len(rows), ids)
     losses: dict[str, list[Tensor]] = {}
     shapes: list[tuple[int, int, int]] = []
+    scores: dict[str, list[NDArray[np.float64]]] = {}
+    utilities: list[Tensor] = []
     trees: dict[int, Tree] = {}
 
     def tree_of(row: int) -> Tree:
@@ -139,23 +186,37 @@ def evaluate_long_histories(
 
     for row in range(len(rows)):
         other = None if partners is None else tree_of(int(partners[row]))
-        part = _Row(model, tree_of(row), other, rows[row], horizon, np.random.default_rng([seed, row]))
+        part = _Row(model, tree_of(row), other, rows[row], horizon, oracle_spans, np.random.default_rng([seed, row]))
         for name, found in part.conditions(asked):
             losses.setdefault(name, []).append(found)
         shapes.append(part.shape)
+        for name, each in part.scores.items():
+            scores.setdefault(name, []).append(each[: part.candidates])
+        if part.utilities is not None:
+            utilities.append(part.utilities)
         on_progress(row + 1)
     table = {name: torch.stack(values).double().cpu().numpy() for name, values in losses.items()}
     room = settings.budget - settings.interval
     for name, gpt, kept in (
         ("window", model.gpt, room),
         ("window_full", model.gpt, settings.budget),
+        ("full", model.gpt, history),
         ("twin", twin, room),
         ("twin_full", twin, settings.budget),
     ):
-        if gpt is not None and (asked is None or name in asked):
+        if gpt is not None and name in asked:
             table[name] = window_losses(gpt, rows[:, history - kept :], horizon)
     entries, far, tail = np.array(shapes, dtype=np.float64).mean(axis=0)
-    return LongHistoryReport(table, ids, history, float(entries), float(far), float(tail))
+    return LongHistoryReport(
+        table,
+        ids,
+        history,
+        float(entries),
+        float(far),
+        float(tail),
+        {name: np.stack(values) for name, values in scores.items()},
+        torch.stack(utilities).double().cpu().numpy() if utilities else None,
+    )
 
 
 @torch.inference_mode()
@@ -187,9 +248,13 @@ class _Row:
         other: Tree | None,
         ids: NDArray[Any],
         horizon: int,
+        oracle_spans: int,
         rng: np.random.Generator,
     ) -> None:
         self.model, self.tree, self.other, self.rng = model, tree, other, rng
+        self.oracle_spans = oracle_spans
+        self.scores: dict[str, NDArray[np.float64]] = {}  # of all spans of the history [J], by router
+        self.utilities: Tensor | None = None  # of the candidates [J]
         self.history = len(ids) - horizon
         self.ids = ids.astype(np.int64)
         self.later = torch.from_numpy(self.ids[self.history :]).to(model.gpt.device)
@@ -201,11 +266,11 @@ class _Row:
         self.shape = (len(self.cut), int((self.cut.level == 0).sum()) - self.tail, self.tail)
 
     @torch.inference_mode()
-    def conditions(self, asked: set[str] | None) -> Iterable[tuple[str, Tensor]]:
+    def conditions(self, asked: set[str]) -> Iterable[tuple[str, Tensor]]:
         """Condition -> losses of the horizon [H], those of windows but for `tail` left out."""
 
         def wanted(name: str) -> bool:
-            return asked is None or name in asked
+            return name in asked
 
         yield "context", self._behind(self.session)
         if wanted("tail"):
@@ -226,46 +291,130 @@ class _Row:
         search = self.session.search
         if search is None:
             return
-        for name in ("nothing_found", *ROUTERS):
+        if wanted("nothing_found"):
+            yield "nothing_found", self._showing(self._only([]))
+        self.scores["ngram"] = self._ngram(search)
+        for name in ROUTERS:
             if wanted(name):
-                given = GivenSpans(search.span, self.history, self._scores(name)(search))
-                session = Session(self.model, self.tree, search=given)
-                session.read()
-                yield name, self._behind(session)
+                self.scores[name] = self._router(name)(search)
+                yield name, self._showing(self.scores[name])
+        if any(wanted(name) for name in ORACLES):
+            yield from self._oracles()
 
-    def _scores(self, name: str) -> Callable[[HistorySearch], NDArray[np.float64]]:
+    @property
+    def candidates(self) -> int:
+        """Spans that a window of as many entries doesn't show."""
+        search, settings = self.session.search, self.model.settings
+        return 0 if search is None else (self.history - (settings.budget - settings.interval)) // search.span
+
+    def _showing(self, scores: NDArray[np.float64]) -> Tensor:
+        """Losses [H] behind a session whose search finds all spans by `scores`, [J]."""
+        assert self.session.search is not None
+        given = GivenSpans(self.session.search.span, self.history, scores)
+        session = Session(self.model, self.tree, search=given)
+        session.read()
+        return self._behind(session)
+
+    def _oracles(self) -> Iterable[tuple[str, Tensor]]:
+        nothing = self._showing(self._only([]))
+        alone = torch.stack([self._showing(self._only([span])) for span in range(self.candidates)])  # [J, H]
+        self.utilities = nothing.mean() - alone.mean(dim=1)
+        every = torch.arange(len(nothing), device=nothing.device)
+        yield "oracle_bound", self._showing(self._only(self._greedy(alone, every)))
+        if len(every) > 1:  # a single token has no others
+            even, odd = every[0::2], every[1::2]
+            losses = self._showing(self._only(self._greedy(alone, odd)))
+            losses[odd] = self._showing(self._only(self._greedy(alone, even)))[odd]
+            yield "oracle", losses
+
+    def _greedy(self, alone: Tensor, judges: Tensor) -> list[int]:
+        """The candidates that a greedy search picks by the losses of some of the scored tokens; `alone` [J, H] are the losses
+        with one candidate shown."""
+        picked: list[int] = []
+        losses = alone
+        for turn in range(min(self.oracle_spans, self.candidates)):
+            if turn:
+                losses = torch.stack([self._showing(self._only([*picked, span])) for span in range(self.candidates)])
+                losses[picked] = torch.inf
+            picked.append(int(losses[:, judges].mean(dim=1).argmin()))
+        return picked
+
+    def _only(self, spans: list[int]) -> NDArray[np.float64]:
+        """Scores that find these spans and nothing else."""
+        assert self.session.search is not None
+        scores = np.zeros(self.history // self.session.search.span)
+        scores[spans] = 1.0
+        return scores
+
+    def _router(self, name: str) -> Callable[[HistorySearch], NDArray[np.float64]]:
         return {
-            "nothing_found": self._nothing,
             "random": self._random,
+            "recency": self._recency,
             "bm25": self._bm25,
+            "raw_attention": self._raw_attention,
             "lens": self._lens,
         }[name]
 
-    def _nothing(self, search: HistorySearch) -> NDArray[np.float64]:
-        return np.zeros(self.history // search.span)
+    def _query(self) -> NDArray[np.int64]:
+        return self.ids[: self.history][-self.model.settings.search.query_tokens :]
+
+    def _ngram(self, search: HistorySearch) -> NDArray[np.float64]:
+        count = self.history // search.span
+        start, _, score = search.find(self._query(), self.history, count)
+        scores = np.zeros(count)
+        scores[start // search.span] = score
+        return scores
 
     def _random(self, search: HistorySearch) -> NDArray[np.float64]:
         return self.rng.random(self.history // search.span)
 
+    def _recency(self, search: HistorySearch) -> NDArray[np.float64]:
+        return np.arange(1.0, self.history // search.span + 1)
+
     def _bm25(self, search: HistorySearch) -> NDArray[np.float64]:
         count = self.history // search.span
-        query = self.ids[: self.history][-self.model.settings.search.query_tokens :]
-        return bm25(query, self.ids[: count * search.span].reshape(count, search.span))
+        return bm25(self._query(), self.ids[: count * search.span].reshape(count, search.span))
 
-    def _lens(self, search: HistorySearch) -> NDArray[np.float64]:
-        """Shares of attention that LensNet expects, of the gists of all that lies before the tail, added up by span."""
+    def _gists(self) -> Cut:
+        """All the far past before the tail as blocks, and the tail as tokens."""
         size = self.model.block_size
         blocks = (self.history - self.tail) // size
         raw = np.arange(blocks * size, self.history)
         level = np.concatenate([np.ones(blocks, dtype=np.int8), np.zeros(len(raw), dtype=np.int8)])
-        cut = Cut(level, np.concatenate([np.arange(blocks), raw]), size)
-        nets, recent = self.model.nets, self.model.recent_tokens
-        (scores,) = score_cuts(nets.lensnet, [self.tree.entries(cut).embeddings], [cut], recent, nets.dtype)
-        share = np.zeros(self.history // search.span * (search.span // size))
-        of_block = ((1 + scores[:blocks]) / np.maximum(1 - scores[:blocks], 1e-6)).astype(np.float64)
-        share[: len(of_block)] = of_block[: len(share)]
-        summed: NDArray[np.float64] = share.reshape(-1, search.span // size).sum(axis=1)
+        return Cut(level, np.concatenate([np.arange(blocks), raw]), size)
+
+    def _by_span(self, of_gists: NDArray[np.float64], search: HistorySearch) -> NDArray[np.float64]:
+        """What the gists of `_gists` have, added up by span: [J]; 0 for the tail's."""
+        each = search.span // self.model.block_size
+        share = np.zeros(self.history // search.span * each)
+        share[: len(of_gists)] = of_gists[: len(share)]
+        summed: NDArray[np.float64] = share.reshape(-1, each).sum(axis=1)
         return summed
+
+    def _lens(self, search: HistorySearch) -> NDArray[np.float64]:
+        """Shares of attention that LensNet expects."""
+        cut, nets = self._gists(), self.model.nets
+        embeddings = self.tree.entries(cut).embeddings
+        (scores,) = score_cuts(nets.lensnet, [embeddings], [cut], self.model.recent_tokens, nets.dtype)
+        scores = scores[cut.level > 0].astype(np.float64)
+        return self._by_span((1 + scores) / np.maximum(1 - scores, 1e-6), search)
+
+    def _raw_attention(self, search: HistorySearch) -> NDArray[np.float64]:
+        """Attention that the newest tokens pay, above the mean over gists."""
+        cut, nets, gpt = self._gists(), self.model.nets, self.model.gpt
+        level, index = (torch.from_numpy(part.astype(np.int64)).unsqueeze(0) for part in (cut.level, cut.index))
+        level, index = level.to(gpt.device), index.to(gpt.device)
+        spans, row = spans_of(level, index, cut.block_size), torch.zeros(1, dtype=torch.int64, device=gpt.device)
+        last = ((index + 1) * spans.span).long() - 1
+        contexts = WorkingContexts(row, level, index, spans, last, self.tree.entries(cut).embeddings.unsqueeze(0))
+        tokens = torch.from_numpy(self.ids[: self.history]).to(gpt.device).unsqueeze(0)
+        config, gists = nets.config, int((cut.level > 0).sum())
+        asked = min(config.lens.queries, len(cut) - gists)
+        first, limit = torch.full_like(row, len(cut) - asked), torch.full_like(row, gists)
+        recorder = AttentionMass(first, asked, 1, len(cut), limit, gpt.attend)
+        inputs = model_inputs(gpt, contexts, tokens, nets.bias, config.positional, config.token_positions)
+        gpt.hidden(**inputs, attend=recorder)
+        return self._by_span(recorder.excess()[0].sum(dim=0)[:gists].double().cpu().numpy(), search)
 
     def _read(self, entries_of: Callable[[Cut], Entries]) -> Tensor:
         """Losses behind the session's cut with other entries."""

@@ -15,10 +15,20 @@ from mccore.config import SearchConfig
 from mccore.errors import ConfigError, DataError
 from mccore.eval import long_history
 from mccore.eval.context_policies import bm25
-from mccore.eval.long_history import CONDITIONS, GivenSpans, LongHistoryReport, evaluate_long_histories, window_losses
+from mccore.eval.context_statistics import Estimate
+from mccore.eval.long_history import (
+    CONDITIONS,
+    ON_DEMAND,
+    GivenSpans,
+    LongHistoryReport,
+    evaluate_long_histories,
+    window_losses,
+)
+from mccore.megacontext.focus_targets import AttentionMass
 from mccore.megacontext.positions import Spans
 from mccore.megacontext.session import ContextModel, Session, SessionSettings
 from mccore.megacontext.tree import Tree
+from mccore.megacontext.working_context import assemble, model_inputs
 from mccore.model import GPT
 from tests.eval.test_context import GOAL, SIGN, sign_model
 from tests.megacontext.conftest import stir
@@ -222,7 +232,7 @@ def test_tokens_are_placed_as_the_other_kind_of_model_places_them() -> None:
 def test_rows_of_one_document_are_swapped_with_none(model: ContextModel) -> None:
     rows, swapped = rows_of(), {"gists_swapped", "history_swapped"}
     of_one = evaluate(model, rows, [7, 7, 7])
-    assert set(of_one.losses) == set(CONDITIONS) - swapped - {"contiguous", "twin", "twin_full"}
+    assert set(of_one.losses) == set(CONDITIONS) - swapped - {"contiguous", "twin", "twin_full", *ON_DEMAND}
     of_two = evaluate(model, rows, [7, 7, 8])
     assert swapped <= of_two.losses.keys()
     same = rows.copy()
@@ -245,6 +255,7 @@ def test_a_search_that_finds_nothing_is_a_model_without_one(model: ContextModel)
     assert close(alone.losses["context"], report.losses["nothing_found"])
     assert not close(report.losses["context"], report.losses["nothing_found"])
     assert not {"nothing_found", "random", "bm25", "lens"} & alone.losses.keys()
+    assert not alone.scores
 
 
 def test_routers_show_the_spans_of_highest_score(model: ContextModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,9 +328,27 @@ def test_what_was_said_far_back_is_found_and_helps() -> None:
     for row, at in enumerate((10, 42, 83, 120, 161, 202)):
         rows[row, at : at + 5], rows[row, at + 5] = phrase, SIGN
         rows[row, HISTORY - 5 : HISTORY], rows[row, HISTORY:] = phrase, GOAL
-    report = evaluate(knowing, rows)
+    report = evaluate(knowing, rows, conditions=set(CONDITIONS) - {"lens"}, oracle_spans=1)
     nll = {name: float(values.mean()) for name, values in report.nll.items()}
     assert report.far_tokens == SPAN
+    # Both oracles show the span with SIGN, which in one row isn't the one with the words, but the next.
+    same = np.arange(6) != 2
+    for name in ("oracle", "oracle_bound"):
+        assert close(report.losses[name][same], report.losses["context"][same])
+        assert report.losses[name].max() < 0.01 < report.losses["context"][2].min()
+    assert report.utilities is not None
+    assert report.utilities.shape == report.scores["ngram"].shape == (6, (HISTORY - (W - INTERVAL)) // SPAN)
+    assert report.utilities.argmax(axis=1).tolist() == [1, 5, 11, 15, 20, 25]
+    recall, closed = report.recall("ngram", 1), report.focus_gap_closed("context")
+    assert recall is not None
+    assert recall == report.recall("bm25", 1)
+    assert recall.mean == pytest.approx(5 / 6)
+    assert closed is not None
+    gained = nll["random"] - nll["context"]
+    assert closed.mean == pytest.approx(gained / (nll["random"] - nll["oracle"]))
+    oracle = report.focus_gap_closed("oracle")
+    assert oracle is not None
+    assert oracle.mean == pytest.approx(1)
     assert nll["context"] < 0.5
     assert close(report.losses["bm25"], report.losses["context"])
     for name in ("window", "window_full", "tail"):  # they know nothing
@@ -334,10 +363,70 @@ def test_what_was_said_far_back_is_found_and_helps() -> None:
     assert gain.z < -10
 
 
+def test_recency_shows_the_newest_span_outside_of_the_tail(model: ContextModel) -> None:
+    rows = rows_of(2)
+    report = evaluate(model, rows, conditions=["recency"])
+    every = np.arange(1.0, HISTORY // SPAN + 1)
+    for row in range(2):
+        session, losses = streamed(model, rows[row], search=GivenSpans(SPAN, HISTORY, every))
+        assert close(report.losses["recency"][row], losses)
+        assert spans_shown(session) in ([], [(tail_of(session) - 1) // SPAN * SPAN])  # or it grew into the tail
+    assert report.scores["recency"][0].tolist() == sorted(report.scores["recency"][0])
+
+
+def test_raw_attention_is_that_of_the_newest_tokens_to_gists_made_as_in_training(model: ContextModel) -> None:
+    rows, size = rows_of(2), SPAN // K
+    report = evaluate(model, rows, conditions=["raw_attention"])
+    gpt, nets = model.gpt, model.nets
+    for row in range(2):
+        session, _ = streamed(model, rows[row])
+        blocks = tail_of(session) // K
+        level = torch.tensor([[1] * blocks + [0] * (HISTORY - blocks * K)])
+        index = torch.tensor([[*range(blocks), *range(blocks * K, HISTORY)]])
+        tokens = torch.from_numpy(rows[row : row + 1, :HISTORY])
+        with torch.inference_mode():
+            contexts = assemble(nets.pyramid(gpt.embed(tokens)), torch.tensor([0]), level, index, K)
+            length = level.size(1)
+            asked = min(nets.config.lens.queries, length - blocks)
+            recorder = AttentionMass(
+                torch.tensor([length - asked]), asked, 1, length, torch.tensor([blocks]), gpt.attend
+            )
+            gpt.hidden(
+                **model_inputs(gpt, contexts, tokens, nets.bias, nets.config.positional, "contiguous"), attend=recorder
+            )
+        attention = recorder.excess()[0].sum(dim=0)[: blocks // size * size].double()
+        candidates = report.scores["raw_attention"].shape[1]
+        assert close(report.scores["raw_attention"][row], attention.view(-1, size).sum(dim=1)[:candidates])
+        assert attention.max() > 1e-3
+
+
+def test_an_oracle_takes_what_lowers_the_loss_most_and_is_honest() -> None:
+    model, rows = searching(), rows_of(2)
+    report = evaluate(model, rows, conditions=["nothing_found", *ON_DEMAND], oracle_spans=1)
+    assert report.utilities is not None
+    for row in range(2):
+        alone = []
+        for span in range(report.utilities.shape[1]):
+            scores = np.zeros(HISTORY // SPAN)
+            scores[span] = 1.0
+            alone.append(streamed(model, rows[row], search=GivenSpans(SPAN, HISTORY, scores))[1])
+        losses = np.array(alone)
+        utilities = report.nll["nothing_found"][row] - losses.mean(axis=1)
+        assert close(report.utilities[row], utilities)
+        assert close(report.losses["oracle_bound"][row], losses[losses.mean(axis=1).argmin()])
+        even, odd = losses[losses[:, 1::2].mean(axis=1).argmin()], losses[losses[:, 0::2].mean(axis=1).argmin()]
+        assert close(report.losses["oracle"][row, 0::2], even[0::2])
+        assert close(report.losses["oracle"][row, 1::2], odd[1::2])
+        assert close(report.losses["full"][row], plain_losses(model.gpt, rows[row], INTERVAL))
+    two = evaluate(model, rows, conditions=["oracle_bound"], oracle_spans=2)
+    assert close(two.losses["oracle_bound"], report.losses["oracle_bound"])  # this allocator shows one
+    assert report.gap_closed("context") is None or report.gap_closed("window") == Estimate(0.0, 0.0, 2)
+
+
 def test_only_the_conditions_that_were_asked_for() -> None:
     model, rows = searching(), rows_of(2)
     everything = evaluate(model, rows)
-    for asked in ([], ["tail"], ["gists_swapped", "bm25"], ["window_full", "absolute"]):
+    for asked in ([], ["tail"], ["gists_swapped", "bm25"], ["window_full", "absolute"], ["recency", "raw_attention"]):
         report = evaluate(model, rows, conditions=iter(asked))
         assert set(report.losses) == {"context", "window", *asked}
         assert all(close(values, everything.losses[name]) for name, values in report.losses.items())

@@ -414,6 +414,24 @@ def test_a_recipe_may_prepare_megacontext_without_enabling_it() -> None:
     assert resolved().megacontext.lens.temperature == 2.0
 
 
+@pytest.mark.parametrize(
+    ("recipe", "flags", "origin"),
+    [
+        ("long", {"megacontext.allocator": "greedy"}, "--allocator"),
+        ("tiny", {"megacontext.enabled": True, "megacontext.search.kind": "ngram"}, "--search"),
+    ],
+)
+def test_a_search_whose_finds_nobody_shows_is_refused(recipe: str, flags: dict[str, Any], origin: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(recipe, flags=flags)
+    message = caught.value.render()
+    assert f"`{origin}`: the allocator 'greedy' doesn't show what megacontext.search.kind=ngram finds" in message
+    assert "--allocator spans, or no search, --search none" in message
+    spans = resolve(recipe, flags={**flags, "megacontext.allocator": "spans"})
+    assert spans.megacontext.search.kind == "ngram"
+    assert resolve(recipe, flags={**flags, "megacontext.search.kind": "none"}).megacontext.allocator.name == "greedy"
+
+
 # --- flags ---------------------------------------------------------------------------------------------------------------
 
 FLAGS = """
