@@ -48,6 +48,7 @@ from mccore.megacontext.cut import Cut
 from mccore.megacontext.focus_targets import AttentionMass
 from mccore.megacontext.ngram_search import Found, HistorySearch
 from mccore.megacontext.positions import spans_of
+from mccore.megacontext.repeats import repeats_of_cut
 from mccore.megacontext.session import ContextModel, Session
 from mccore.megacontext.tree import Entries, Tree
 from mccore.megacontext.working_context import WorkingContexts, model_inputs
@@ -395,7 +396,12 @@ class _Row:
         """Shares of attention that LensNet expects."""
         cut, nets = self._gists(), self.model.nets
         embeddings = self.tree.entries(cut).embeddings
-        (scores,) = score_cuts(nets.lensnet, [embeddings], [cut], self.model.recent_tokens, nets.dtype)
+        tokens = torch.from_numpy(self.ids).to(embeddings.device)
+
+        def repeats(cuts: Sequence[Cut], queries: int) -> list[Tensor]:
+            return [repeats_of_cut(tokens, each, queries) for each in cuts]
+
+        (scores,) = score_cuts(nets.lensnet, [embeddings], [cut], self.model.recent_tokens, nets.dtype, repeats)
         scores = scores[cut.level > 0].astype(np.float64)
         return self._by_span((1 + scores) / np.maximum(1 - scores, 1e-6), search)
 

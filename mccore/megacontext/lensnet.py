@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from mccore.config import LensConfig
 from mccore.megacontext.encoder import EPS, EncoderLayer, Head
 from mccore.megacontext.positions import Spans
+from mccore.megacontext.repeats import ORDERS
 from mccore.model.gpt import Linear
 from mccore.model.kernels import rms_norm
 
 FEATURES = 3  # log distance, its square, and whether the entry is a token
 START_TEMPERATURE = math.log(4.0)  # ln of the factor on the cosine of query and key, in units of sqrt(D)
+NEVER = 30.0  # in ln: odds of what doesn't count
 TINY = 1e-20  # keeps the logarithm of a share that underflowed finite
 
 
@@ -36,6 +38,44 @@ class Focus(NamedTuple):
     questions: Tensor  # fp32 [R, Q, L], ln of the share that each query gives to each node, at the node's number
     node: Tensor  # int64 [R, L], the number of each entry's node, counted from 0 in each row
     there: Tensor  # bool [R, L], numbers that are nodes and take part
+
+
+class RepeatShares(nn.Module):
+    """Shares of nodes by where the last tokens of each question stood before, and how much these count beside likeness.
+
+    Every place that follows such a repeat has a weight, learned for pairs and for triples, times a power of its distance.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.empty(ORDERS))  # in ln, of a place that follows a pair, and more for a triple
+        self.distance = Linear(FEATURES, 1)
+        # Of a constant, whether there is a triple, and minus ln(1 + count) of pairs and of triples.
+        self.trust = nn.Parameter(torch.empty(2 + ORDERS))
+        self.matter = nn.Parameter(torch.empty(2 + ORDERS))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Set the start: a triple counts as two pairs, half of a share goes by repeats where there are any, and a question
+        with them matters as much as one without."""
+        self.weights.zero_()
+        self.distance.weight.zero_()
+        self.trust.zero_()
+        self.matter.zero_()
+
+    def forward(self, repeats: Tensor, features: Tensor, node: Tensor, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """repeats: [R, Q, L, 2], of entries that lie at `features` [R, L, 3] and belong to `node` [R, L]; `taken` [R, L] take
+        part. Returns, fp32: ln of the shares at the nodes' numbers [R, Q, L], ln of the odds with which they count [R, Q],
+        and how much more such a question matters [R, Q]."""
+        repeats = repeats * taken[:, None, :, None]
+        far = self.distance(features).float().squeeze(-1).exp()  # [R, L]
+        weight = (repeats @ self.weights.exp()) * far.unsqueeze(1)
+        shares = torch.zeros_like(weight).scatter_add(2, node.unsqueeze(1).expand_as(weight), weight)
+        shares = torch.log(shares + TINY) - torch.log(shares.sum(dim=2, keepdim=True) + TINY)
+        count = repeats.sum(dim=2)  # [R, Q, 2]
+        any_ = (count > 0).float()
+        told = torch.cat((any_, -torch.log1p(count)), dim=-1)
+        return shares, (told @ self.trust).masked_fill(any_[..., 0] == 0, -NEVER), told @ self.matter
 
 
 class LensNet(nn.Module):
@@ -54,6 +94,7 @@ class LensNet(nn.Module):
         self.temperature = nn.Parameter(torch.empty(1))
         self.distance = Linear(FEATURES, 1)
         self.head = Head(width, 1, config.head, zero=True)
+        self.repeats = RepeatShares() if config.repeats else None
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -70,6 +111,8 @@ class LensNet(nn.Module):
         self.temperature.fill_(START_TEMPERATURE)
         self.distance.weight.zero_()
         self.head.reset(generator)
+        if self.repeats is not None:
+            self.repeats.reset()
 
     def forward(
         self,
@@ -78,12 +121,14 @@ class LensNet(nn.Module):
         editable: Tensor | None = None,
         later: Tensor | None = None,
         block_size: int | None = None,
+        repeats: Tensor | None = None,
     ) -> Focus:
         """Look at entries [R, L, D] that lie at `spans`.
 
         editable: bool [R, L], entries that take part; default all. later: embeddings [R, H, D] of tokens behind the Working
         Context whose questions are wanted too, for training; they come behind the others in `questions`, are seen by
-        nothing else, and don't count in the scores. block_size: of the tree, where it isn't the network's.
+        nothing else, and don't count in the scores. block_size: of the tree, where it isn't the network's. repeats: fp32
+        [R, Q, L, 2] by `count_repeats`, of all that ask, for a network that is configured to know them.
         """
         length = entries.size(1)
         start = spans.centre - (spans.span - 1) / 2
@@ -116,10 +161,16 @@ class LensNet(nn.Module):
         weight = torch.exp(logits - top)
         shares = torch.zeros_like(weight).scatter_add(2, node.unsqueeze(1).expand_as(weight), weight)
         questions = torch.log(shares + TINY) - torch.log(shares.sum(dim=2, keepdim=True) + TINY)
+        matter = self.head(rms_norm(x, EPS)).squeeze(-1).float()
+        if self.repeats is not None:
+            assert repeats is not None, "this LensNet knows where tokens stood before: give it `repeats`"
+            copied, odds, more = self.repeats(repeats, features, node, taken)
+            trusted = odds.unsqueeze(-1)
+            questions = torch.logaddexp(F.logsigmoid(-trusted) + questions, F.logsigmoid(trusted) + copied)
+            matter = matter + more[:, : length - recent.start]
 
         asked = questions[:, : length - recent.start]
         raw = spans.level[:, recent] == 0
-        matter = self.head(rms_norm(x, EPS)).squeeze(-1).float()
         matter = torch.log_softmax(matter.masked_fill(~raw, -1e4), dim=1)
         by_node = torch.logsumexp(asked + matter.unsqueeze(-1), dim=1)  # [R, L]
         neutral = -torch.log(there.sum(dim=1, keepdim=True).clamp(min=1).float())
