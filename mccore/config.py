@@ -333,6 +333,11 @@ class MegaContextConfig(Section):
     span_bias: bool = Field(
         True, description="add a learned multiple of ln(span) to the scores of a gist's key, from 1 at the start"
     )
+    gist_mass: Count = Field(
+        0,
+        description="tokens that all gists of a Working Context together weigh as at most, in the scores of their keys; 0 takes "
+        "the sequence length",
+    )
     position_skip: Count = Field(
         0, description="positions skipped at most between the far past and the recent tokens of a training context"
     )

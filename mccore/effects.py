@@ -83,6 +83,9 @@ def _idle(config: RunConfig) -> Iterator[tuple[tuple[str, ...], Idle]]:
     if not mc.expanded_blocks:
         reason = "no blocks are expanded, megacontext.expanded_blocks is 0"
         yield ("policy_share", "search_share", "expanded_run"), Idle(reason, "set megacontext.expanded_blocks=2")
+    if not mc.span_bias:
+        reason = "megacontext.span_bias is off, and it is what gives gists their mass"
+        yield ("gist_mass",), Idle(reason, "leave megacontext.span_bias on")
     if mc.positional == "gaussian_alibi" and not mc.span_bias:
         reason = "the penalty of positional=gaussian_alibi is part of the span bias, and megacontext.span_bias is off"
         yield ("positional", "span_bias"), Idle(reason, "leave megacontext.span_bias on, or take positional=gaussian")

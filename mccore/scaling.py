@@ -74,6 +74,7 @@ def derive(config: RunConfig) -> RunConfig:
     megacontext = config.megacontext.model_copy(
         update={
             "wc_length": config.megacontext.wc_length or model.max_seq_len,
+            "gist_mass": config.megacontext.gist_mass or model.max_seq_len,
             "recent_tokens": config.megacontext.recent_tokens
             or config.megacontext.horizon + config.megacontext.block_size,
         }

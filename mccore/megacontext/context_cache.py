@@ -191,7 +191,7 @@ class ContextCache:
     def _excess_of(self, cut: Cut) -> float:
         if self.nets.bias is None:
             return 0.0
-        return excess_mass(int(cut.span[cut.level > 0].sum()), self.gpt.config.max_seq_len)
+        return excess_mass(int(cut.span[cut.level > 0].sum()), self.nets.bias.mass)
 
     def _weights(self) -> Tensor | None:
         return None if self.cache.key_bias is None or self.nets.bias is None else self.nets.bias.weights

@@ -26,6 +26,8 @@ from mccore.model.kernels import rms_norm
 
 FEATURES = 3  # log distance, its square, and whether the entry is a token
 START_TEMPERATURE = math.log(4.0)  # ln of the factor on the cosine of query and key, in units of sqrt(D)
+# Of weights on distances: the exponent of a power law is reached in some hundred steps of LensNet's rate, not in thousands.
+PACE = 8.0
 NEVER = 30.0  # in ln: odds of what doesn't count
 TINY = 1e-20  # keeps the logarithm of a share that underflowed finite
 
@@ -68,7 +70,7 @@ class RepeatShares(nn.Module):
         part. Returns, fp32: ln of the shares at the nodes' numbers [R, Q, L], ln of the odds with which they count [R, Q],
         and how much more such a question matters [R, Q]."""
         repeats = repeats * taken[:, None, :, None]
-        far = self.distance(features).float().squeeze(-1).exp()  # [R, L]
+        far = (PACE * self.distance(features).float().squeeze(-1)).exp()  # [R, L]
         weight = (repeats @ self.weights.exp()) * far.unsqueeze(1)
         shares = torch.zeros_like(weight).scatter_add(2, node.unsqueeze(1).expand_as(weight), weight)
         shares = torch.log(shares + TINY) - torch.log(shares.sum(dim=2, keepdim=True) + TINY)
@@ -153,7 +155,7 @@ class LensNet(nn.Module):
         queries = rms_norm(self.query(asking), EPS)
         scale = self.temperature.exp() / math.sqrt(queries.size(-1))
         logits = (queries @ keys.transpose(1, 2)).float() * scale  # [R, Q, L]
-        logits = logits + self.distance(features).float().transpose(1, 2)
+        logits = logits + PACE * self.distance(features).float().transpose(1, 2)
         logits = logits.masked_fill(~taken.unsqueeze(1), -torch.inf)
 
         # The share of a node is the sum over its entries.

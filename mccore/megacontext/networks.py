@@ -35,7 +35,7 @@ class MegaContextNets(nn.Module):
         self.lensnet = LensNet(config.lens, model.n_embd, config.max_lod, config.block_size)
         self.bias: SpanBias | None = None
         if config.span_bias:
-            self.bias = SpanBias(model, config.positional, config.block_size)
+            self.bias = SpanBias(model, config.positional, config.block_size, config.gist_mass)
         self.decoder: WeakDecoder | None = None
         if config.recon_weight:
             self.decoder = WeakDecoder(model.n_embd, config.block_size)

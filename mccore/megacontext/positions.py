@@ -73,14 +73,14 @@ def span_rotary(spans: Spans, config: ModelConfig, kind: Positional) -> Rotary:
     )
 
 
-def excess_mass(tokens: int, reach: int) -> float:
-    """By how much gists that cover so many tokens weigh more than any in training, where histories had `reach`: in ln.
+def excess_mass(tokens: int, most: int) -> float:
+    """By how much gists that cover so many tokens weigh more than `most` tokens: in ln.
 
     Keys that stand for ln(span) tokens each would, in a history a hundred times as long, take nearly all attention from the
-    newest tokens, whatever they are about: so together they weigh at most what they did in training. In steps of a factor
-    of two, so that biases that are held change rarely.
+    newest tokens, whatever they are about: so together they weigh so much at most. In steps of a factor of two, so that biases
+    that are held change rarely.
     """
-    return max(0, math.ceil(math.log2(max(tokens, 1) / reach))) * math.log(2)
+    return max(0, math.ceil(math.log2(max(tokens, 1) / most))) * math.log(2)
 
 
 class SpanBias(nn.Module):
@@ -89,12 +89,15 @@ class SpanBias(nn.Module):
     Features of an entry: ln(span), weighted 1 at the start; with `gaussian_alibi` also -ln(1 + distance / K), its distance
     to the newest token in blocks, weighted 2^(-8 h / H) at the start, so that far gists weigh less, by a power of the
     distance. Tokens have features 0: a row of tokens only is untouched.
+
+    mass: tokens that all gists of a Working Context weigh as, together, at most; default: a sequence of the model.
     """
 
-    def __init__(self, config: ModelConfig, kind: Positional, block_size: int) -> None:
+    def __init__(self, config: ModelConfig, kind: Positional, block_size: int, mass: int = 0) -> None:
         super().__init__()
         self.kind = kind
         self.block_size = block_size
+        self.mass = mass or config.max_seq_len
         features = 2 if kind == "gaussian_alibi" else 1
         self.weights = nn.Parameter(torch.empty(config.depth, config.n_head, features))
         self.reset()
@@ -107,12 +110,19 @@ class SpanBias(nn.Module):
             heads = self.weights.size(1)
             self.weights[..., 1] = torch.tensor([2.0 ** (-8 * (head + 1) / heads) for head in range(heads)])
 
-    def features(self, spans: Spans, end: Tensor | None = None, excess: float = 0.0) -> Tensor:
+    def excess(self, spans: Spans) -> Tensor:
+        """`excess_mass` of whole Working Contexts: fp64 [R, 1]."""
+        covered = (spans.span * (spans.level > 0)).sum(dim=-1, keepdim=True)
+        return torch.ceil(torch.log2(covered.clamp(min=1) / self.mass)).clamp(min=0) * math.log(2)
+
+    def features(self, spans: Spans, end: Tensor | None = None, excess: float | Tensor | None = None) -> Tensor:
         """Features of entries, fp32 [R, L, 1 or 2].
 
         end: [R or 1, 1], where the newest entry ends; default: the last of these does. excess: taken from every gist's
-        ln(span), see `excess_mass`.
+        ln(span); default: these are whole Working Contexts, and it is theirs.
         """
+        if excess is None:
+            excess = self.excess(spans)
         coarse = spans.level > 0
         mass = torch.log(spans.span) - excess * coarse  # 0 for tokens
         if self.kind != "gaussian_alibi":

@@ -26,6 +26,7 @@ from mccore.megacontext.session import ContextModel, Session, SessionSettings
 from mccore.megacontext.session_batch import SessionBatch
 from mccore.megacontext.session_files import open_session, save_session
 from mccore.megacontext.tree import Tree, TreeError
+from mccore.megacontext.working_context import assemble, model_inputs
 from mccore.model import GPT
 from mccore.sessions import TreeBuilder
 from tests.megacontext.conftest import VOCAB, run_config, stir
@@ -578,6 +579,24 @@ def test_what_was_seen_takes_no_more_memory_the_longer_it_is_watched(monkeypatch
         assert len(session._seen) <= views
         kept.append(session.seen())
     assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("mass", [0, 4, 30, 1000])
+@pytest.mark.parametrize("token_positions", ["absolute", "contiguous"])
+def test_a_session_reads_its_working_context_as_training_reads_such_a_cut(mass: int, token_positions: Any) -> None:
+    model = context_model(token_positions=token_positions, gist_mass=mass, kv_policy="exact")
+    ids, session = ids_of(110), new_session(model)
+    session.append(ids)
+    read = session.read()
+    cut, gpt, nets = session.focus.cut, model.gpt, model.nets
+    assert cut.level.max() == nets.config.max_lod
+    level, index = (torch.from_numpy(part.astype(np.int64)).unsqueeze(0) for part in (cut.level, cut.index))
+    tokens = torch.tensor([ids])
+    with torch.inference_mode():
+        contexts = assemble(nets.pyramid(gpt.embed(tokens)), torch.tensor([0]), level, index, K)
+        inputs = model_inputs(gpt, contexts, tokens, nets.bias, nets.config.positional, token_positions)
+        logits = gpt.logits(gpt.hidden(**inputs)[:, -1])[0]
+    torch.testing.assert_close(read, logits, atol=2e-4, rtol=1e-4)
 
 
 # --- where tokens stood before ----------------------------------------------------------------------------------------
