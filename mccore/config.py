@@ -336,7 +336,7 @@ class MegaContextConfig(Section):
     gist_mass: Count = Field(
         0,
         description="tokens that all gists of a Working Context together weigh as at most, in the scores of their keys; 0 takes "
-        "the sequence length",
+        "its length",
     )
     position_skip: Count = Field(
         0, description="positions skipped at most between the far past and the recent tokens of a training context"
@@ -380,7 +380,7 @@ class MegaContextConfig(Section):
         "the plain model can afford; 0 reads all",
     )
     variant_weight: NonNegative = Field(
-        0.3, description="weight of the variants' next-token loss; at 1 the plain model pays for them"
+        0.1, description="weight of the variants' next-token loss; the higher, the more the plain model pays for them"
     )
     variants_train_gpt: bool = Field(
         True,

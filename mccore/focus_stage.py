@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from mccore.eval.context import ContextReport
     from mccore.eval.context_stream import StreamReport
     from mccore.megacontext.networks import MegaContextNets
     from mccore.model.gpt import GPT
@@ -171,23 +172,29 @@ def _emit_refocus(runtime: Runtime, report: StreamReport, budget: int, recent: i
     )
 
 
-def focus_table(runtime: Runtime, gpt: GPT, nets: MegaContextNets) -> dict[str, Any]:
-    """Every condition of `mccore.eval.context` on the same validation rows, as `results/<stage>.json` keeps it under `context`:
-    `table` and `focus` are what the report shows, the rest is the whole evaluation."""
+def compare_contexts(runtime: Runtime, gpt: GPT, nets: MegaContextNets, rows: int) -> ContextReport:
+    """Every condition of `mccore.eval.context` on the first so many validation rows, in contexts of the size that training ends
+    with."""
     from mccore.eval.context import evaluate_contexts
-    from mccore.eval.context_rows import POLICIES
 
     config = runtime.config.megacontext
     require_full_context(config)
     tokens, expanded = runtime.config.model.max_seq_len, max(1, config.expanded_blocks)
     room = shortest_context(runtime.config, tokens) + expanded * (config.block_size - 1)
     budget = max(config.train_wc_length, variant_lengths(runtime.config)[-1].mixed, room)
-    rows, documents = validation_rows(runtime, TABLE_ROWS)
+    ids, documents = validation_rows(runtime, rows)
     # Whoever chooses sees the tokens before the horizon alone, as many as LensNet was trained to ask with.
-    report = evaluate_contexts(
-        gpt, nets, rows, budget=budget, horizon=config.horizon, expanded=expanded, documents=documents.tolist()
+    return evaluate_contexts(
+        gpt, nets, ids, budget=budget, horizon=config.horizon, expanded=expanded, documents=documents.tolist()
     )
-    found = report.to_dict()
+
+
+def focus_table(runtime: Runtime, gpt: GPT, nets: MegaContextNets) -> dict[str, Any]:
+    """Every condition of `mccore.eval.context` on the same validation rows, as `results/<stage>.json` keeps it under `context`:
+    `table` and `focus` are what the report shows, the rest is the whole evaluation."""
+    from mccore.eval.context_rows import POLICIES
+
+    found = compare_contexts(runtime, gpt, nets, TABLE_ROWS).to_dict()
     table = []
     for name, nll in found["nll"].items():
         difference = found["differences"].get(f"{name} - window") or {"mean": 0.0, "stderr": 0.0}

@@ -71,10 +71,11 @@ def derive(config: RunConfig) -> RunConfig:
             "weight_decay_scale": optim.weight_decay_scale or batch_scale * reference_horizon / tokens,
         }
     )
+    wc_length = config.megacontext.wc_length or model.max_seq_len
     megacontext = config.megacontext.model_copy(
         update={
-            "wc_length": config.megacontext.wc_length or model.max_seq_len,
-            "gist_mass": config.megacontext.gist_mass or model.max_seq_len,
+            "wc_length": wc_length,
+            "gist_mass": config.megacontext.gist_mass or wc_length,
             "recent_tokens": config.megacontext.recent_tokens
             or config.megacontext.horizon + config.megacontext.block_size,
         }

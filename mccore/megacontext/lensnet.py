@@ -28,6 +28,7 @@ FEATURES = 3  # log distance, its square, and whether the entry is a token
 START_TEMPERATURE = math.log(4.0)  # ln of the factor on the cosine of query and key, in units of sqrt(D)
 # Of weights on distances: the exponent of a power law is reached in some hundred steps of LensNet's rate, not in thousands.
 PACE = 8.0
+HALF_LIFE = 16  # tokens
 NEVER = 30.0  # in ln: odds of what doesn't count
 TINY = 1e-20  # keeps the logarithm of a share that underflowed finite
 
@@ -45,39 +46,46 @@ class Focus(NamedTuple):
 class RepeatShares(nn.Module):
     """Shares of nodes by where the last tokens of each question stood before, and how much these count beside likeness.
 
-    Every place that follows such a repeat has a weight, learned for pairs and for triples, times a power of its distance.
+    Every place that follows such a repeat has a weight, learned for pairs and for triples, times a power of its distance. At
+    the start that is close to what a search for rare n-grams finds: rare repeats and new questions matter most.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.empty(ORDERS))  # in ln, of a place that follows a pair, and more for a triple
         self.distance = Linear(FEATURES, 1)
-        # Of a constant, whether there is a triple, and minus ln(1 + count) of pairs and of triples.
-        self.trust = nn.Parameter(torch.empty(2 + ORDERS))
-        self.matter = nn.Parameter(torch.empty(2 + ORDERS))
+        # Of a pair and of a triple that there is, and of minus ln(1 + count) of pairs and of triples, all in ln.
+        self.trust = nn.Parameter(torch.empty(2 * ORDERS))
+        self.matter = nn.Parameter(torch.empty(2 * ORDERS))
+        self.age = nn.Parameter(torch.empty(1))  # halvings of what a question matters, in `HALF_LIFE` tokens
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Set the start: a triple counts as two pairs, half of a share goes by repeats where there are any, and a question
-        with them matters as much as one without."""
+        """Set the start."""
         self.weights.zero_()
         self.distance.weight.zero_()
-        self.trust.zero_()
-        self.matter.zero_()
+        self.trust.copy_(torch.tensor([2.0, 1.0, 0.0, 0.0]))
+        self.matter.copy_(torch.tensor([1.0, 1.0, 0.5, 0.5]))
+        self.age.fill_(1.0)
 
     def forward(self, repeats: Tensor, features: Tensor, node: Tensor, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """repeats: [R, Q, L, 2], of entries that lie at `features` [R, L, 3] and belong to `node` [R, L]; `taken` [R, L] take
         part. Returns, fp32: ln of the shares at the nodes' numbers [R, Q, L], ln of the odds with which they count [R, Q],
-        and how much more such a question matters [R, Q]."""
+        and how much more, in ln, such a question matters [R, Q]."""
         repeats = repeats * taken[:, None, :, None]
         far = (PACE * self.distance(features).float().squeeze(-1)).exp()  # [R, L]
         weight = (repeats @ self.weights.exp()) * far.unsqueeze(1)
         shares = torch.zeros_like(weight).scatter_add(2, node.unsqueeze(1).expand_as(weight), weight)
         shares = torch.log(shares + TINY) - torch.log(shares.sum(dim=2, keepdim=True) + TINY)
         count = repeats.sum(dim=2)  # [R, Q, 2]
-        any_ = (count > 0).float()
-        told = torch.cat((any_, -torch.log1p(count)), dim=-1)
-        return shares, (told @ self.trust).masked_fill(any_[..., 0] == 0, -NEVER), told @ self.matter
+        told = torch.cat(((count > 0).float(), -torch.log1p(count)), dim=-1)
+        odds = (told @ self.trust).masked_fill(count[..., 0] == 0, -NEVER)
+        return shares, odds, told @ self.matter
+
+    def faded(self, queries: int) -> Tensor:
+        """How much less, in ln, each of so many questions matters than the newest, the last one: fp32 [Q]."""
+        age = torch.arange(queries - 1, -1, -1, device=self.age.device)
+        return self.age * (age * (-math.log(2) / HALF_LIFE))
 
 
 class LensNet(nn.Module):
@@ -169,7 +177,8 @@ class LensNet(nn.Module):
             copied, odds, more = self.repeats(repeats, features, node, taken)
             trusted = odds.unsqueeze(-1)
             questions = torch.logaddexp(F.logsigmoid(-trusted) + questions, F.logsigmoid(trusted) + copied)
-            matter = matter + more[:, : length - recent.start]
+            own = length - recent.start
+            matter = matter + more[:, :own] + self.repeats.faded(own)
 
         asked = questions[:, : length - recent.start]
         raw = spans.level[:, recent] == 0

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mccore.megacontext.cut import Cut
+from mccore.megacontext.lensnet import HALF_LIFE
 from mccore.megacontext.positions import spans_of
 from mccore.megacontext.repeats import ORDERS, RepeatIndex, count_repeats, repeats_of_cut
 from tests.megacontext.test_networks import K, lensnet
@@ -89,7 +90,9 @@ def looked_at(repeats: Tensor, **changes: object) -> tuple[Tensor, Tensor]:
     """Scores and questions of four gists and four tokens that repeat so much, [4, 8, 2]."""
     net = lensnet(stirred=False, repeats=True)
     assert net.repeats is not None
-    with torch.no_grad():
+    with torch.no_grad():  # nothing but the shares, at even odds
+        for part in (net.repeats.trust, net.repeats.matter, net.repeats.age):
+            part.zero_()
         for name, value in changes.items():
             getattr(net.repeats, name).copy_(torch.tensor(value))
     level = torch.tensor([[1] * 4 + [0] * 4])
@@ -108,7 +111,7 @@ def test_a_question_goes_where_its_last_tokens_stood_before() -> None:
     once[1, 2, 0] = 1
     scores, questions = looked_at(once)
     assert torch.allclose(questions[[0, 2, 3]], alike[[0, 2, 3]], atol=1e-5)  # nobody else's question changes
-    shared = 1 / (1 + 2.0**0)  # even odds at the start
+    shared = 0.5
     wanted = (1 - shared) * alike[1] + shared * torch.tensor([0.0, 0.0, 1.0, 0.0])
     assert torch.allclose(questions[1], wanted, atol=1e-4)
     assert scores[2] > alone[2]
@@ -139,6 +142,30 @@ def test_a_rare_repeat_matters_more_once_that_is_learned() -> None:
     rare = looked_at(repeats, matter=[6.0, 0.0, 2.0, 0.0], **surely)[0]
     assert rare[0] > plain[0]
     assert rare[1:].sum() < plain[1:].sum()
+
+
+def test_new_questions_matter_more() -> None:
+    repeats = torch.zeros(4, 8, ORDERS)
+    for query in range(4):
+        repeats[query, query, 0] = 1  # each token points to another gist
+    surely = {"trust": [20.0, 0.0, 0.0, 0.0]}
+    assert torch.allclose(looked_at(repeats, **surely)[0], torch.full((4,), 0.25), atol=0.01)
+    faded = looked_at(repeats, age=[float(HALF_LIFE)], **surely)[0]  # by half with every token
+    assert torch.allclose(faded, torch.tensor([1.0, 2.0, 4.0, 8.0]) / 15, atol=0.01)
+
+
+def test_the_start_is_close_to_a_search_for_rare_n_grams() -> None:
+    """The newest tokens repeat something rare in one gist, and something frequent in all the others."""
+    net = lensnet(stirred=False, repeats=True)
+    repeats = torch.zeros(1, 4, 8, ORDERS)
+    repeats[0, 3, 2], repeats[0, 2, :4, 0], repeats[0, 0, 1] = 1, 9, 1
+    level = torch.tensor([[1] * 4 + [0] * 4])
+    index = torch.tensor([[0, 1, 2, 3, *range(4 * K, 4 * K + 4)]])
+    entries = torch.randn(1, 8, net.query.in_features, generator=torch.Generator().manual_seed(1))
+    editable = torch.tensor([[True] * 4 + [False] * 4])
+    scores = net(entries, spans_of(level, index, K), editable, repeats=repeats).scores[0, :4].exp()
+    assert scores.argmax() == 2
+    assert scores[1] > scores[[0, 3]].max()  # as rare, and older
 
 
 def test_a_network_that_knows_repeats_has_to_be_told() -> None:

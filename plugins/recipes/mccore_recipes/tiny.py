@@ -59,13 +59,17 @@ def mccore_recipe() -> Recipe:
                 eval_every_tokens=250_000,
                 eval_tokens=32_768,
             ),
-            # With --mc: sixteen blocks in a row, shown as 13 gists and 48 tokens at the end of training.
+            # With --mc: sixteen blocks in a row, shown as 13 gists and 48 tokens at the end of training. Contexts that train the
+            # GPT too cost a model of so few tokens .02 to .03 nats as a plain one, and gists help it without (docs/LOG.md).
             megacontext=MegaContextConfig(
                 block_size=16,
                 horizon=16,
                 refocus_interval=64,  # a refocus costs about five tokens of so small a model, and text doesn't ask for more
                 num_random_variants=1,
                 expanded_blocks=1,
+                variants_train_gpt=False,
+                variant_weight=0.3,
+                recon_weight=0.3,
                 gistnet=GistNetConfig(layers=1),
                 lens=LensConfig(layers=1, queries=16),
             ),
