@@ -27,8 +27,7 @@ PAIRS = (*COMPARED, ("gists", "window"), ("full", "window"), ("lens", "window"),
 
 def report_of(name: str, rows: int) -> ContextReport:
     run = RunDir.open(name)
-    config = run.config.model_copy(update={"seed": 0})  # the order of rows depends on it: the same for all runs
-    runtime = Runtime(config, run, "base", World(), cast(Any, None), lambda: False)
+    runtime = Runtime(run.config, run, "base", World(), cast(Any, None), lambda: False)
     gpt, _ = runtime.trained_gpt("base")
     nets = runtime.trained_megacontext("base")
     if nets is None:
@@ -39,7 +38,7 @@ def report_of(name: str, rows: int) -> ContextReport:
 def shown(found: Estimate | None) -> str:
     if found is None or found.mean is None:
         return "-"
-    return f"{found.mean:+.4f} +- {found.stderr or float('nan'):.4f}"
+    return f"{found.mean:+.4f} +- " + ("?" if found.stderr is None else f"{found.stderr:.4f}")
 
 
 def main() -> None:
@@ -50,6 +49,12 @@ def main() -> None:
     reports = [report_of(name, args.rows) for name in args.runs]
     first = reports[0]
     geometry = first.geometry
+    for name, report in zip(args.runs, reports, strict=True):
+        same = np.array_equal(report.distance, first.distance) and np.array_equal(report.documents, first.documents)
+        if report.geometry != geometry or not same:
+            raise SystemExit(
+                f"{name} and {args.runs[0]} differ in tokenizer, data or sizes: their rows can't be averaged"
+            )
     print(
         f"{first.rows} rows of {geometry.tokens} tokens in {geometry.entries} entries, the last {geometry.horizon} scored"
     )

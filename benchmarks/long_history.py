@@ -173,9 +173,9 @@ def print_shares(reports: list[LongHistoryReport]) -> None:
         closed = mean.gap_closed(name)
         if closed is not None and name not in ("window", "full"):
             print(f"{name:16s} of the gap from the window to the full history: {shown(closed)}")
-    if reports[0].utilities is None:
-        return
     for run, report in enumerate(reports):
+        if report.utilities is None:
+            continue
         print(f"run {run}: {report.utilities.shape[1]} candidates; Spearman, recall@2, recall@8, of random to oracle")
         for name in report.scores:
             condition = "context" if name == "ngram" else name

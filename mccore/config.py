@@ -264,9 +264,6 @@ class LensConfig(Section):
         description="what it learns: where the full context's attention goes, which of two contexts predicts better, or both",
     )
     queries: Positive = Field(32, description="newest tokens of a Working Context that ask, each its own question")
-    repeats: bool = Field(
-        False, description="tell it where the last two and three tokens of each question stood before, gists or not"
-    )
     loss_weight: NonNegative = Field(0.1, description="weight of the focus loss")
     question_weight: NonNegative = Field(
         1.0, description="weight, within the focus loss, of each recent token's own attention"
@@ -336,7 +333,7 @@ class MegaContextConfig(Section):
     gist_mass: Count = Field(
         0,
         description="tokens that all gists of a Working Context together weigh as at most, in the scores of their keys; 0 takes "
-        "its length",
+        "wc_length",
     )
     position_skip: Count = Field(
         0, description="positions skipped at most between the far past and the recent tokens of a training context"

@@ -25,6 +25,7 @@ from mccore.scaling import derive
 
 Load = Callable[[Any, str], Any]
 SEARCH = "megacontext.search.kind"
+FINDER = "spans"  # the allocator to name to someone who wants a search
 CHOICES: dict[str, plugins.KindName] = {"megacontext.tree": "tree", "megacontext.allocator": "allocator"}
 TELEMETRY = "telemetry"
 PROFILE = "hardware.gpu"
@@ -392,20 +393,20 @@ def _refuse_idle(config: RunConfig, asked: Sequence[_Leaf]) -> None:
 
 
 def _refuse_unread_search(config: RunConfig, asked: Sequence[_Leaf], load: Load) -> None:
-    """Raise ConfigError where somebody asked for a search, or for an allocator, that leave each other without a use: every
-    session would search its history for nothing."""
+    """Raise ConfigError for a search whose finds the allocator doesn't show: every session would search its history for
+    nothing."""
     mc = config.megacontext
-    either = [leaf for leaf in asked if leaf.path in (SEARCH, "megacontext.allocator")]
-    if not mc.enabled or mc.search.kind == "none" or not either:
+    if not mc.enabled or mc.search.kind == "none":
         return
+    either = [leaf.setting.origin for leaf in asked if leaf.path in (SEARCH, "megacontext.allocator")]
     extension = load("allocator", mc.allocator.name)
     options = plugins.read_options("allocator", mc.allocator, extension)
     allocator = extension.build(options, AllocatorSpec(mc.block_size, mc.max_lod, config.seed))
     if not getattr(allocator, "reads_found", False):
         raise ConfigError(
-            f"`{either[-1].setting.origin}`: the allocator {mc.allocator.name!r} doesn't show what "
-            f"megacontext.search.kind={mc.search.kind} finds",
-            hint="choose one that does, --allocator spans, or no search, --search none",
+            f"`{either[-1] if either else config.recipe}`: the allocator {mc.allocator.name!r} doesn't show what "
+            f"{SEARCH}={mc.search.kind} finds",
+            hint=f"choose one that does, --allocator {FINDER}, or no search, --search none",
         )
 
 

@@ -11,6 +11,7 @@ from mccore.api import TreeSpec
 from mccore.config import Choice, MegaContextConfig, RunConfig
 from mccore.contexts import identity_of
 from mccore.errors import UsageError
+from mccore.resolve import FINDER
 from mccore.runtime import load_gpt, load_megacontext
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _STORED = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 MEMORY, FILES = "ram", "disk"  # what stands in where the configured tree isn't for memory, or not for files
-FINDER = "spans"  # the allocator to name to someone who wants a search
 
 
 @dataclass(frozen=True)

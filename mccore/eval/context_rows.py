@@ -22,7 +22,6 @@ from mccore.megacontext.focus_targets import AttentionMass
 from mccore.megacontext.networks import MegaContextNets
 from mccore.megacontext.positions import Spans
 from mccore.megacontext.random_cuts import CutShape, entries_of, hash_uniform
-from mccore.megacontext.repeats import repeats_of_entries
 from mccore.megacontext.span_scores import span_scores
 from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
 from mccore.model.gpt import GPT
@@ -317,10 +316,7 @@ class ContextRows:
         spans = Spans(*(part[:, :history] for part in contexts.spans))
         editable = contexts.last[:, :history] < self.geometry.limit * self.geometry.block_size
         entries = contexts.embeddings[:, :history].to(self.nets.dtype)
-        lens, repeats = self.nets.config.lens, None
-        if lens.repeats:
-            repeats = repeats_of_entries(self.inputs, contexts.last[:, :history], spans.span, lens.queries)
-        scores: Tensor = self.nets.lensnet(entries, spans, editable, repeats=repeats).scores
+        scores: Tensor = self.nets.lensnet(entries, spans, editable).scores
         return scores
 
     def _bm25(self, asked: int, first: int, stop: int) -> Tensor:

@@ -30,7 +30,6 @@ from mccore.megacontext.controller import (
 )
 from mccore.megacontext.cut import Cut, append
 from mccore.megacontext.networks import MegaContextNets
-from mccore.megacontext.repeats import repeats_of_cut
 from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
 from mccore.model.gpt import GPT
 
@@ -96,15 +95,7 @@ def stream_focus(
         )
     rows = rows.to(gpt.device).long()
     stream = _Stream(gpt, nets, rows, max_entries)
-    focuses = prefill_focus(
-        [start] * len(rows),
-        stream.embeddings,
-        nets.lensnet,
-        allocator,
-        limits,
-        dtype=nets.dtype,
-        repeats=stream.repeats,
-    )
+    focuses = prefill_focus([start] * len(rows), stream.embeddings, nets.lensnet, allocator, limits, dtype=nets.dtype)
     parts: list[_Part] = []
     done: list[Refocus] = []
     for tokens in range(start, length - horizon + 1, interval):
@@ -116,9 +107,7 @@ def stream_focus(
         focuses = [append_tokens(focus, interval, limits) for focus in focuses]
         if tokens + interval + horizon <= length:
             embeddings = stream.embeddings([focus.cut for focus in focuses])
-            done.append(
-                refocus(focuses, embeddings, nets.lensnet, allocator, limits, nets.dtype, repeats=stream.repeats)
-            )
+            done.append(refocus(focuses, embeddings, nets.lensnet, allocator, limits, nets.dtype))
             focuses = done[-1].focuses
     delta = stream.delta_nll(parts, horizon)
     ids = None if documents is None else np.asarray(documents, dtype=np.int64)
@@ -190,10 +179,6 @@ class _Stream:
         """Embeddings [L, D] of a cut of every row."""
         contexts = self.contexts(torch.arange(len(cuts), device=self.inputs.device), cuts)
         return [row[: len(cut)] for row, cut in zip(contexts.embeddings, cuts, strict=True)]
-
-    def repeats(self, cuts: Sequence[Cut], queries: int) -> list[Tensor]:
-        """Where the last tokens of each of the newest entries of a cut of every row stood before: [Q, L, 2]."""
-        return [repeats_of_cut(row, cut, queries) for row, cut in zip(self.inputs, cuts, strict=True)]
 
     def delta_nll(self, parts: Sequence[_Part], horizon: int) -> np.ndarray:
         """NLL of the `horizon` tokens behind every part minus the full context's, mean of each row [R], fp64."""

@@ -22,7 +22,7 @@ predict the same tokens, with as many entries or fewer:
 | twin, twin_full | `window` and `window_full` of another model, one trained on tokens alone |
 
 The candidates of oracles, and of `utilities`, are the spans before the newest W - interval tokens: those that a window of as many
-entries doesn't show.
+entries doesn't show. Routers may also choose the few between these and the tail.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ from mccore.megacontext.cut import Cut
 from mccore.megacontext.focus_targets import AttentionMass
 from mccore.megacontext.ngram_search import Found, HistorySearch
 from mccore.megacontext.positions import spans_of
-from mccore.megacontext.repeats import repeats_of_cut
 from mccore.megacontext.session import ContextModel, Session
 from mccore.megacontext.tree import Entries, Tree
 from mccore.megacontext.working_context import WorkingContexts, model_inputs
@@ -299,7 +298,7 @@ class _Row:
             if wanted(name):
                 self.scores[name] = self._router(name)(search)
                 yield name, self._showing(self.scores[name])
-        if any(wanted(name) for name in ORACLES):
+        if self.candidates and any(wanted(name) for name in ORACLES):
             yield from self._oracles()
 
     @property
@@ -361,7 +360,7 @@ class _Row:
 
     def _ngram(self, search: HistorySearch) -> NDArray[np.float64]:
         count = self.history // search.span
-        start, _, score = search.find(self._query(), self.history, count)
+        start, _, score = search.find(self._query(), self.history - self.model.recent_tokens, count)
         scores = np.zeros(count)
         scores[start // search.span] = score
         return scores
@@ -396,12 +395,7 @@ class _Row:
         """Shares of attention that LensNet expects."""
         cut, nets = self._gists(), self.model.nets
         embeddings = self.tree.entries(cut).embeddings
-        tokens = torch.from_numpy(self.ids).to(embeddings.device)
-
-        def repeats(cuts: Sequence[Cut], queries: int) -> list[Tensor]:
-            return [repeats_of_cut(tokens, each, queries) for each in cuts]
-
-        (scores,) = score_cuts(nets.lensnet, [embeddings], [cut], self.model.recent_tokens, nets.dtype, repeats)
+        (scores,) = score_cuts(nets.lensnet, [embeddings], [cut], self.model.recent_tokens, nets.dtype)
         scores = scores[cut.level > 0].astype(np.float64)
         return self._by_span((1 + scores) / np.maximum(1 - scores, 1e-6), search)
 

@@ -22,7 +22,6 @@ from mccore.megacontext.networks import MegaContextNets, megacontext_groups
 from mccore.megacontext.objectives import MegaContextObjective
 from mccore.megacontext.positions import Spans
 from mccore.megacontext.random_cuts import CutShape, entries_of
-from mccore.megacontext.repeats import repeats_of_entries
 from mccore.megacontext.working_context import WorkingContexts, assemble, model_inputs
 from mccore.model.gpt import GPT
 from mccore.model.optim import Optimizer, assign_groups, gpt_groups
@@ -255,11 +254,7 @@ class _Contexts:
         history = contexts.level.size(1) - self.task.horizon
         spans = Spans(*(part[:, :history] for part in contexts.spans))
         editable = contexts.last[:, :history] < self.task.far
-        lens, repeats = self.nets.config.lens, None
-        if lens.repeats:
-            repeats = repeats_of_entries(self.drawn.inputs, contexts.last[:, :history], spans.span, lens.queries)
-        entries = contexts.embeddings[:, :history].to(self.nets.dtype)
-        found = self.nets.lensnet(entries, spans, editable, repeats=repeats)
+        found = self.nets.lensnet(contexts.embeddings[:, :history].to(self.nets.dtype), spans, editable)
         size = self.task.block_size
         return block_scores(found, contexts.level[:, :history], contexts.index[:, :history], size, self.blocks)
 

@@ -32,8 +32,6 @@ _UNCHOSEN = 1 << 20  # age of entries that nobody chose: no allocator's residenc
 
 Nodes = NDArray[np.int64]  # [E, 2], (level, index)
 Read = Callable[[Sequence[Cut]], Sequence[Tensor]]  # the embeddings [L, D] of cuts, as `Tree.entries` gives them
-# Where the last tokens of so many newest entries of cuts stood before, fp32 [Q, L, 2] each: `repeats.count_repeats`.
-Repeats = Callable[[Sequence[Cut], int], Sequence[Tensor]]
 
 
 class FocusError(MccoreError):
@@ -136,15 +134,9 @@ def check_fits(tokens: int, limits: Limits, recent_tokens: int) -> None:
 
 @torch.no_grad()
 def score_cuts(
-    lensnet: LensNet,
-    embeddings: Sequence[Tensor],
-    cuts: Sequence[Cut],
-    recent_tokens: int,
-    dtype: torch.dtype,
-    repeats: Repeats | None = None,
+    lensnet: LensNet, embeddings: Sequence[Tensor], cuts: Sequence[Cut], recent_tokens: int, dtype: torch.dtype
 ) -> list[NDArray[np.float32]]:
-    """LensNet's scores in (-1, 1) of the entries of each cut, [L], from their embeddings [L, D]; `dtype` is LensNet's, and
-    `repeats` is asked where it wants to know them.
+    """LensNet's scores in (-1, 1) of the entries of each cut, [L], from their embeddings [L, D]; `dtype` is LensNet's.
 
     Only entries before the recent tokens compete. Cuts of one length are scored in one pass.
     """
@@ -159,10 +151,7 @@ def score_cuts(
         limit = [(cuts[i].tokens - recent_tokens) // size * size for i in at]
         spans = spans_of(level, index, size)
         editable = (index + 1) * spans.span <= torch.tensor(limit, device=device).unsqueeze(1)
-        before: Tensor | None = None
-        if repeats is not None and lensnet.config.repeats:
-            before = torch.stack(list(repeats([cuts[i] for i in at], lensnet.config.queries)))
-        found = lensnet(torch.stack([embeddings[i] for i in at]).to(dtype), spans, editable, repeats=before)
+        found = lensnet(torch.stack([embeddings[i] for i in at]).to(dtype), spans, editable)
         squashed = squash(found.scores, found.there.sum(dim=1)).float().cpu().numpy()
         for row, i in enumerate(at):
             scores[i] = squashed[row]
@@ -170,17 +159,12 @@ def score_cuts(
 
 
 def scores_for(
-    allocator: Allocator,
-    lensnet: LensNet,
-    read: Read,
-    cuts: Sequence[Cut],
-    dtype: torch.dtype,
-    repeats: Repeats | None = None,
+    allocator: Allocator, lensnet: LensNet, read: Read, cuts: Sequence[Cut], dtype: torch.dtype
 ) -> list[NDArray[np.float32]]:
     """`score_cuts` for an allocator that reads scores, zeros for others."""
     if not getattr(allocator, "reads_scores", True):
         return [np.zeros(len(cut), dtype=np.float32) for cut in cuts]
-    return score_cuts(lensnet, read(cuts), cuts, allocator.recent_tokens, dtype, repeats)
+    return score_cuts(lensnet, read(cuts), cuts, allocator.recent_tokens, dtype)
 
 
 def refocus(
@@ -191,10 +175,9 @@ def refocus(
     limits: Limits,
     dtype: torch.dtype = torch.float32,
     found: Found | None = None,
-    repeats: Repeats | None = None,
 ) -> Refocus:
     """Score, plan, check and apply, timed until the device is done. `embeddings` [L, D] belong to the cuts of `focuses`; `found`
-    is what a search of their histories found; `repeats` tells LensNet where tokens stood before.
+    is what a search of their histories found.
 
     Raises FocusError for scores that aren't numbers or a history that can't fit, IllegalEdit for what an allocator may not
     do; then nothing has changed.
@@ -202,7 +185,7 @@ def refocus(
     device = embeddings[0].device if embeddings else torch.device("cpu")
     _wait_for(device)
     began = time.perf_counter()
-    scores = scores_for(allocator, lensnet, lambda _: embeddings, [focus.cut for focus in focuses], dtype, repeats)
+    scores = scores_for(allocator, lensnet, lambda _: embeddings, [focus.cut for focus in focuses], dtype)
     after, edits = plan_and_apply(focuses, scores, allocator, limits, found)
     _wait_for(device)
     duration = time.perf_counter() - began
@@ -254,7 +237,6 @@ def prefill_focus(
     rounds: int = 8,
     coarse: bool = False,
     found: Found | None = None,
-    repeats: Repeats | None = None,
 ) -> list[Focus]:
     """Focuses for histories of so many tokens: `start_focus`, then refined by up to `rounds` refocuses, until none edits.
 
@@ -265,7 +247,7 @@ def prefill_focus(
     focuses = [replace(focus, age=np.full(len(focus.cut), _UNCHOSEN, dtype=np.int32)) for focus in focuses]
     for _ in range(rounds):
         cuts = [focus.cut for focus in focuses]
-        scores = scores_for(allocator, lensnet, read, cuts, dtype, repeats)
+        scores = scores_for(allocator, lensnet, read, cuts, dtype)
         focuses, edits = plan_and_apply(focuses, scores, allocator, limits, found)
         if not any(len(nodes) for made in edits for nodes in made):
             break

@@ -20,16 +20,11 @@ from torch import Tensor, nn
 from mccore.config import LensConfig
 from mccore.megacontext.encoder import EPS, EncoderLayer, Head
 from mccore.megacontext.positions import Spans
-from mccore.megacontext.repeats import ORDERS
 from mccore.model.gpt import Linear
 from mccore.model.kernels import rms_norm
 
 FEATURES = 3  # log distance, its square, and whether the entry is a token
 START_TEMPERATURE = math.log(4.0)  # ln of the factor on the cosine of query and key, in units of sqrt(D)
-# Of weights on distances: the exponent of a power law is reached in some hundred steps of LensNet's rate, not in thousands.
-PACE = 8.0
-HALF_LIFE = 16  # tokens
-NEVER = 30.0  # in ln: odds of what doesn't count
 TINY = 1e-20  # keeps the logarithm of a share that underflowed finite
 
 
@@ -41,51 +36,6 @@ class Focus(NamedTuple):
     questions: Tensor  # fp32 [R, Q, L], ln of the share that each query gives to each node, at the node's number
     node: Tensor  # int64 [R, L], the number of each entry's node, counted from 0 in each row
     there: Tensor  # bool [R, L], numbers that are nodes and take part
-
-
-class RepeatShares(nn.Module):
-    """Shares of nodes by where the last tokens of each question stood before, and how much these count beside likeness.
-
-    Every place that follows such a repeat has a weight, learned for pairs and for triples, times a power of its distance. At
-    the start that is close to what a search for rare n-grams finds: rare repeats and new questions matter most.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.empty(ORDERS))  # in ln, of a place that follows a pair, and more for a triple
-        self.distance = Linear(FEATURES, 1)
-        # Of a pair and of a triple that there is, and of minus ln(1 + count) of pairs and of triples, all in ln.
-        self.trust = nn.Parameter(torch.empty(2 * ORDERS))
-        self.matter = nn.Parameter(torch.empty(2 * ORDERS))
-        self.age = nn.Parameter(torch.empty(1))  # halvings of what a question matters, in `HALF_LIFE` tokens
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Set the start."""
-        self.weights.zero_()
-        self.distance.weight.zero_()
-        self.trust.copy_(torch.tensor([2.0, 1.0, 0.0, 0.0]))
-        self.matter.copy_(torch.tensor([1.0, 1.0, 0.5, 0.5]))
-        self.age.fill_(1.0)
-
-    def forward(self, repeats: Tensor, features: Tensor, node: Tensor, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """repeats: [R, Q, L, 2], of entries that lie at `features` [R, L, 3] and belong to `node` [R, L]; `taken` [R, L] take
-        part. Returns, fp32: ln of the shares at the nodes' numbers [R, Q, L], ln of the odds with which they count [R, Q],
-        and how much more, in ln, such a question matters [R, Q]."""
-        repeats = repeats * taken[:, None, :, None]
-        far = (PACE * self.distance(features).float().squeeze(-1)).exp()  # [R, L]
-        weight = (repeats @ self.weights.exp()) * far.unsqueeze(1)
-        shares = torch.zeros_like(weight).scatter_add(2, node.unsqueeze(1).expand_as(weight), weight)
-        shares = torch.log(shares + TINY) - torch.log(shares.sum(dim=2, keepdim=True) + TINY)
-        count = repeats.sum(dim=2)  # [R, Q, 2]
-        told = torch.cat(((count > 0).float(), -torch.log1p(count)), dim=-1)
-        odds = (told @ self.trust).masked_fill(count[..., 0] == 0, -NEVER)
-        return shares, odds, told @ self.matter
-
-    def faded(self, queries: int) -> Tensor:
-        """How much less, in ln, each of so many questions matters than the newest, the last one: fp32 [Q]."""
-        age = torch.arange(queries - 1, -1, -1, device=self.age.device)
-        return self.age * (age * (-math.log(2) / HALF_LIFE))
 
 
 class LensNet(nn.Module):
@@ -104,7 +54,6 @@ class LensNet(nn.Module):
         self.temperature = nn.Parameter(torch.empty(1))
         self.distance = Linear(FEATURES, 1)
         self.head = Head(width, 1, config.head, zero=True)
-        self.repeats = RepeatShares() if config.repeats else None
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
@@ -121,8 +70,6 @@ class LensNet(nn.Module):
         self.temperature.fill_(START_TEMPERATURE)
         self.distance.weight.zero_()
         self.head.reset(generator)
-        if self.repeats is not None:
-            self.repeats.reset()
 
     def forward(
         self,
@@ -131,14 +78,12 @@ class LensNet(nn.Module):
         editable: Tensor | None = None,
         later: Tensor | None = None,
         block_size: int | None = None,
-        repeats: Tensor | None = None,
     ) -> Focus:
         """Look at entries [R, L, D] that lie at `spans`.
 
         editable: bool [R, L], entries that take part; default all. later: embeddings [R, H, D] of tokens behind the Working
         Context whose questions are wanted too, for training; they come behind the others in `questions`, are seen by
-        nothing else, and don't count in the scores. block_size: of the tree, where it isn't the network's. repeats: fp32
-        [R, Q, L, 2] by `count_repeats`, of all that ask, for a network that is configured to know them.
+        nothing else, and don't count in the scores. block_size: of the tree, where it isn't the network's.
         """
         length = entries.size(1)
         start = spans.centre - (spans.span - 1) / 2
@@ -163,7 +108,7 @@ class LensNet(nn.Module):
         queries = rms_norm(self.query(asking), EPS)
         scale = self.temperature.exp() / math.sqrt(queries.size(-1))
         logits = (queries @ keys.transpose(1, 2)).float() * scale  # [R, Q, L]
-        logits = logits + PACE * self.distance(features).float().transpose(1, 2)
+        logits = logits + self.distance(features).float().transpose(1, 2)
         logits = logits.masked_fill(~taken.unsqueeze(1), -torch.inf)
 
         # The share of a node is the sum over its entries.
@@ -171,17 +116,10 @@ class LensNet(nn.Module):
         weight = torch.exp(logits - top)
         shares = torch.zeros_like(weight).scatter_add(2, node.unsqueeze(1).expand_as(weight), weight)
         questions = torch.log(shares + TINY) - torch.log(shares.sum(dim=2, keepdim=True) + TINY)
-        matter = self.head(rms_norm(x, EPS)).squeeze(-1).float()
-        if self.repeats is not None:
-            assert repeats is not None, "this LensNet knows where tokens stood before: give it `repeats`"
-            copied, odds, more = self.repeats(repeats, features, node, taken)
-            trusted = odds.unsqueeze(-1)
-            questions = torch.logaddexp(F.logsigmoid(-trusted) + questions, F.logsigmoid(trusted) + copied)
-            own = length - recent.start
-            matter = matter + more[:, :own] + self.repeats.faded(own)
 
         asked = questions[:, : length - recent.start]
         raw = spans.level[:, recent] == 0
+        matter = self.head(rms_norm(x, EPS)).squeeze(-1).float()
         matter = torch.log_softmax(matter.masked_fill(~raw, -1e4), dim=1)
         by_node = torch.logsumexp(asked + matter.unsqueeze(-1), dim=1)  # [R, L]
         neutral = -torch.log(there.sum(dim=1, keepdim=True).clamp(min=1).float())

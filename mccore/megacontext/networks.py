@@ -16,6 +16,7 @@ from mccore.megacontext.preferences import RunningMean
 from mccore.megacontext.reconstruction import WeakDecoder
 from mccore.model.optim import Group
 
+DISTANCE_RATE = 8.0  # of LensNet's weights on distances, over its own
 FORMER_DECAY = 0.9  # of the average of LensNet's parameters that stands for its previous policy
 
 
@@ -96,5 +97,8 @@ def megacontext_groups(config: MegaContextConfig, prefix: str, scale: float) -> 
             config.gistnet.lr * scale,
             betas,
         ),
-        Group("lens", rf"{at}lensnet\..*", "adamw", config.lens.lr * scale, betas),
+        Group("lens", rf"{at}lensnet\.(?!distance\.).*", "adamw", config.lens.lr * scale, betas),
+        # Exponents of a power law in distances that are scaled to about 1: at LensNet's own rate a short training ends before
+        # they have learned that what is near matters more, and LensNet loses to recency (docs/LOG.md).
+        Group("lens_distance", rf"{at}lensnet\.distance\..*", "adamw", DISTANCE_RATE * config.lens.lr * scale, betas),
     )

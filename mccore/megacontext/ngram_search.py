@@ -61,21 +61,21 @@ class NgramSearch:
         if span < 1 or half_life <= 0 or reach < 1:
             raise ValueError(f"span, half_life and reach are positive, not {span}, {half_life} and {reach}")
         self.span, self.half_life, self.reach = span, half_life, reach
-        self.index = BigramIndex()
+        self._index = BigramIndex()
 
     @property
     def tokens(self) -> int:
         """Tokens of the history (n)."""
-        return self.index.tokens
+        return self._index.tokens
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
-        return self.index.nbytes
+        return self._index.nbytes
 
     def append(self, ids: ArrayLike) -> None:
         """Add tokens, ids [t] from 0 to 2^31 - 1. Raises SearchError for others, or more than 2^31 - 1 tokens, and adds none."""
-        self.index.append(ids)
+        self._index.append(ids)
 
     def find(self, query: ArrayLike, before: int, count: int) -> Found:
         """The best `count` spans that lie wholly before token `before`, for a query of ids [q]: of two alike the newer first,
@@ -87,7 +87,7 @@ class NgramSearch:
             return Found(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
         asked = asked[::-1]  # from here on newest first: asked[a] is the last token of the n-grams of age a
         age, bigram = _distinct(pair(asked[1:], asked[:-1]))
-        place, places = self.index.places(pair(asked[age + 1], asked[age]), self.reach)
+        place, places = self._index.places(pair(asked[age + 1], asked[age]), self.reach)
         # What has a place before `before` within reach has all its later places within reach, too. Others are counted too high,
         # which makes no difference but to trigrams that are found by their first bigram.
         there = places - (place >= before).sum(axis=1)
@@ -102,7 +102,7 @@ class NgramSearch:
         end = np.where(by_first[:, None], place[first] + 1, place[last])
         row, column = np.nonzero((end > 1) & (end < limit))
         end = end[row, column]
-        same = (self.index.ids(end) == asked[age[row]]) & (self.index.ids(end - 2) == asked[age[row] + 2])
+        same = (self._index.ids(end) == asked[age[row]]) & (self._index.ids(end - 2) == asked[age[row] + 2])
         found3, weight3 = self._spans(row[same], end[same], TRIGRAM * idf[last] * self._decay(age))
 
         spans, which = np.unique(np.concatenate((found, found3)), return_inverse=True)

@@ -44,7 +44,6 @@ from mccore.megacontext.random_cuts import (
     possible_ends,
     reachable_length,
 )
-from mccore.megacontext.repeats import repeats_of_entries
 from mccore.megacontext.span_scores import span_scores
 from mccore.megacontext.timings import Timings
 from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
@@ -533,7 +532,7 @@ class MegaContextObjective:
         config, horizon = self.config, self.config.horizon
         at = (ends - horizon).unsqueeze(1) + torch.arange(horizon, device=ends.device)
         later = levels[0].gather(1, at.unsqueeze(-1).expand(-1, -1, levels[0].size(-1)))
-        level, index, focus = self._focus(batch, group, shape, ends, later)
+        level, index, focus = self._focus(group, shape, ends, later)
         portion = weights.sum(dim=1) / batch.step_targets
         loss = focus.scores.sum() * 0.0
         if baseline.attention is not None:
@@ -563,13 +562,7 @@ class MegaContextObjective:
         return loss, block_scores(focus, level, index, config.block_size, shape.blocks)
 
     def _focus(
-        self,
-        batch: Batch,
-        group: _Group,
-        shape: CutShape,
-        ends: Tensor,
-        later: Tensor | None = None,
-        lens: LensNet | None = None,
+        self, group: _Group, shape: CutShape, ends: Tensor, later: Tensor | None = None, lens: LensNet | None = None
     ) -> tuple[Tensor, Tensor, Focus]:
         """Levels and indices [B, L - H] of the histories of the first variant of each row, and what LensNet thinks of them."""
         contexts, history = group.contexts, slice(0, shape.length - self.config.horizon)
@@ -577,16 +570,10 @@ class MegaContextObjective:
         editable = contexts.last[: len(ends), history] < (self._limit(ends) * shape.block_size).unsqueeze(1)
         spans = Spans(*(part[: len(ends), history] for part in contexts.spans))
         entries = self._through(contexts.embeddings[: len(ends), history])
-        repeats: Tensor | None = None
-        if self.config.lens.repeats:
-            last, behind = contexts.last[: len(ends), history], None
-            if later is not None:
-                behind = ends.unsqueeze(1) + torch.arange(-self.config.horizon, 0, device=ends.device)
-            repeats = repeats_of_entries(batch.inputs, last, spans.span, self.config.lens.queries, behind)
         if later is not None:
             later = later.detach().to(self.nets.dtype)
         with self.timings("lens_forward_ms"):
-            focus = (lens or self.nets.lensnet)(entries, spans, editable, later, shape.block_size, repeats)
+            focus = (lens or self.nets.lensnet)(entries, spans, editable, later, shape.block_size)
         return level, index, focus
 
     def _through(self, entries: Tensor) -> Tensor:
@@ -613,7 +600,7 @@ class MegaContextObjective:
                 nets.follow_lens()
                 self._followed = batch.step
             with torch.no_grad():
-                former = self._focus(batch, group, shape, ends, lens=nets.former)[2]
+                former = self._focus(group, shape, ends, lens=nets.former)[2]
             loss = loss + lens.kl_weight * (portion * policy_divergence(focus, former)).sum()
         return loss
 
@@ -623,7 +610,7 @@ class MegaContextObjective:
         """Bradley-Terry between the odd variants of each row, by LensNet's scores on the even one."""
         config, rows = self.config, len(ends)
         coarse, mixed = groups
-        level, index, focus = self._focus(batch, coarse, plan.coarse, ends)
+        level, index, focus = self._focus(coarse, plan.coarse, ends)
         blocks, count = plan.coarse.blocks, plan.mixed_variants
         values = block_scores(focus, level, index, config.block_size, blocks)  # [B, blocks]
         raw = mixed.contexts.level == 0

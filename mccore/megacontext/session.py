@@ -23,7 +23,6 @@ from torch import Tensor
 
 from mccore.api import Allocator, AllocatorSpec, Found
 from mccore.config import SearchConfig
-from mccore.megacontext.bigram_index import BigramIndex
 from mccore.megacontext.context_cache import ContextCache, KvPolicy, cut_part
 from mccore.megacontext.controller import (
     Focus,
@@ -39,7 +38,6 @@ from mccore.megacontext.controller import (
 from mccore.megacontext.cut import Cut, append
 from mccore.megacontext.networks import MegaContextNets
 from mccore.megacontext.ngram_search import HistorySearch, NgramSearch
-from mccore.megacontext.repeats import RepeatIndex
 from mccore.megacontext.seen import Runs, finest, runs_of
 from mccore.megacontext.tree import BlockEncoder, Tree, TreeError
 from mccore.model.gpt import GPT
@@ -178,9 +176,6 @@ class Session:
         self._wanted = False  # a refocus was asked for
         self._seen: list[Runs] | None = None
         self.search = search or model.new_search()
-        self._repeats: RepeatIndex | None = None
-        if model.nets.lensnet.config.repeats:
-            self._repeats = RepeatIndex(self.search.index if isinstance(self.search, NgramSearch) else None)
 
     # --- the history --------------------------------------------------------------------------------------------------
 
@@ -378,14 +373,11 @@ class Session:
                 dtype=dtype,
                 rounds=model.settings.rounds,
                 found=found,
-                repeats=self._count_repeats,
             )
             before = after
         else:
             before = grown(self.focus, count)
-            scores = scores_for(
-                allocator, model.nets.lensnet, self._embeddings, [before.cut], dtype, self._count_repeats
-            )
+            scores = scores_for(allocator, model.nets.lensnet, self._embeddings, [before.cut], dtype)
             (after,), (edits,) = plan_and_apply([before], scores, allocator, limits, found)
         self._set_focus(after)
         self.since = min(count, 1)  # so that one falls on every `interval`-th token
@@ -401,25 +393,14 @@ class Session:
     def _embeddings(self, cuts: Sequence[Cut]) -> list[Tensor]:
         return [self.tree.entries(cut).embeddings for cut in cuts]
 
-    def _count_repeats(self, cuts: Sequence[Cut], queries: int) -> list[Tensor]:
-        """Where the last tokens of the newest entries of each cut stood before, for a LensNet that wants to know."""
-        assert self._repeats is not None
-        self._index(self._repeats.index, self.tree.tokens)
-        device = self.model.gpt.device
-        return [torch.from_numpy(self._repeats.count(cut, queries)).to(device) for cut in cuts]
-
-    def _index(self, index: BigramIndex | HistorySearch, tokens: int) -> None:
-        """Bring an index up to so many tokens: the first time, all of a history that was loaded."""
-        while index.tokens < tokens:
-            index.append(self.tree.ids(index.tokens, min(tokens, index.tokens + APPEND)))
-
     def _find(self, tokens: int) -> Found | None:
         """What the newest of the `tokens` tokens in the tree ask for: as many spans as the Working Context could show, and as
         many again, since those in its tail are shown in any case."""
         search, settings = self.search, self.model.settings
         if search is None:
             return None
-        self._index(search, tokens)
+        while search.tokens < tokens:  # the first time, all of a history that was loaded
+            search.append(self.tree.ids(search.tokens, min(tokens, search.tokens + APPEND)))
         query = self.tree.ids(max(0, tokens - settings.search.query_tokens), tokens)
         start, stop, score = search.find(
             query, tokens - self.model.recent_tokens, 2 * settings.budget // search.span + 1

@@ -15,7 +15,6 @@ from mccore.config import SearchConfig
 from mccore.errors import ConfigError, DataError
 from mccore.eval import long_history
 from mccore.eval.context_policies import bm25
-from mccore.eval.context_statistics import Estimate
 from mccore.eval.long_history import (
     CONDITIONS,
     ON_DEMAND,
@@ -420,7 +419,35 @@ def test_an_oracle_takes_what_lowers_the_loss_most_and_is_honest() -> None:
         assert close(report.losses["full"][row], plain_losses(model.gpt, rows[row], INTERVAL))
     two = evaluate(model, rows, conditions=["oracle_bound"], oracle_spans=2)
     assert close(two.losses["oracle_bound"], report.losses["oracle_bound"])  # this allocator shows one
-    assert report.gap_closed("context") is None or report.gap_closed("window") == Estimate(0.0, 0.0, 2)
+    assert report.gap_closed("context") is None  # random networks gain nothing by more context
+
+
+def test_shares_of_gaps_are_ratios_of_means() -> None:
+    gaps = np.array([[0.4], [0.5], [0.6], [0.5]])
+    losses = {"full": np.zeros((4, 1)), "window": gaps, "context": gaps / 4, "random": gaps * 2, "oracle": gaps / 2}
+    report = LongHistoryReport(losses, np.arange(4), 100, 40.0, 8.0, 20.0, {}, None)
+    for found, share in (
+        (report.gap_closed("context"), 3 / 4),
+        (report.gap_closed("random"), -1),
+        (report.focus_gap_closed("context"), 7 / 6),
+        (report.focus_gap_closed("window"), 2 / 3),
+    ):
+        assert found is not None
+        assert found.mean == pytest.approx(share)
+        assert found.n == 4
+    unsure = {**losses, "window": np.array([[0.9], [-0.8], [0.7], [-0.6]])}
+    assert LongHistoryReport(unsure, np.arange(4), 100, 40.0, 8.0, 20.0, {}, None).gap_closed("context") is None
+    assert (
+        LongHistoryReport({"window": gaps}, np.arange(4), 100, 40.0, 8.0, 20.0, {}, None).gap_closed("window") is None
+    )
+
+
+def test_a_history_hardly_longer_than_the_window_has_no_oracle(model: ContextModel) -> None:
+    rows = np.random.default_rng(0).integers(0, 12, (2, W + 1 + INTERVAL))
+    assert (W + 1 - (W - INTERVAL)) // SPAN == 0
+    report = evaluate(model, rows, conditions=ON_DEMAND, horizon=INTERVAL)
+    assert report.losses.keys() == {"context", "window", "full"}
+    assert report.utilities is None
 
 
 def test_only_the_conditions_that_were_asked_for() -> None:

@@ -438,8 +438,7 @@ FLAGS = """
 --seed --gpu --nproc --nnodes --rdzv-endpoint --mc --block-size --mc-block-size --mc-max-lod --tree --mc-tree
 --allocator --allocator-type --mc-allocator --mc-gistnet-kind --mc-gistnet-layers --mc-gistnet-pooling
 --mc-gistnet-head --mc-gistnet-skip --mc-gistnet-matrix-lr --mc-gistnet-lr --mc-lens-layers --mc-lens-head
---mc-lens-lr --mc-lens-start --mc-lens-target --mc-lens-queries --mc-lens-repeats --mc-lens-loss-weight
---mc-lens-question-weight
+--mc-lens-lr --mc-lens-start --mc-lens-target --mc-lens-queries --mc-lens-loss-weight --mc-lens-question-weight
 --mc-lens-gist-gradient --mc-lens-key-floor --mc-lens-temperature --mc-lens-adv-norm-beta --mc-lens-rank-weight
 --mc-lens-rank-margin --mc-lens-hard-negative-ratio --mc-lens-max-pairs --mc-lens-kl-weight --mc-lens-budget-weight
 --mc-lens-budget-smooth-weight --mc-lens-budget-smooth-beta --search --mc-search-kind --mc-search-span-tokens

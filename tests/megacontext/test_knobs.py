@@ -159,7 +159,6 @@ KNOBS: dict[str, Knob] = {
     "lens.start": Knob(0.2, 0.4, focused),
     "lens.target": Knob("attention", "both", count("preference_loss"), {"num_random_variants": 4}),
     "lens.queries": Knob(2, 6),
-    "lens.repeats": Knob(False, True, parameters("lensnet")),
     "lens.loss_weight": Knob(1.0, 2.0),
     "lens.question_weight": Knob(0.0, 1.0),
     "lens.gist_gradient": Knob(0.0, 1.0, gist_gradient),

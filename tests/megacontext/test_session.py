@@ -21,7 +21,6 @@ from mccore.megacontext.context_cache import ContextCache
 from mccore.megacontext.controller import FocusError
 from mccore.megacontext.cut import Cut, check
 from mccore.megacontext.networks import MegaContextNets
-from mccore.megacontext.repeats import count_repeats
 from mccore.megacontext.session import ContextModel, Session, SessionSettings
 from mccore.megacontext.session_batch import SessionBatch
 from mccore.megacontext.session_files import open_session, save_session
@@ -597,40 +596,6 @@ def test_a_session_reads_its_working_context_as_training_reads_such_a_cut(mass: 
         inputs = model_inputs(gpt, contexts, tokens, nets.bias, nets.config.positional, token_positions)
         logits = gpt.logits(gpt.hidden(**inputs)[:, -1])[0]
     torch.testing.assert_close(read, logits, atol=2e-4, rtol=1e-4)
-
-
-# --- where tokens stood before ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("search", [SearchConfig(), SearchConfig(kind="ngram", span_tokens=8, query_tokens=6)])
-def test_lensnet_is_told_where_the_newest_tokens_of_a_session_stood_before(
-    search: SearchConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = context_model(lens={"repeats": True, "queries": 5}, search=search)
-    session, seen = new_session(model), []
-    plain = model.nets.lensnet.forward
-
-    def watched(entries: Tensor, spans: Any, editable: Tensor, *, repeats: Tensor) -> Any:
-        seen.append(((spans.centre - (spans.span - 1) / 2).long(), repeats))
-        return plain(entries, spans, editable, repeats=repeats)
-
-    monkeypatch.setattr(model.nets.lensnet, "forward", watched)
-    ids = np.random.default_rng(0).integers(0, 6, 700)
-    session.append(ids[:600])  # focused from coarse to fine, then token by token
-    session.read()
-    for token in ids[600:].tolist():
-        session.append_token(token)
-        session.read()
-    assert len(seen) > 15
-    told = 0.0
-    for start, repeats in seen:
-        n = int(start[0, -1]) + 1
-        stop = torch.cat((start[:, 1:], torch.tensor([[n]])), dim=1)
-        wanted = count_repeats(torch.from_numpy(ids[None, :n]), stop[:, -5:] - 1, start, stop)
-        assert torch.equal(repeats, wanted)
-        told += float(wanted.sum())
-    assert told > 1000
-    assert session.search is None or session.search.tokens == session.tree.tokens
 
 
 # --- searched histories -----------------------------------------------------------------------------------------------
