@@ -303,7 +303,7 @@ def test_every_parameter_is_in_exactly_one_group(model: dict[str, object], chang
 def test_rates_of_groups_are_the_configured_ones() -> None:
     config = run_config(gistnet={"matrix_lr": 0.5, "lr": 0.25}, lens={"lr": 0.125}).megacontext
     rates = {group.name: group.lr for group in megacontext_groups(config, "mc.", 0.5)}
-    assert rates == {"gist_matrices": 0.25, "gist_rest": 0.125, "lens": 0.0625}
+    assert rates == {"gist_matrices": 0.25, "gist_rest": 0.125, "lens": 0.0625, "lens_distance": 0.5}
 
 
 def test_the_decoder_makes_a_state_per_token_from_one_gist() -> None:
