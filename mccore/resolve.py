@@ -76,7 +76,7 @@ def resolve(
     _refuse_without_effect(config, asked, draft.options)
     derived = derive(_with_plugin_options(config, draft.options, load))
     _refuse_idle(derived, asked)
-    _refuse_unread_search(derived, asked, load)
+    _refuse_unread_search(derived, asked)
     return derived
 
 
@@ -392,16 +392,14 @@ def _refuse_idle(config: RunConfig, asked: Sequence[_Leaf]) -> None:
             raise ConfigError(f"`{leaf.setting.origin}` has no effect: {found.reason}", hint=found.hint)
 
 
-def _refuse_unread_search(config: RunConfig, asked: Sequence[_Leaf], load: Load) -> None:
+def _refuse_unread_search(config: RunConfig, asked: Sequence[_Leaf]) -> None:
     """Raise ConfigError for a search whose finds the allocator doesn't show: every session would search its history for
     nothing."""
     mc = config.megacontext
     if not mc.enabled or mc.search.kind == "none":
         return
     either = [leaf.setting.origin for leaf in asked if leaf.path in (SEARCH, "megacontext.allocator")]
-    extension = load("allocator", mc.allocator.name)
-    options = plugins.read_options("allocator", mc.allocator, extension)
-    allocator = extension.build(options, AllocatorSpec(mc.block_size, mc.max_lod, config.seed))
+    allocator = plugins.build("allocator", mc.allocator, AllocatorSpec(mc.block_size, mc.max_lod, config.seed))
     if not getattr(allocator, "reads_found", False):
         raise ConfigError(
             f"`{either[-1] if either else config.recipe}`: the allocator {mc.allocator.name!r} doesn't show what "

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -39,7 +38,7 @@ from torch import Tensor
 
 from mccore.errors import DataError
 from mccore.eval.context_rows import POLICIES, ContextRows, Geometry, Ledger
-from mccore.eval.context_statistics import Estimate, Values, estimate, ratio, recall_at, spearman
+from mccore.eval.context_statistics import Comparison, Estimate, Values, estimate
 from mccore.eval.context_where import NOWHERE, by_distance, by_lod
 from mccore.megacontext.networks import MegaContextNets
 from mccore.model.gpt import GPT
@@ -61,57 +60,18 @@ BY_LOD = ("gists", "recency", "lens", "oracle")
 
 
 @dataclass(frozen=True)
-class ContextReport:
-    """Losses of every condition on the same tokens, and what follows from them. Standard errors go by document where those
-    are known, else by row."""
+class ContextReport(Comparison):
+    """Every condition on the same tokens, and where these could have been copied from."""
 
     geometry: Geometry
     rows: int
-    losses: Mapping[str, Values]  # condition -> loss of each scored token [R, H], nats
     distance: NDArray[np.int64]  # [R, H] tokens back to where each scored token could be copied from, 0 for nowhere
     level: Mapping[str, NDArray[np.int64]]  # condition -> level at which it shows that place [R, H]
-    scores: Mapping[str, Values]  # policy -> scores of the candidates [R, J]
-    utilities: Values | None  # of the candidates [R, J]: what expanding each alone saves, nats per scored token
-    documents: NDArray[np.int64] | None
     recall_k: Sequence[int]
-
-    @cached_property
-    def nll(self) -> Mapping[str, Values]:
-        """Condition -> mean loss of each row [R], nats per token."""
-        return {name: values.mean(axis=1) for name, values in self.losses.items()}
-
-    def difference(self, one: str, other: str) -> Estimate:
-        """The paired difference of two conditions, nats per token: above 0 where `one` is worse."""
-        return estimate(self.nll[one] - self.nll[other], self.documents)
 
     def delta_nll(self, condition: str) -> Estimate:
         """What a condition costs against the full context (delta NLL at H)."""
         return self.difference(condition, "full")
-
-    def gap_closed(self, condition: str) -> Estimate | None:
-        """The share of the gap from the window to the full context; None unless that gap exceeds 3 standard errors."""
-        nll = self.nll
-        return ratio(nll["window"] - nll[condition], nll["window"] - nll["full"], self.documents)
-
-    def focus_gap_closed(self, policy: str) -> Estimate | None:
-        """The share of the gap from random to oracle; None without an oracle, or unless that gap exceeds 3 standard
-        errors."""
-        nll = self.nll
-        if "oracle" not in nll:
-            return None
-        return ratio(nll["random"] - nll[policy], nll["random"] - nll["oracle"], self.documents)
-
-    def rank_correlation(self, policy: str) -> Estimate | None:
-        """Spearman correlation of a policy's scores with the true utilities over the blocks of a row, mean over rows."""
-        if self.utilities is None or policy not in self.scores:
-            return None
-        return estimate(spearman(self.scores[policy], self.utilities), self.documents)
-
-    def recall(self, policy: str, k: int) -> Estimate | None:
-        """Share of the k most useful blocks that are among a policy's first k; None where there are no more than k."""
-        if self.utilities is None or policy not in self.scores or self.utilities.shape[1] <= k:
-            return None
-        return estimate(recall_at(self.scores[policy], self.utilities, k), self.documents)
 
     def by_distance(self, conditions: Sequence[str] = BY_DISTANCE) -> list[dict[str, Any]]:
         """What conditions cost against the full context by distance, as `context_where.by_distance` has it."""

@@ -7,7 +7,9 @@ known and rows otherwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,3 +97,50 @@ def recall_at(scores: Values, utilities: Values, k: int) -> Values:
 
     shared: Values = (best(scores) & best(utilities)).sum(axis=1) / k
     return shared
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Losses of every condition on the same tokens, and what follows from them. Standard errors go by document where those
+    are known, else by row."""
+
+    losses: Mapping[str, Values]  # condition -> loss of each scored token [R, H], nats
+    documents: NDArray[np.int64] | None  # of each row [R]
+    scores: Mapping[str, Values]  # who chooses -> scores of the candidates [R, J]
+    utilities: Values | None  # of the candidates [R, J]: what showing each alone as tokens saves, nats per scored token
+
+    @cached_property
+    def nll(self) -> Mapping[str, Values]:
+        """Condition -> mean loss of each row [R], nats per token."""
+        return {name: values.mean(axis=1) for name, values in self.losses.items()}
+
+    def difference(self, one: str, other: str, *, by_document: bool = True) -> Estimate:
+        """The paired difference of two conditions, nats per token: above 0 where `one` is worse."""
+        return estimate(self.nll[one] - self.nll[other], self.documents if by_document else None)
+
+    def gap_closed(self, condition: str) -> Estimate | None:
+        """The share of the gap from the window to the full context; None without the latter, or unless that gap exceeds 3
+        standard errors."""
+        return self._share("window", condition, "full")
+
+    def focus_gap_closed(self, condition: str) -> Estimate | None:
+        """The share of the gap from random to oracle; None without both, or unless that gap exceeds 3 standard errors."""
+        return self._share("random", condition, "oracle")
+
+    def rank_correlation(self, name: str) -> Estimate | None:
+        """Spearman correlation of scores with the true utilities over the candidates of a row, mean over rows."""
+        if self.utilities is None or name not in self.scores:
+            return None
+        return estimate(spearman(self.scores[name], self.utilities), self.documents)
+
+    def recall(self, name: str, k: int) -> Estimate | None:
+        """Share of the k most useful candidates that are among the first k by score; None where there are no more than k."""
+        if self.utilities is None or name not in self.scores or self.utilities.shape[1] <= k:
+            return None
+        return estimate(recall_at(self.scores[name], self.utilities, k), self.documents)
+
+    def _share(self, start: str, condition: str, end: str) -> Estimate | None:
+        nll = self.nll
+        if start not in nll or end not in nll:
+            return None
+        return ratio(nll[start] - nll[condition], nll[start] - nll[end], self.documents)

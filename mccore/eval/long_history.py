@@ -27,9 +27,8 @@ entries doesn't show. Routers may also choose the few between these and the tail
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ from torch import Tensor
 from mccore.errors import ConfigError, DataError
 from mccore.eval.context import swap_partners
 from mccore.eval.context_policies import bm25
-from mccore.eval.context_statistics import Estimate, Values, estimate, ratio, recall_at, spearman
+from mccore.eval.context_statistics import Comparison, Values
 from mccore.megacontext.context_cache import ContextCache
 from mccore.megacontext.controller import score_cuts
 from mccore.megacontext.cut import Cut
@@ -81,54 +80,13 @@ class GivenSpans:
 
 
 @dataclass(frozen=True)
-class LongHistoryReport:
-    """Losses of every condition on the same tokens [R, H], nats, and the document of each row."""
+class LongHistoryReport(Comparison):
+    """Every condition on the same tokens. Routers' `scores` have "ngram" for the search's own."""
 
-    losses: Mapping[str, Values]
-    documents: NDArray[np.int64]
     history: int
     entries: float  # of the Working Contexts at the first prediction, mean
     far_tokens: float  # tokens before the tail that they showed, mean
     tail: float  # tokens of their raw tail at the first prediction, mean
-    scores: Mapping[str, Values]  # router -> scores of the candidates [R, J]; "ngram" is the search's own
-    utilities: Values | None  # of the candidates [R, J]: what showing each alone saves, nats per scored token
-
-    @cached_property
-    def nll(self) -> Mapping[str, Values]:
-        """Condition -> mean loss of each row [R]."""
-        return {name: values.mean(axis=1) for name, values in self.losses.items()}
-
-    def difference(self, one: str, other: str, *, by_document: bool = True) -> Estimate:
-        """The paired difference of two conditions, nats per token: below 0 where `one` predicts better. Its standard error is
-        that of a mean over documents, or over rows."""
-        return estimate(self.nll[one] - self.nll[other], self.documents if by_document else None)
-
-    def gap_closed(self, condition: str) -> Estimate | None:
-        """The share of the gap from the window to the full history; None without `full`, or unless that gap exceeds 3 standard
-        errors."""
-        nll = self.nll
-        if "full" not in nll:
-            return None
-        return ratio(nll["window"] - nll[condition], nll["window"] - nll["full"], self.documents)
-
-    def focus_gap_closed(self, condition: str) -> Estimate | None:
-        """The share of the gap from random spans to the oracle's; None without both, or unless it exceeds 3 standard errors."""
-        nll = self.nll
-        if "oracle" not in nll or "random" not in nll:
-            return None
-        return ratio(nll["random"] - nll[condition], nll["random"] - nll["oracle"], self.documents)
-
-    def rank_correlation(self, router: str) -> Estimate | None:
-        """Spearman correlation of a router's scores with the true utilities over the candidates of a row, mean over rows."""
-        if self.utilities is None or router not in self.scores:
-            return None
-        return estimate(spearman(self.scores[router], self.utilities), self.documents)
-
-    def recall(self, router: str, k: int) -> Estimate | None:
-        """Share of the k most useful candidates that are among a router's first k; None where there are no more than k."""
-        if self.utilities is None or router not in self.scores or self.utilities.shape[1] <= k:
-            return None
-        return estimate(recall_at(self.scores[router], self.utilities, k), self.documents)
 
 
 def evaluate_long_histories(
@@ -208,14 +166,14 @@ def evaluate_long_histories(
             table[name] = window_losses(gpt, rows[:, history - kept :], horizon)
     entries, far, tail = np.array(shapes, dtype=np.float64).mean(axis=0)
     return LongHistoryReport(
-        table,
-        ids,
-        history,
-        float(entries),
-        float(far),
-        float(tail),
-        {name: np.stack(values) for name, values in scores.items()},
-        torch.stack(utilities).double().cpu().numpy() if utilities else None,
+        losses=table,
+        documents=ids,
+        scores={name: np.stack(values) for name, values in scores.items()},
+        utilities=torch.stack(utilities).double().cpu().numpy() if utilities else None,
+        history=history,
+        entries=float(entries),
+        far_tokens=float(far),
+        tail=float(tail),
     )
 
 

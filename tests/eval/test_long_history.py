@@ -15,6 +15,7 @@ from mccore.config import SearchConfig
 from mccore.errors import ConfigError, DataError
 from mccore.eval import long_history
 from mccore.eval.context_policies import bm25
+from mccore.eval.context_statistics import Comparison
 from mccore.eval.long_history import (
     CONDITIONS,
     ON_DEMAND,
@@ -425,7 +426,7 @@ def test_an_oracle_takes_what_lowers_the_loss_most_and_is_honest() -> None:
 def test_shares_of_gaps_are_ratios_of_means() -> None:
     gaps = np.array([[0.4], [0.5], [0.6], [0.5]])
     losses = {"full": np.zeros((4, 1)), "window": gaps, "context": gaps / 4, "random": gaps * 2, "oracle": gaps / 2}
-    report = LongHistoryReport(losses, np.arange(4), 100, 40.0, 8.0, 20.0, {}, None)
+    report = Comparison(losses, np.arange(4), {}, None)
     for found, share in (
         (report.gap_closed("context"), 3 / 4),
         (report.gap_closed("random"), -1),
@@ -436,10 +437,8 @@ def test_shares_of_gaps_are_ratios_of_means() -> None:
         assert found.mean == pytest.approx(share)
         assert found.n == 4
     unsure = {**losses, "window": np.array([[0.9], [-0.8], [0.7], [-0.6]])}
-    assert LongHistoryReport(unsure, np.arange(4), 100, 40.0, 8.0, 20.0, {}, None).gap_closed("context") is None
-    assert (
-        LongHistoryReport({"window": gaps}, np.arange(4), 100, 40.0, 8.0, 20.0, {}, None).gap_closed("window") is None
-    )
+    assert Comparison(unsure, np.arange(4), {}, None).gap_closed("context") is None
+    assert Comparison({"window": gaps}, np.arange(4), {}, None).gap_closed("window") is None
 
 
 def test_a_history_hardly_longer_than_the_window_has_no_oracle(model: ContextModel) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mccore.config import ModelConfig
 from mccore.megacontext.cut import contiguous_centres
-from mccore.megacontext.positions import SpanBias, Spans, contiguous, excess_mass, span_rotary, spans_of
+from mccore.megacontext.positions import Positional, SpanBias, Spans, contiguous, excess_mass, span_rotary, spans_of
 from mccore.model.attention import Rotary, attend_reference, rotary, with_key_bias
 from mccore.scaling import derive_model
 
@@ -134,11 +134,11 @@ def test_alibi_penalises_distance() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gists_together_weigh_no_more_than_the_mass(kind: str) -> None:
+def test_gists_together_weigh_no_more_than_the_mass(kind: Positional) -> None:
     """ln(span) of each gist, less what all of them weigh too much, in steps of a factor of two; by row."""
     rows = [spans((2, 0), (2, 1), (1, 16), (0, 136)), spans((1, 0), (1, 1), (1, 2), (0, 24))]
     nodes = Spans(*(torch.cat(part) for part in zip(*rows, strict=True)))
-    bias = SpanBias(MODEL, kind, 8, mass=32)  # type: ignore[arg-type]
+    bias = SpanBias(MODEL, kind, 8, mass=32)
     mass = bias.features(nodes)[..., 0]
     assert not mass[:, 3].any()  # tokens have none
     fell = torch.tensor(
@@ -151,9 +151,9 @@ def test_gists_together_weigh_no_more_than_the_mass(kind: str) -> None:
     assert together[0] == pytest.approx(17)
     assert bias.excess(nodes)[:, 0].tolist() == pytest.approx([excess_mass(136, 32), excess_mass(24, 32)])
     assert bias.excess(nodes)[:, 0].tolist() == pytest.approx(fell.tolist())
-    unbounded = SpanBias(MODEL, kind, 8, mass=10**6)  # type: ignore[arg-type]
+    unbounded = SpanBias(MODEL, kind, 8, mass=10**6)
     torch.testing.assert_close(unbounded.features(nodes)[1], bias.features(nodes)[1], rtol=0, atol=0)
-    assert SpanBias(MODEL, kind, 8).mass == MODEL.max_seq_len  # type: ignore[arg-type]
+    assert SpanBias(MODEL, kind, 8).mass == MODEL.max_seq_len
 
 
 def test_bias_is_learned_per_layer_and_head() -> None:
