@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
@@ -27,9 +27,12 @@ API_VERSION = 1
 
 
 class Options(BaseModel):
-    """Base of a plugin's options: frozen, every field with a default and a description, unknown names refused."""
+    """Base of a plugin's options: frozen, every field with a default and a description, unknown names refused.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    They are written into `run.json` and shown: a password or key isn't an option, the variable that holds it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
 T_co = TypeVar("T_co", covariant=True)
@@ -239,30 +242,69 @@ class Allocator(Protocol):
 # --- telemetry --------------------------------------------------------------------------------------------------------
 
 
+Service = Literal["train", "chat", "serve"]
+
+
 @dataclass(frozen=True)
 class TelemetrySpec:
-    """Who is speaking: the run, its directory, this process's rank, and the resolved configuration."""
+    """Who is speaking: the run, its directory, a rank, the resolved configuration, and how patient core is.
+
+    A provider may speak for several ranks: every event says whose it is. Whatever it has to remember from one start of the
+    run to the next (an id, a port, events that couldn't be sent) belongs into `files`.
+    """
 
     run: str
     directory: Path
     rank: int
     config: RunConfig
+    ranks: int = 1
+    """Ranks whose events come here: `rank`, `rank + 1`, ..."""
+    service: Service = "train"
+    """What kind of process it is."""
+    run_id: str = ""
+    """32 hexadecimal digits that no other run has, the same after a resume; empty where nothing was trained or kept."""
+    attempt: int = 1
+    """Which start of the run this is, from 1."""
+    commit: str = ""
+    """git commit of mccore, empty for an installed package."""
+    patience_seconds: float = 2.0
+    """What a call may take: `close` is abandoned after it, and a longer `record` or `flush` loses events while it lasts."""
+
+    @property
+    def files(self) -> Path:
+        """The providers' own place in the run's directory, to be made when it is needed; begin names with the provider's."""
+        return self.directory / "telemetry"
+
+
+class EventsLost(Exception):
+    """Raised by a provider that knows how many of the events it took can't be delivered any more, the current one included."""
+
+    def __init__(self, count: int, why: str) -> None:
+        super().__init__(why)
+        self.count = count
 
 
 @runtime_checkable
 class TelemetryProvider(Protocol):
-    """Sends events somewhere. Called from one background thread only; it may be slow, block or raise without harm to a run."""
+    """Sends events somewhere. Called from one background thread only; it may be slow, block or raise without harm to a run.
+
+    Events that `record` took count as delivered when a later `flush` or `close` returns, so one that buffers has nothing to
+    count. What is raised is told to the user, once until it works again: no password or key may be in it. A process that
+    is forked off may end without a call; it must neither hang nor send what its parent holds.
+    """
 
     def record(self, event: Event) -> None:
-        """Take one event. Raise when it can't be delivered: the emitter counts and reports the loss."""
+        """Take one event. Raise when it is lost: another exception than `EventsLost` stands for this event alone."""
         ...
 
     def flush(self) -> None:
-        """Send what is buffered."""
+        """Send what is buffered; called every few seconds. Raise while that fails: `EventsLost` for events that are given up,
+        anything else when they are kept for another try."""
         ...
 
     def close(self) -> None:
-        """Send what is buffered and let go of connections; called once."""
+        """Send what is buffered within `TelemetrySpec.patience_seconds` and let go of connections; called once. Another
+        exception than `EventsLost` means that nothing since the last good flush arrived."""
         ...
 
 

@@ -531,13 +531,13 @@ def walk_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str,
 
 
 def describe_validation(error: ValidationError) -> str:
-    """A validation error as one line per field: dotted path, what is wrong, what was given."""
+    """A validation error as one line per field: dotted path, what is wrong, what was given (not for the type `secret`)."""
     lines = []
     for item in error.errors(include_url=False):
         path = ".".join(str(part) for part in item["loc"]) or "value"
         given = (
             ""
-            if item["type"] in ("missing", "extra_forbidden") or isinstance(item["input"], dict)
+            if item["type"] in ("missing", "extra_forbidden", "secret") or isinstance(item["input"], dict)
             else f" (got {item['input']!r})"
         )
         message = "unknown setting" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")

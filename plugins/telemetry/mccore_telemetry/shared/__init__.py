@@ -1,0 +1,1 @@
+"""What the providers of this package have in common; nothing outside it imports this."""
