@@ -4,7 +4,7 @@
 | --- | --- | --- | --- |
 | `loss` (train, nat) | `mccore.train.loss` | `mccore_train_loss_nats` | `train/loss` |
 | `tokens_total` (train) | `mccore.train.tokens` | `mccore_train_tokens_total` | `train/tokens_total` |
-| `val_bpb` (val, bit/By) | `mccore.val.bpb` | `mccore_val_bpb_bits_per_byte` | `val/bpb` |
+| `val_bpb` (val, bit/By) | `mccore.val.bpb` | `mccore_val_bpb` | `val/bpb` |
 | `dwell/p95` (mc) | `mccore.mc.dwell`, part p95 | `mccore_mc_dwell_refocuses{part="p95"}` | `mc/dwell/p95` |
 
 A part is an attribute or label, never part of a name. What else tells series apart is in `labels`.
@@ -18,15 +18,17 @@ PREFIX = "mccore"
 
 # Base units as Prometheus names end with them. A count whose name says what is counted needs no ending.
 _ENDINGS = {
+    "": "",  # on or off, or counted by its own name
     "1": "ratio",
     "s": "seconds",
     "By": "bytes",
     "nat": "nats",
     "nat/{token}": "nats_per_token",
-    "bit/By": "bits_per_byte",
+    "bit/By": "",  # the name says it, and promtool takes `bits` for a unit that should be bytes
     "By/{token}": "bytes_per_token",
     "{token}/s": "tokens_per_second",
     "{entry}": "entries",
+    "{event}": "events",
     "{flop}": "flops",
     "{refocus}": "refocuses",
     "{sync}": "syncs",
@@ -55,7 +57,7 @@ def otel_name(row: Metric) -> str:
 def prometheus_name(row: Metric) -> str:
     """The name of a metric family, with its base unit, counters with `_total`. Raises KeyError for a unit without an ending."""
     name, ending = stem(row).removesuffix(_TOTAL), _ENDINGS[row.unit]
-    if name != ending and not name.endswith(f"_{ending}"):
+    if ending and name != ending and not name.endswith(f"_{ending}"):
         name = f"{name}_{ending}"
     return f"{PREFIX}_{row.scope}_{name}{_TOTAL if row.kind == 'counter' else ''}"
 

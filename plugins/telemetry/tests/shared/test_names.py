@@ -14,7 +14,7 @@ from mccore.events import METRICS, Event
         ("tokens_per_second", "mccore.train.tokens_per_second", "mccore_train_tokens_per_second", "train/tokens_per_second"),
         ("step_duration", "mccore.train.step_duration", "mccore_train_step_duration_seconds", "train/step_duration"),
         ("memory_used", "mccore.system.memory_used", "mccore_system_memory_used_bytes", "system/memory_used"),
-        ("val_bpb", "mccore.val.bpb", "mccore_val_bpb_bits_per_byte", "val/bpb"),
+        ("val_bpb", "mccore.val.bpb", "mccore_val_bpb", "val/bpb"),
         ("swap_rate", "mccore.mc.swap_rate", "mccore_mc_swap_rate_ratio", "mc/swap_rate"),
         ("dwell/p95", "mccore.mc.dwell", "mccore_mc_dwell_refocuses", "mc/dwell/p95"),
         ("host_syncs", "mccore.train.host_syncs", "mccore_train_host_syncs", "train/host_syncs"),
