@@ -1,0 +1,139 @@
+"""Where OpenTelemetry data goes: options first, then the standard `OTEL_EXPORTER_OTLP_*` variables, then `MC_OTEL_*`.
+
+What the variables mean is the specification's (opentelemetry.io/docs/specs/otel/protocol/exporter); a time-out is in
+seconds, as everywhere in Python. Nothing of what they hold is written anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal, cast
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, SecretStr
+
+from mccore.api import Options
+from mccore.errors import ConfigError
+from mccore_telemetry.otel.transport import SIGNALS, Signal, Target
+from mccore_telemetry.shared.secrets import Url, Variable
+
+Protocol = Literal["http/protobuf", "grpc"]
+_PORTS = {"http/protobuf": 4318, "grpc": 4317}
+_TRUE = ("1", "true", "yes", "on")
+
+
+class OtelOptions(Options):
+    """Where traces, metrics and logs go; what is left empty is taken from the standard variables."""
+
+    endpoint: Url = Field(
+        "", description="address of the collector, without /v1/traces; empty is what the variables say"
+    )
+    protocol: Literal["", "http/protobuf", "grpc"] = Field(
+        "", description="protocol, http/protobuf where nothing else says"
+    )
+    headers_variable: Variable = Field(
+        "OTEL_EXPORTER_OTLP_HEADERS", description="environment variable with headers (name=value,...), for credentials"
+    )
+    certificate: str = Field("", description="file of the authority that signed the collector's certificate")
+    client_certificate: str = Field("", description="file of our own certificate, for mutual TLS")
+    client_key: str = Field("", description="file of our own certificate's key")
+    compression: Literal["", "none", "gzip"] = Field("", description="compression of requests")
+    timeout_seconds: float = Field(0.0, ge=0, description="what a request may take; 0 is what the variables say, or 10")
+    traces: bool = Field(True, description="send spans")
+    metrics: bool = Field(True, description="send metrics")
+    logs: bool = Field(True, description="send log records")
+
+
+def signals(options: OtelOptions) -> tuple[Signal, ...]:
+    """The signals that are sent; none where OTEL_SDK_DISABLED says so."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return ()
+    return tuple(signal for signal in SIGNALS if getattr(options, signal))
+
+
+def protocol(options: OtelOptions) -> Protocol:
+    """How to speak. Raises ConfigError for a protocol that isn't spoken here."""
+    named = options.protocol or _variable("PROTOCOL") or "http/protobuf"
+    if named not in _PORTS:
+        raise ConfigError(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL is {named!r}, which isn't spoken here", hint="use http/protobuf or grpc"
+        )
+    return cast(Protocol, named)
+
+
+def timeout_seconds(options: OtelOptions) -> float:
+    """What a request may take. Raises ConfigError for a variable that is no number."""
+    if options.timeout_seconds:
+        return options.timeout_seconds
+    try:
+        seconds = float(_variable("TIMEOUT") or 10.0)
+    except ValueError:
+        raise ConfigError("OTEL_EXPORTER_OTLP_TIMEOUT is no number of seconds", hint="correct or unset it") from None
+    return seconds if 0 < seconds < 3600 else 10.0
+
+
+def target(options: OtelOptions, signal: Signal) -> Target:
+    """Where one signal goes. Raises ConfigError for an address that is none."""
+    insecure = (_variable("INSECURE", signal) or os.environ.get("MC_OTEL_INSECURE", "")).strip().lower() in _TRUE
+    compression = options.compression or _variable("COMPRESSION", signal)
+    return Target(
+        signal,
+        _url(options, signal, insecure),
+        _headers(options, signal),
+        options.certificate or _variable("CERTIFICATE", signal),
+        options.client_certificate or _variable("CLIENT_CERTIFICATE", signal),
+        options.client_key or _variable("CLIENT_KEY", signal),
+        insecure=insecure,
+        compression="" if compression == "none" else compression,
+    )
+
+
+def _url(options: OtelOptions, signal: Signal, insecure: bool) -> str:
+    spoken = protocol(options)
+    base, source = options.endpoint, "telemetry.otel.options.endpoint"
+    if not base:
+        own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
+        if exact := os.environ.get(own, "").strip():
+            return _whole(exact, own, insecure)  # used as it is, says the specification
+        for source in ("OTEL_EXPORTER_OTLP_ENDPOINT", "MC_OTEL_ENDPOINT"):
+            if base := os.environ.get(source, "").strip():
+                break
+    base = _whole(base or f"http://127.0.0.1:{_PORTS[spoken]}", source, insecure)
+    return base if spoken == "grpc" else f"{base.rstrip('/')}/v1/{signal}"
+
+
+def _whole(address: str, source: str, insecure: bool) -> str:
+    """An address with its scheme: gRPC's habit is to leave it out."""
+    if "://" not in address:
+        address = f"{'http' if insecure else 'https'}://{address}"
+    try:
+        parts = urlsplit(address)
+        if parts.scheme in ("http", "https") and parts.hostname and "@" not in address and parts.port != 0:
+            return address
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"{source} isn't an address", hint="write http://HOST:PORT; credentials go into OTEL_EXPORTER_OTLP_HEADERS"
+    )
+
+
+def _headers(options: OtelOptions, signal: Signal) -> Mapping[str, SecretStr]:
+    """Headers of a signal over those of all, as W3C baggage writes them: `name=value,...` with values quoted for URLs."""
+    found: dict[str, SecretStr] = {}
+    for variable in (options.headers_variable, f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS"):
+        for pair in os.environ.get(variable, "").split(",") if variable else ():
+            name, equals, value = pair.partition("=")
+            if not pair.strip():
+                continue
+            name, value = name.strip().lower(), unquote(value).strip()
+            if not equals or not name or not (name + value).isprintable():
+                raise ConfigError(f"{variable} holds no headers", hint="write name=value, more after a comma")
+            found[name] = SecretStr(value)
+    return found
+
+
+def _variable(name: str, signal: Signal | None = None) -> str:
+    """The value of a standard variable, a signal's own first."""
+    own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", "").strip() if signal else ""
+    return own or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
