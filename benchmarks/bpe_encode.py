@@ -322,7 +322,7 @@ def prepare(folder: Path, texts: list[str], tokens: list[bytes], pattern: str) -
     import numpy as np
     import tiktoken as reference
 
-    from mccore.data.tokenizer_formats import write_huggingface
+    from mccore.data.tokenizer.formats import write_huggingface
 
     lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens))
     (folder / "bench.tiktoken").write_text("".join(lines))

@@ -14,12 +14,12 @@ from typing import Any, cast
 import numpy as np
 
 from mccore.errors import MccoreError
-from mccore.eval.context import COMPARED, ContextReport
-from mccore.eval.context_rows import POLICIES
-from mccore.eval.context_statistics import Estimate, estimate
-from mccore.focus_stage import compare_contexts
-from mccore.rundir import RunDir
-from mccore.runtime import Runtime
+from mccore.eval.context.geometry import POLICIES
+from mccore.eval.context.statistics import Estimate, estimate
+from mccore.eval.context.within_sequence import COMPARED, ContextReport
+from mccore.runs.rundir import RunDir
+from mccore.runtime.runtime import Runtime
+from mccore.stages.focus import compare_contexts
 from mccore.train.world import World
 
 PAIRS = (*COMPARED, ("gists", "window"), ("full", "window"), ("lens", "window"), ("oracle", "window"))

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from mccore.config import RunConfig
-from mccore.megacontext.tree import dequantize, quantize
+from mccore.megacontext.tree.tree import dequantize, quantize
 from mccore.megacontext.working_context import assemble, context_targets, model_inputs
-from mccore.runtime import load_gpt, load_megacontext
+from mccore.runtime.models import load_gpt, load_megacontext
 
 RECENT, SCORED = 48, 32
 

@@ -21,16 +21,16 @@ import numpy as np
 
 from mccore import plugins
 from mccore.config import Choice, RunConfig
-from mccore.data.corpora import open_corpus
-from mccore.data.tokenizer import Tokenizer
+from mccore.data.corpora.catalogue import open_corpus
+from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import MccoreError
-from mccore.eval.context_statistics import Estimate, estimate
-from mccore.eval.long_history import CONDITIONS, ON_DEMAND, LongHistoryReport, evaluate_long_histories
-from mccore.megacontext.tree import Tree
-from mccore.paths import runs_dir
-from mccore.runtime import load_gpt
-from mccore.sessions import Overrides, load_context_model
-from mccore.train.checkpoint import latest
+from mccore.eval.context.long_history import CONDITIONS, ON_DEMAND, LongHistoryReport, evaluate_long_histories
+from mccore.eval.context.statistics import Estimate, estimate
+from mccore.host.paths import runs_dir
+from mccore.megacontext.tree.tree import Tree
+from mccore.runs.checkpoints import latest
+from mccore.runtime.models import load_gpt
+from mccore.runtime.sessions import Overrides, load_context_model
 
 PAIRS = (
     ("context", "window"),

@@ -21,15 +21,17 @@ import torch
 from torch import nn
 
 from mccore.config import BaseConfig, LensConfig, MegaContextConfig, ModelConfig, RunConfig, TokenizerConfig
-from mccore.data.loader import Batch
-from mccore.megacontext.networks import MegaContextNets, megacontext_groups
-from mccore.megacontext.objectives import MegaContextObjective
+from mccore.data.batches.loader import Batch
+from mccore.megacontext.networks.networks import MegaContextNets, megacontext_groups
+from mccore.megacontext.training.objective import MegaContextObjective
 from mccore.model.gpt import GPT
-from mccore.model.loss import Losses
-from mccore.model.optim import Optimizer, build_optimizer
+from mccore.model.ops.cross_entropy import Losses
+from mccore.model.optim.optimizer import Optimizer, build_optimizer
 from mccore.model.schedule import Schedule
-from mccore.scaling import derive, flops_per_token, megacontext_flops_per_token
-from mccore.train.loop import next_token_objective
+from mccore.scaling.derive import derive
+from mccore.scaling.megacontext import megacontext_flops_per_token
+from mccore.scaling.model import flops_per_token
+from mccore.train.objective import next_token_objective
 
 PROGRESS = 0.5
 

@@ -21,7 +21,8 @@ import torch
 
 from mccore.config import BaseConfig, ModelConfig, RunConfig, TokenizerConfig
 from mccore.model import GPT, build_optimizer, schedule
-from mccore.scaling import count_parameters, derive, flops_per_token
+from mccore.scaling.derive import derive
+from mccore.scaling.model import count_parameters, flops_per_token
 
 SHAPES = ("4x128x32/2048/256x32", "4x128x64/4096/512x16", "4x256x64/4096/256x32", "6x192x64/4096/512x16")
 

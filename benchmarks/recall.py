@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from mccore.eval.recall import SETTINGS, evaluate_recall, run_recall, train_recall
+from mccore.eval.context.recall import SETTINGS, evaluate_recall, run_recall, train_recall
 
 COLUMNS = ("full", "window", "swapped", "gists", "random", "recency", "raw_attention", "lens", "lens_recall", "oracle")
 

@@ -26,19 +26,21 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mccore.data.corpora import open_corpus
-from mccore.data.loader import Loader
-from mccore.data.packing import pack_text
-from mccore.data.rows import Rows
-from mccore.data.store import TokenStore, build_store, encode_documents
-from mccore.data.tokenizer import Tokenizer
+from mccore.data.batches.loader import Loader
+from mccore.data.batches.packing import pack_text
+from mccore.data.batches.rows import Rows
+from mccore.data.batches.store import TokenStore, build_store, encode_documents
+from mccore.data.corpora.catalogue import open_corpus
+from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.model import GPT
-from mccore.model.optim import Optimizer, build_optimizer
+from mccore.model.optim.optimizer import Optimizer, build_optimizer
 from mccore.model.schedule import Schedule
-from mccore.resolve import resolve
-from mccore.train.checkpoint import CheckpointWriter, Meta, write_checkpoint
+from mccore.resolve.resolve import resolve
+from mccore.runs.checkpoints import Meta
+from mccore.train.checkpoint.write import CheckpointWriter, write_checkpoint
 from mccore.train.devices import choose_device, choose_dtype
-from mccore.train.loop import Cadence, Progress, next_token_objective, train
+from mccore.train.loop import Cadence, Progress, train
+from mccore.train.objective import next_token_objective
 from mccore.train.world import World
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from mccore.data.tokenizer import Tokenizer
+    from mccore.data.tokenizer.tokenizer import Tokenizer
     from mccore.model import GPT
 
 # Imports are inside: tests of the kernel and the command line must not load torch.
@@ -19,7 +19,7 @@ def byte_tokenizer() -> Tokenizer:
     """A tokenizer without merges: 256 bytes and the special tokens."""
     import mccore_rustbpe
 
-    from mccore.data.tokenizer import Tokenizer
+    from mccore.data.tokenizer.tokenizer import Tokenizer
 
     return Tokenizer([bytes([i]) for i in range(256)], pattern=mccore_rustbpe.PATTERN)
 

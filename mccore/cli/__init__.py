@@ -15,7 +15,7 @@ from mccore.errors import Interrupted, MccoreError
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("mccore.cli.run:run", "Train a model by a recipe, from raw text to a chat."),
     "runs": ("mccore.cli.runs:runs", "List, show, stop and compare runs."),
-    "chat": ("mccore.cli.chat:chat", "Talk to a trained model."),
+    "chat": ("mccore.cli.chat.command:chat", "Talk to a trained model."),
     "context": ("mccore.cli.context:context", "Turn files into contexts for chats, look at them, check them."),
     "bench": ("mccore.cli.bench:bench", "Measure what sessions cost on this machine."),
     "report": ("mccore.cli.report:report", "Write the report of a run again and show it."),
@@ -83,7 +83,7 @@ def cli() -> None:
 
     Start with `mccore run tiny`, then `mccore chat`.
     """
-    from mccore.settings import apply_settings
+    from mccore.host.env import apply_settings
 
     apply_settings()
 

@@ -13,7 +13,7 @@ import click
 from mccore.units import count, size
 
 if TYPE_CHECKING:
-    from mccore.context_bench import ContextCosts, Ratio, Spread
+    from mccore.contexts.cost import ContextCosts, Ratio, Spread
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
@@ -105,19 +105,19 @@ def context(
     RUN is a run's name, its directory, or `latest`. All histories and the plain model generate by turns, so that the ratios are
     fair on a busy machine.
     """
-    from mccore.cli.chat import find_checkpoint, find_run, load_engine
-    from mccore.cli.chat_sessions import warn_of_missing_search
+    from mccore.cli.chat.sessions import warn_of_missing_search
     from mccore.config import Choice
+    from mccore.runtime.open import find_checkpoint, find_run, load_engine
 
     chosen = find_run(run)
     stage, checkpoint = find_checkpoint(chosen, stage)
 
     import torch
 
-    from mccore import paths
-    from mccore.context_bench import measure_context, read_text
-    from mccore.sessions import MEMORY, Overrides, context_model
-    from mccore.train.checkpoint import read_meta
+    from mccore.contexts.cost import measure_context, read_text
+    from mccore.host import paths
+    from mccore.runs.checkpoints import read_meta
+    from mccore.runtime.sessions import MEMORY, Overrides, context_model
 
     engine, step = load_engine(chosen, checkpoint, device)
     overrides = Overrides(

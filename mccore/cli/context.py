@@ -18,13 +18,13 @@ from mccore.units import count, duration, size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mccore.context_build import Built
-    from mccore.context_check import Check
-    from mccore.contexts import Description, Origin
-    from mccore.data.text_files import Skipped
-    from mccore.megacontext.repair import Nodes, Repair
-    from mccore.megacontext.session import ContextModel
-    from mccore.megacontext.session_mounts import Trees
+    from mccore.contexts.build import Built
+    from mccore.contexts.check import Check
+    from mccore.contexts.manifest import Description, Origin
+    from mccore.data.corpora.text_files import Skipped
+    from mccore.megacontext.sessions.model import ContextModel
+    from mccore.megacontext.sessions.mounts import Trees
+    from mccore.megacontext.tree.repair import Nodes, Repair
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 _DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -74,18 +74,18 @@ def build(
     are left out. Rows of parquet files and lines of JSON Lines files are a document each. A build that was interrupted is gone
     on with by the same command.
     """
-    from mccore.cli.chat import find_checkpoint, find_run
-    from mccore.data.text_files import find_text_files
+    from mccore.data.corpora.text_files import find_text_files
+    from mccore.runtime.open import find_checkpoint, find_run
 
     chosen = find_run(run)
     stage, checkpoint = find_checkpoint(chosen, stage)
     files, skipped = find_text_files(sources, include=include, exclude=exclude, largest=round(max_file_size * 1e6))
 
-    from mccore.cli.chat import load_engine
-    from mccore.context_build import build_context
-    from mccore.contexts import Origin
-    from mccore.sessions import context_model
-    from mccore.train.checkpoint import read_meta
+    from mccore.contexts.build import build_context
+    from mccore.contexts.manifest import Origin
+    from mccore.runs.checkpoints import read_meta
+    from mccore.runtime.open import load_engine
+    from mccore.runtime.sessions import context_model
 
     engine, step = load_engine(chosen, checkpoint, device)
     model, trees = context_model(checkpoint, engine.model, read_meta(checkpoint), engine.model.device)
@@ -161,7 +161,7 @@ def _levels(rows: Sequence[int]) -> str:
 @_JSON
 def info(path: str, as_json: bool) -> None:
     """Say what is in a context, or in a saved session: PATH is its directory, or a session's name."""
-    from mccore.contexts import describe_context, find_context
+    from mccore.contexts.manifest import describe_context, find_context
 
     found = describe_context(find_context(path))
     if as_json:
@@ -225,9 +225,9 @@ def verify(ctx: click.Context, path: str, deep: bool, repair: bool, truncate: bo
     Leaves with 0 when all is sound, with 1 when something is damaged. Gists are made again where the model that made them is
     among the runs.
     """
-    from mccore.context_check import check_context, repair_context
-    from mccore.contexts import find_context, find_model
-    from mccore.megacontext.session_state import SessionError, read_state
+    from mccore.contexts.check import check_context, repair_context
+    from mccore.contexts.manifest import find_context, find_model
+    from mccore.megacontext.sessions.state import SessionError, read_state
 
     if truncate and not repair:
         raise UsageError("--truncate without --repair would have no effect", hint="give both")
@@ -260,11 +260,11 @@ def verify(ctx: click.Context, path: str, deep: bool, repair: bool, truncate: bo
 
 
 def _load_model(origin: Origin, device: str) -> tuple[ContextModel, Trees]:
-    from mccore.cli.chat import load_engine
-    from mccore.contexts import checkpoint_of
-    from mccore.rundir import RunDir
-    from mccore.sessions import context_model
-    from mccore.train.checkpoint import read_meta
+    from mccore.contexts.manifest import checkpoint_of
+    from mccore.runs.checkpoints import read_meta
+    from mccore.runs.rundir import RunDir
+    from mccore.runtime.open import load_engine
+    from mccore.runtime.sessions import context_model
 
     checkpoint = checkpoint_of(origin)
     engine, _ = load_engine(RunDir.open(origin.run), checkpoint, device)
@@ -273,7 +273,7 @@ def _load_model(origin: Origin, device: str) -> tuple[ContextModel, Trees]:
 
 def _default_trees() -> Trees:
     from mccore.config import Choice
-    from mccore.sessions import FILES, TreeBuilder
+    from mccore.runtime.sessions import FILES, TreeBuilder
 
     return TreeBuilder(Choice(name=FILES))
 

@@ -19,8 +19,10 @@ from urllib.parse import urlsplit
 
 import click
 
-from mccore import machine, paths, plugins, settings
+from mccore import plugins
 from mccore.errors import MccoreError
+from mccore.host import env as settings
+from mccore.host import machine, paths
 from mccore.units import size
 
 State = Literal["ok", "warn", "fail"]

@@ -9,8 +9,8 @@ How a command takes them:
     def run(ctx: click.Context, recipe: str, dry_run: bool) -> None:
         config = resolve_given(ctx, recipe)  # RunConfig, complete; raises ConfigError or PluginError
 
-The command gets `--set` and every flag of `mccore.flags.flag_table`; none of them is a parameter of the function. `given(ctx)`
-is what the user typed of them, for a command that must know whether anything was (`--resume` takes no settings).
+The command gets `--set` and every flag of `mccore.resolve.flags.flag_table`; none of them is a parameter of the
+function. `given(ctx)` is what the user typed of them, for a command that must know whether anything was (`--resume` takes no settings).
 Options of a third party's allocator are there too: the command line is read once ahead for `--allocator`, its alias, `--set`
 and the recipe, and that one plugin is loaded when its options are needed.
 """
@@ -30,8 +30,10 @@ from click.shell_completion import CompletionItem
 from mccore import plugins
 from mccore.config import Choice, RunConfig
 from mccore.errors import PluginError
-from mccore.flags import SECTION_ORDER, Flag, flag_table
-from mccore.resolve import parse_set, recipe_config, refuse_option, resolve
+from mccore.resolve.draft import parse_set
+from mccore.resolve.flags import SECTION_ORDER, Flag, flag_table
+from mccore.resolve.refusals import refuse_option
+from mccore.resolve.resolve import recipe_config, resolve
 
 _META = "mccore.cli.options"
 _ALLOCATOR = "megacontext.allocator"

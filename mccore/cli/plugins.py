@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
-from mccore import registry
 from mccore.errors import MccoreError, RunError, UsageError
+from mccore.plugins import registry
 
 
 @click.group(invoke_without_command=True)
@@ -59,7 +59,7 @@ def new(kind: registry.KindName, name: str, directory: Path | None) -> None:
 def check_all() -> list[registry.Plugin]:
     """`mccore.plugins.check`, and every recipe resolved with each of its profiles. What plugins print goes to stderr."""
     from mccore import plugins as loader
-    from mccore.resolve import resolve
+    from mccore.resolve.resolve import resolve
 
     rows = []
     with contextlib.redirect_stdout(sys.stderr):
@@ -166,7 +166,7 @@ def write_package(kind: registry.KindName, name: str, directory: Path) -> list[P
         f"{module}/__init__.py": f"{kind}.py",
         f"tests/test_{name}.py": f"test_{kind}.py",
     }
-    source = files("mccore") / "skeleton"
+    source = files("mccore.plugins") / "skeleton"
     texts = {
         path: Template((source / f"{template}.tmpl").read_text(encoding="utf-8")).substitute(values)
         for path, template in templates.items()

@@ -10,7 +10,7 @@ from typing import IO, Any
 import click
 
 from mccore.events import Event
-from mccore.launch import Listener
+from mccore.launch.launcher import Listener
 from mccore.units import count, duration, number
 
 _LINE_SECONDS = 10.0

@@ -18,8 +18,8 @@ def report(run: str, as_json: bool, path_only: bool, open_it: bool) -> None:
 
     A run that failed or still goes on gets a report of what it reached. Nothing but the run's directory is needed.
     """
-    from mccore.report import read_report, write_report
-    from mccore.rundir import RunDir
+    from mccore.report.write import read_report, write_report
+    from mccore.runs.rundir import RunDir
 
     chosen = RunDir.open(run)
     paths = write_report(chosen)
@@ -37,7 +37,7 @@ def report(run: str, as_json: bool, path_only: bool, open_it: bool) -> None:
 
 
 def _show_summary(data: dict[str, object]) -> None:
-    from mccore.report_markdown import render_summary
+    from mccore.report.pages.summary import render_summary
 
     text = render_summary(data)
     if not sys.stdout.isatty():

@@ -11,24 +11,21 @@ from typing import Any
 
 import click
 
-from mccore import paths, plugins
+from mccore import plugins
 from mccore.api import Recipe
-from mccore.cli.estimate import describe, estimate
 from mccore.cli.options import ConfiguredCommand, Given, given, resolve_given
+from mccore.cli.tables import describe
 from mccore.config import HardwareConfig, RunConfig
-from mccore.config_diff import differences
+from mccore.config.diff import differences
 from mccore.errors import ConfigError, UsageError
-from mccore.launch import (
-    FREE_SETTINGS,
-    check_sources,
-    effective_hardware,
-    launch,
-    stage_command,
-    stage_environment,
-    stages_to_do,
-)
-from mccore.resolve import parse_set, resolve
-from mccore.rundir import Outcome, RunDir, check_name
+from mccore.host import paths
+from mccore.launch.command import FREE_SETTINGS, effective_hardware, stage_command, stage_environment
+from mccore.launch.launcher import launch, stages_to_do
+from mccore.resolve.draft import parse_set
+from mccore.resolve.resolve import resolve
+from mccore.runs.rundir import Outcome, RunDir, check_name
+from mccore.scaling.estimate import estimate
+from mccore.stages.preflight import check_sources
 
 _EXIT_CODES = {"finished": 0, "stopped": 130, "interrupted": 130}
 

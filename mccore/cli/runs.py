@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from mccore.config_diff import differences
+from mccore.config.diff import differences
 from mccore.errors import ConfigError, RunError
 from mccore.events import Event, EventTail, finite, metric
-from mccore.rundir import RunDir, list_runs
+from mccore.runs.rundir import RunDir, list_runs
 from mccore.units import count, duration, number
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from mccore import settings
 from mccore.cli.doctor import check_machine, check_versions, print_checks
 from mccore.errors import UsageError
-from mccore.files import write_atomic
-from mccore.settings import FILE_NAME, SETTINGS, Setting
+from mccore.host import env as settings
+from mccore.host.env import FILE_NAME, SETTINGS, Setting
+from mccore.host.files import write_atomic
 
 _OPTIONS = {
     "base_dir": "MCCORE_BASE_DIR",

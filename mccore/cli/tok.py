@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mccore.data.text_files import is_records, record_texts, unreadable
+from mccore.data.corpora.text_files import is_records, record_texts, unreadable
 from mccore.errors import DataError, RunError, UsageError
 from mccore.units import count, duration, size
 
 if TYPE_CHECKING:
-    from mccore.data.tokenizer import Tokenizer
+    from mccore.data.tokenizer.tokenizer import Tokenizer
 
 _FIELD = click.option(
     "--field", default="text", show_default=True, help="Column or key of the text in parquet and JSON Lines files."
@@ -61,8 +61,8 @@ def train(
     A folder stands for all files below it, hidden ones and those that aren't text left out. Rows of parquet files and lines
     of JSON Lines files are a document each, any other file is one. Nothing is written before the training has ended.
     """
-    from mccore.data.tokenizer import FILE_NAME, Tokenizer
-    from mccore.data.tokenizer_formats import WRITERS
+    from mccore.data.tokenizer.formats import WRITERS
+    from mccore.data.tokenizer.tokenizer import FILE_NAME, Tokenizer
 
     if (out / FILE_NAME).exists() and not force:
         raise UsageError(
@@ -135,17 +135,17 @@ def evaluate(
     TOKENIZER is a directory that holds one, or a run: its name, its directory, or `latest` (the default). It is measured on
     fixed short texts of several kinds, and on every PATH.
     """
-    from mccore.data.tokenizer_eval import evaluate_tokenizer, present_vocabularies, read_vocabulary
-    from mccore.files import write_atomic
-    from mccore.paths import cache_dir
-    from mccore.report_markdown import tokenizer_table
+    from mccore.data.tokenizer.evaluate import evaluate_tokenizer, present_vocabularies, read_vocabulary
+    from mccore.host.files import write_atomic
+    from mccore.host.paths import cache_dir
+    from mccore.report.pages.tokenizer import tokenizer_table
 
     chosen = _open(tokenizer)
     texts = {str(path): list(_texts(find_files((path,)), field, decode=True)) for path in paths}
     others = present_vocabularies(cache_dir() / "vocabularies") | {str(path): read_vocabulary(path) for path in against}
     found = evaluate_tokenizer(chosen, texts, others)
     if plot is not None:
-        from mccore.report_plots import draw_tokenizer
+        from mccore.report.plots.training import draw_tokenizer
 
         write_atomic(plot, draw_tokenizer(found))
     if as_json:
@@ -156,8 +156,8 @@ def evaluate(
 
 
 def _open(selector: str) -> Tokenizer:
-    from mccore.data.tokenizer import FILE_NAME, Tokenizer
-    from mccore.rundir import RunDir
+    from mccore.data.tokenizer.tokenizer import FILE_NAME, Tokenizer
+    from mccore.runs.rundir import RunDir
 
     directory = Path(selector).expanduser()
     return Tokenizer.load(directory if (directory / FILE_NAME).is_file() else RunDir.open(selector).tokenizer_dir)

@@ -1,1 +1,1 @@
-"""Text and conversations into token batches: corpora, tokenizer, loaders."""
+"""Text to token batches: corpora, conversations, the tokenizer. Knows no model."""

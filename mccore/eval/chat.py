@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mccore.data.conversations import Conversation, multiple_choice_questions, open_conversations, source_names
+from mccore.data.conversation import Conversation
 from mccore.eval.choices import RULES, ChoiceResult, Rule, best_rule, evaluate_choices
 from mccore.eval.generated import TaskResult, evaluate_generated
 from mccore.eval.statistics import share
+from mccore.tasks.catalogue import multiple_choice_questions, open_conversations, source_names
 
 if TYPE_CHECKING:
     from mccore.config import EvalConfig
-    from mccore.megacontext.session import Session
-    from mccore.serve.engine import Engine
+    from mccore.generate.engine import Engine
+    from mccore.megacontext.sessions.session import Session
 
 __all__ = [
     "RULES",

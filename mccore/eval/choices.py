@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from mccore.data.chat_format import render_for_completion
-from mccore.data.conversations import LETTERS, Message, MultipleChoice, render_multiple_choice
+from mccore.data.conversation import Message
+from mccore.data.tokenizer.chat_format import render_for_completion
 from mccore.errors import DataError
 from mccore.eval.likelihood import Continuation, next_token_logits, score_continuations
 from mccore.eval.statistics import Accuracy, share
+from mccore.tasks.task import LETTERS, MultipleChoice, render_multiple_choice
 
 if TYPE_CHECKING:
-    from mccore.data.tokenizer import Tokenizer
+    from mccore.data.tokenizer.tokenizer import Tokenizer
     from mccore.model.gpt import GPT
 
 Rule = Literal["sum", "token", "byte", "calibrated"]
@@ -37,7 +38,7 @@ class Phrasing:
     neutral_reply: str = "{choice}"
 
 
-# The wording of the replies that the same questions have in training (mccore.data.stdlib_qa).
+# The wording of the replies that the same questions have in training (mccore.tasks.stdlib.qa).
 PHRASINGS: dict[str, Phrasing] = {
     "describe": Phrasing("{choice}", "What does it do?", "{choice}"),
     "name": Phrasing("That is {choice}.", "Which one is it?", "That is {choice}."),

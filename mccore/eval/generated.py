@@ -6,25 +6,19 @@ named scores of 0 to 1, of which `correct` decides. Add one to SCORERS, or pass 
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mccore.data.chat_format import render_for_completion
-from mccore.data.conversations import Conversation
+from mccore.data.conversation import Conversation
+from mccore.data.tokenizer.chat_format import render_for_completion
+from mccore.data.tokenizer.reply import Piece, split_reply
 from mccore.eval.statistics import Accuracy, mean_and_stderr, share
-from mccore.serve.reply import Piece, prose, split_reply
+from mccore.tasks.judges import SCORERS, Scorer, right_reply, score_contained
 
 if TYPE_CHECKING:
-    from mccore.megacontext.session import Session
-    from mccore.serve.engine import Engine
-
-Scorer = Callable[[Conversation, Sequence[Piece]], dict[str, float]]
-
-_TIMES = {"never": "0 times", "once": "1 times", "twice": "2 times"}
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+    from mccore.generate.engine import Engine
+    from mccore.megacontext.sessions.session import Session
 
 
 @dataclass(frozen=True)
@@ -134,76 +128,3 @@ def _summarise(task: str, answered: list[Answered], skipped: int) -> TaskResult:
 
 
 _TASKS_WITH_KINDS = ("stdlib_qa", "needle")  # their ids read task/kind/...
-
-
-# --- judging ----------------------------------------------------------------------------------------------------------
-
-
-def right_reply(conversation: Conversation) -> str:
-    """The prose of the reply that a conversation ends with."""
-    content = conversation["messages"][-1]["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if part["type"] == "text")
-
-
-def score_contained(conversation: Conversation, parts: Sequence[Piece]) -> dict[str, float]:
-    """`correct`: the reply says the answer, as whole words. `exact`: it is the known reply but for case and punctuation.
-    `f1`: overlap of its words with that reply's."""
-    said, right = prose(parts), right_reply(conversation)
-    return {
-        "correct": float(says(said, conversation.get("answer", right))),
-        "exact": float(words_of(said) == words_of(right)),
-        "f1": token_f1(said, right),
-    }
-
-
-def score_number(conversation: Conversation, parts: Sequence[Piece]) -> dict[str, float]:
-    """`correct`: the last number of the reply is the answer. `tool`: the right result came out of the tool."""
-    answer = conversation.get("answer", "")
-    numbers = _NUMBER.findall(prose(parts))
-    outputs = [part.text.strip() for part in parts if part.type == "python_output"]
-    return {
-        "correct": float(bool(numbers) and numbers[-1].replace(",", "").rstrip(".") == answer),
-        "tool": float(answer in outputs),
-    }
-
-
-def score_spelling(conversation: Conversation, parts: Sequence[Piece]) -> dict[str, float]:
-    """Letters spelled out must be all of them in order; letters counted must be as many, in figures or as once or twice."""
-    answer = conversation.get("answer", "")
-    if not answer.isdigit():
-        return {"correct": float(words_of(prose(parts)) == words_of(answer))}
-    said = re.sub(r"\b(never|once|twice)\b", lambda match: _TIMES[match.group()], prose(parts))
-    return {"correct": score_number(conversation, [Piece("text", said)])["correct"]}
-
-
-SCORERS: dict[str, Scorer] = {
-    "arithmetic": score_number,
-    "spelling": score_spelling,
-    "needle": score_contained,
-    "stdlib_qa": score_contained,
-}
-
-
-def says(text: str, answer: str) -> bool:
-    """Whether `answer` stands in `text` as whole words; runs of white space and a final full stop don't count."""
-    answer = " ".join(answer.split()).removesuffix(".")
-    if not answer:
-        return False
-    before = r"(?<![\w.])" if answer[0].isalnum() or answer[0] == "_" else ""
-    after = r"(?!\w|\.\w)" if answer[-1].isalnum() or answer[-1] == "_" else ""
-    return re.search(before + re.escape(answer) + after, " ".join(text.split())) is not None
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation."""
-    return re.findall(r"\w+", text.lower())
-
-
-def token_f1(said: str, right: str) -> float:
-    """Harmonic mean of the shares of words that two texts have in common, repeated words counted as often as both have
-    them (SQuAD, arXiv 1606.05250)."""
-    first, second = Counter(words_of(said)), Counter(words_of(right))
-    common = sum((first & second).values())
-    return 2 * common / (first.total() + second.total()) if common else 0.0

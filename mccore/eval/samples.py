@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from mccore.data.tokenizer import StreamDecoder
+from mccore.data.tokenizer.tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
-    from mccore.serve.engine import Engine
+    from mccore.generate.engine import Engine
 
 
 class Sample(NamedTuple):

@@ -1,1 +1,1 @@
-"""MegaContext: the tree of gists, the cut through it that the model sees, and the networks and sessions on top."""
+"""MegaContext: the tree of gists, cuts, focus, its training and its sessions."""

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mccore.megacontext.gistnet import pool_of
-from mccore.megacontext.positions import (
+from mccore.megacontext.networks.gistnet import pool_of
+from mccore.megacontext.networks.positions import (
     Positional,
     SpanBias,
     Spans,

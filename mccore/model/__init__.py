@@ -2,7 +2,7 @@
 
 from mccore.model.gpt import GPT
 from mccore.model.kv_cache import CacheFull, KVCache
-from mccore.model.optim import Group, Optimizer, build_optimizer
+from mccore.model.optim.optimizer import Group, Optimizer, build_optimizer
 from mccore.model.schedule import Schedule, schedule
 
 __all__ = ["GPT", "CacheFull", "Group", "KVCache", "Optimizer", "Schedule", "build_optimizer", "schedule"]

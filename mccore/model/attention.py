@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mccore.model.kernels import rotate_pairs
+from mccore.model.ops.elementwise import rotate_pairs
 
 
 class Rotary(NamedTuple):

@@ -28,9 +28,8 @@ from torch import Tensor, nn
 
 from mccore.config import ModelConfig
 from mccore.model.attention import Attend, Rotary, attend, rotary, rotate, with_key_bias
-from mccore.model.kernels import mix, relu_squared, rms_norm
 from mccore.model.kv_cache import KVCache
-from mccore.model.loss import (
+from mccore.model.ops.cross_entropy import (
     Head,
     capped_logits,
     chunk_rows,
@@ -39,7 +38,8 @@ from mccore.model.loss import (
     token_cross_entropy,
     weighted_cross_entropy,
 )
-from mccore.scaling import derive_model, has_value_embedding, layer_windows
+from mccore.model.ops.elementwise import mix, relu_squared, rms_norm
+from mccore.scaling.model import derive_model, has_value_embedding, layer_windows
 
 
 class Linear(nn.Linear):

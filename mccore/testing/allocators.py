@@ -12,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from mccore.api import Allocator, AllocatorSpec, Budget, Edits, Extension, FocusView, Found
-from mccore.megacontext import cut as cuts
-from mccore.megacontext.cut import Cut
-from mccore.megacontext.focus_view import apply_batch, carry_ages, pack, unpack
+from mccore.megacontext.focus.view import apply_batch, carry_ages, pack, unpack
+from mccore.megacontext.tree import cut as cuts
+from mccore.megacontext.tree.cut import Cut
+from mccore.megacontext.tree.edits import append, apply
 from mccore.testing.extensions import ExtensionSuite
 
 Scores = Callable[[np.random.Generator, int], NDArray[np.float32]]
@@ -53,7 +54,7 @@ def random_cut(
     for lod in range(max_lod, 0, -1):
         chosen = (cut.level == lod) & (rng.random(len(cut)) < share)
         nodes = np.stack([cut.level[chosen].astype(np.int64), cut.index[chosen]], axis=1)
-        cut = cuts.apply(cut, nodes, [], budget=tokens, recent_tokens=recent_tokens, max_lod=max_lod)
+        cut = apply(cut, nodes, [], budget=tokens, recent_tokens=recent_tokens, max_lod=max_lod)
     return cut
 
 
@@ -233,7 +234,7 @@ class AllocatorSuite(ExtensionSuite):
         rows = [cuts.finest(0, size) for _ in range(3)]
         ages = [np.zeros(0, dtype=np.int32) for _ in rows]
         for _ in range(60):
-            grown = [cuts.append(row, int(rng.integers(0, 3 * size))) for row in rows]
+            grown = [append(row, int(rng.integers(0, 3 * size))) for row in rows]
             ages = [np.pad(age, (0, len(row) - len(age))) for age, row in zip(ages, grown, strict=True)]
             view = pack(grown, [random_scores(rng, len(row)) for row in grown], ages)
             view = replace(view, found=random_found(rng, view.tokens.tolist(), size))

@@ -8,7 +8,7 @@ from typing import Any
 from mccore import plugins
 from mccore.api import Recipe
 from mccore.config import RunConfig
-from mccore.resolve import resolve
+from mccore.resolve.resolve import resolve
 
 
 class RecipeSuite:

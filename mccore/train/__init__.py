@@ -1,1 +1,1 @@
-"""Training: one loop for every stage, its ranks and its checkpoints."""
+"""The training loop. What is trained is handed in; it knows no MegaContext."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mccore.errors import ConfigError
-from mccore.machine import cpu_key, cpu_multiplies_bf16, peak_bf16
+from mccore.host.machine import cpu_key, cpu_multiplies_bf16, peak_bf16
 
 
 def choose_device(wanted: str, local_rank: int = 0) -> torch.device:

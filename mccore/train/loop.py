@@ -22,36 +22,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mccore.data.loader import Batch, Loader
-from mccore.data.rows import Position
+from mccore.data.batches.loader import Batch, Loader
+from mccore.data.batches.rows import Position
 from mccore.errors import RunError
-from mccore.model.gpt import GPT
-from mccore.model.loss import Losses
-from mccore.model.optim import Optimizer
+from mccore.model.ops.cross_entropy import Losses
+from mccore.model.optim.optimizer import Optimizer
 from mccore.model.schedule import Schedule
-from mccore.train.distributed import GradientSum
+from mccore.train.gradients import GradientSum
+from mccore.train.objective import Objective
 from mccore.train.world import World
 
 COUNT_SYNCS_EVERY = 50  # steps between two whose waits for the device are counted, which slows every operation
+
 COLLECT_EVERY = 1000  # steps between collections of Python's garbage, which pause a step for longer the more there is
-
-
-class Objective(Protocol):
-    """The seam between the loop and what is trained."""
-
-    def __call__(self, batch: Batch) -> Losses: ...
-
-
-def next_token_objective(gpt: GPT, *, compiled: bool = False) -> Objective:
-    """Plain language modelling: the mean next-token loss over the step's trained targets."""
-    hidden: Callable[[Tensor], Tensor] = torch.compile(gpt.hidden, dynamic=False) if compiled else gpt.hidden
-
-    def objective(batch: Batch) -> Losses:
-        nll = gpt.hidden_loss(hidden(batch.inputs), batch.targets, reduction="sum")
-        loss = nll / batch.step_targets
-        return Losses(loss, {"token_loss": (nll.detach(), (batch.targets >= 0).sum())})
-
-    return objective
 
 
 @dataclass(frozen=True)

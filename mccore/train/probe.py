@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mccore.data.loader import Batch
-from mccore.model.loss import Losses
+from mccore.data.batches.loader import Batch
+from mccore.model.ops.cross_entropy import Losses
 
 MEMORY_SHARE = 0.8  # of what is free; the rest is for kernels' workspaces and fragmentation
 

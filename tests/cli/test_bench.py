@@ -12,10 +12,10 @@ import pytest
 
 from mccore.cli import main
 from mccore.cli.bench import Sizes
-from mccore.data.tokenizer import Tokenizer
+from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.model import GPT
-from tests.cli.test_chat import make_run as make_plain_run
-from tests.cli.test_chat_sessions import make_run
+from tests.cli.chat.test_command import make_run as make_plain_run
+from tests.cli.chat.test_sessions import make_run
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -111,7 +111,7 @@ def test_a_history_that_fits_is_measured_too(bench: Command) -> None:
 
 
 def test_a_history_repeats_the_text_when_it_has_to(base: Path, byte_tokenizer: Tokenizer) -> None:
-    from mccore.context_bench import _part, read_text
+    from mccore.contexts.cost import _part, read_text
 
     text = read_text(byte_tokenizer, "", [base / "text.txt"], 10**6)
     assert byte_tokenizer.decode(text.tolist()) == "<|bos|>" + (base / "text.txt").read_text()
@@ -121,7 +121,7 @@ def test_a_history_repeats_the_text_when_it_has_to(base: Path, byte_tokenizer: T
 
 
 def test_the_runs_own_corpus_is_the_default_text(byte_tokenizer: Tokenizer, tmp_path: Path) -> None:
-    from mccore.context_bench import read_text
+    from mccore.contexts.cost import read_text
 
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(50)))
     text = read_text(byte_tokenizer, f"jsonl:{tmp_path / 'rows.jsonl'}", [], 40)
@@ -159,7 +159,7 @@ def test_what_can_not_be_measured_is_said(bench: Command, args: list[str], code:
 
 
 def test_a_history_without_room_is_refused(bench: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mccore import context_bench
+    from mccore.contexts import cost as context_bench
 
     monkeypatch.setattr(context_bench, "available_memory", lambda: 1000)
     code, _, said = bench("mc", "--history", "8k")

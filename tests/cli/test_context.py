@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from mccore.cli import main
-from mccore.data.tokenizer import Tokenizer
+from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.model import GPT
-from tests.cli.test_chat import make_run as make_plain_run
-from tests.cli.test_chat_sessions import make_run
+from tests.cli.chat.test_command import make_run as make_plain_run
+from tests.cli.chat.test_sessions import make_run
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -173,7 +173,7 @@ def test_records_are_documents(command: Command, tmp_path: Path, byte_tokenizer:
 def test_a_build_that_was_interrupted_goes_on(
     command: Command, tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mccore import context_build
+    from mccore.contexts import build as context_build
 
     monkeypatch.setattr(context_build, "_CHARACTERS", 50)
     texts, out = tmp_path / "texts", tmp_path / "ctx"
@@ -247,7 +247,7 @@ def test_a_finished_context_is_not_built_over(command: Command, project: Path, t
 def test_a_long_line_and_a_long_file_lose_nothing(
     command: Command, tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mccore.data import text_files
+    from mccore.data.corpora import text_files
 
     monkeypatch.setattr(text_files, "_PIECE", 16)
     text = "\ufeff" + "a long line without an end é " * 4 + "\r\nshort\n\nend"
@@ -360,8 +360,8 @@ def test_what_does_not_fit_is_named(command: Command, copied: Path, monkeypatch:
 def test_gists_of_something_else_are_noticed_in_spite_of_right_checksums(
     command: Command, copied: Path, base: Path
 ) -> None:
-    from mccore.megacontext.tree import Tree
-    from mccore.sessions import load_context_model
+    from mccore.megacontext.tree.tree import Tree
+    from mccore.runtime.sessions import load_context_model
 
     model, trees, _ = load_context_model(base / "runs" / "other" / "checkpoints" / "sft" / "step_00000007")
     shutil.rmtree(copied / "tree")

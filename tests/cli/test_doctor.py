@@ -8,9 +8,10 @@ import socket
 
 import pytest
 
-from mccore import machine, plugins
+from mccore import plugins
 from mccore.cli import doctor, main
-from mccore.settings import SETTINGS, write_settings
+from mccore.host import machine
+from mccore.host.env import SETTINGS, write_settings
 
 
 @pytest.fixture

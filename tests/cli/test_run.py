@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from mccore import machine, plugins
+from mccore import plugins
 from mccore.cli import main
-from mccore.cli.estimate import describe, estimate
+from mccore.cli.tables import describe
 from mccore.config import RunConfig
-from mccore.resolve import resolve
-from mccore.rundir import RunDir
+from mccore.host import machine
+from mccore.resolve.resolve import resolve
+from mccore.runs.rundir import RunDir
+from mccore.scaling.estimate import estimate
 
-PROGRAMS = Path(__file__).parent.parent / "runs" / "programs"
+PROGRAMS = Path(__file__).parent.parent / "launch" / "programs"
 SHORT = ("--set", "stages=tokenizer,base", "--nproc", "1")
 
 
@@ -80,7 +82,7 @@ class TestDryRun:
         assert [item["stage"] for item in plan["commands"]] == list(config.stages)
         by_stage = {item["stage"]: item["command"] for item in plan["commands"]}
         assert "torch.distributed.run" in by_stage["base"]
-        assert by_stage["report"][1:] == ["-m", "mccore.worker", plan["run_dir"], "report"]
+        assert by_stage["report"][1:] == ["-m", "mccore.launch.worker", plan["run_dir"], "report"]
         assert plan["estimate"]["parameters"]["total"] > 0
         assert plan["estimate"]["stages"]["base"]["steps"] > 0
         assert plan["estimate"]["device"]["measured"] is False
@@ -91,7 +93,7 @@ class TestDryRun:
         out = capsys.readouterr().out
         assert "assumed:" in out
         assert "parameters  " in out
-        assert "-m mccore.worker" in out
+        assert "-m mccore.launch.worker" in out
         assert not base.exists()
 
     @pytest.mark.parametrize(("has_bf16", "dtype"), [(True, "bf16"), (False, "fp32")])

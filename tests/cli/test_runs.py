@@ -11,7 +11,7 @@ import pytest
 from mccore.cli import main
 from mccore.config import BaseConfig, RunConfig
 from mccore.events import Event, EventWriter
-from mccore.rundir import RunDir
+from mccore.runs.rundir import RunDir
 
 STAGES = ("tokenizer", "base")
 
@@ -139,7 +139,7 @@ class TestStop:
     def test_a_running_one_is_asked_and_waited_for(self, root, capsys):
         run = make(root, "one", start=1.0, loss=1.0, outcome="stopped")
         program = (
-            "import sys, time; from pathlib import Path; from mccore.rundir import RunDir\n"
+            "import sys, time; from pathlib import Path; from mccore.runs.rundir import RunDir\n"
             "run = RunDir(Path(sys.argv[1]))\n"
             "with run.lock():\n"
             "    print('locked', flush=True)\n"

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from mccore.cli import main
-from mccore.settings import FILE_NAME, SETTINGS, read_settings, write_settings
+from mccore.host.env import FILE_NAME, SETTINGS, read_settings, write_settings
 
 PROGRAM = "import sys; from mccore.cli import main; sys.exit(main(sys.argv[1:]))"
 SECRET = "s3cret-of-the-test"

@@ -17,7 +17,7 @@ import pytest
 
 from mccore.cli import main
 from mccore.cli.tok import find_files
-from mccore.data.tokenizer import FILE_NAME, Tokenizer
+from mccore.data.tokenizer.tokenizer import FILE_NAME, Tokenizer
 from mccore.errors import DataError
 
 TEXT = inspect.getsource(textwrap)
@@ -247,7 +247,7 @@ def test_eval_compares(tmp_path, capsys, base):
 
 
 def test_eval_finds_vocabularies_in_the_cache_and_draws(tmp_path, capsys, base):
-    from mccore.data.tokenizer_formats import write_tiktoken
+    from mccore.data.tokenizer.formats import write_tiktoken
 
     tokenizer = Tokenizer.train([TEXT], 400)
     tokenizer.save(tmp_path / "t")

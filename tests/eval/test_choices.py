@@ -6,18 +6,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mccore.data.chat_format import render_conversation, render_for_completion
-from mccore.data.conversations import (
-    MultipleChoice,
-    multiple_choice_questions,
-    open_conversations,
-    render_multiple_choice,
-)
-from mccore.data.tokenizer import Tokenizer
+from mccore.data.tokenizer.chat_format import render_conversation, render_for_completion
+from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import DataError
 from mccore.eval.choices import PHRASINGS, RULES, best_rule, evaluate_choices
 from mccore.eval.likelihood import Continuation, Score, next_token_logits, score_continuations
 from mccore.model import GPT
+from mccore.tasks.catalogue import multiple_choice_questions, open_conversations
+from mccore.tasks.task import MultipleChoice, render_multiple_choice
 
 
 def question(i: int, kind: str = "describe", overlap: bool = False, answer: int = 0) -> MultipleChoice:

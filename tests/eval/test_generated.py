@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from mccore.config import EvalConfig
-from mccore.data.conversations import exchange
-from mccore.data.tokenizer import Tokenizer
+from mccore.data.conversation import exchange
+from mccore.data.tokenizer.reply import Piece
+from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.eval.chat import evaluate_chat, held_out_conversations
-from mccore.eval.generated import evaluate_generated, says, score_contained, score_number, score_spelling, token_f1
+from mccore.eval.generated import evaluate_generated
 from mccore.eval.samples import sample_completions
+from mccore.generate.engine import Engine
 from mccore.model import GPT
-from mccore.serve.engine import Engine
-from mccore.serve.reply import Piece
+from mccore.tasks.judges import says, score_contained, score_number, score_spelling, token_f1
 
 
 def text(said: str) -> list[Piece]:
@@ -98,7 +99,7 @@ def test_tasks_kinds_and_questions_too_long(
         assert len(alive) == len(draws)
         return [scripts[row].pop(0) for row in alive]
 
-    monkeypatch.setattr("mccore.serve.engine.choose", choose)
+    monkeypatch.setattr("mccore.generate.engine.choose", choose)
     found = evaluate_generated(engine, conversations, max_new_tokens=30)
     needle, arithmetic = found["needle"], found["arithmetic"]
     assert (needle.accuracy.n, needle.accuracy.accuracy, needle.skipped) == (2, 0.5, 1)
@@ -124,7 +125,7 @@ def test_batch_size_changes_nothing(random_gpt: Callable[..., GPT], byte_tokeniz
 def test_from_sessions_come_the_same_answers_and_no_question_is_too_long(
     random_gpt: Callable[..., GPT], byte_tokenizer: Tokenizer
 ) -> None:
-    from tests.serve.test_history import context_model, new_session
+    from tests.generate.test_session_memory import context_model, new_session
 
     model = context_model(random_gpt(), budget=128)
     engine = Engine(model.gpt, byte_tokenizer)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mccore.megacontext.networks import MegaContextNets
-from mccore.megacontext.random_cuts import CutShape, draw_cuts, reachable_length
+from mccore.megacontext.networks.networks import MegaContextNets
+from mccore.megacontext.training.random_cuts import CutShape, draw_cuts, reachable_length
 from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
 from mccore.model import GPT
-from tests.megacontext.conftest import T, entries, finest, networks, random_tokens, run_config, uniform
+from tests.support.networks import T, entries, finest, networks, random_tokens, run_config, uniform
 
 KINDS = ("simple", "gaussian", "gaussian_alibi", "gaussian_lod2d")
 MODELS: dict[str, dict[str, object]] = {

@@ -11,9 +11,10 @@ from torch import Tensor
 from mccore.errors import ConfigError
 from mccore.model import GPT, build_optimizer, schedule
 from mccore.model.attention import Rotary, attend_reference
-from mccore.scaling import count_parameters, flops_per_token, layer_windows, memory_estimate
+from mccore.scaling.model import count_parameters, flops_per_token, layer_windows
+from mccore.scaling.plan import memory_estimate
 from tests.model.conftest import VARIANTS, small_config
-from tests.model.test_optim import run_config
+from tests.model.optim.test_optimizer import run_config
 
 
 def test_embedding_path_is_bit_identical(model: GPT, tokens: Tensor) -> None:

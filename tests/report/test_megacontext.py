@@ -14,22 +14,21 @@ from matplotlib.figure import Figure
 
 from mccore.config import BaseConfig, LensConfig, MegaContextConfig, ModelConfig, RunConfig, TokenizerConfig
 from mccore.events import METRICS, Event, EventWriter
-from mccore.report import write_report
-from mccore.report_megacontext import (
+from mccore.report.evaluation import read_evaluation
+from mccore.report.megacontext import describe_series, violations
+from mccore.report.pages.megacontext import render_megacontext
+from mccore.report.plots.megacontext import REFOCUS_PANELS, STEP_FIGURES, draw_curves, draw_megacontext
+from mccore.report.write import write_report
+from mccore.runs.rundir import RunDir
+from mccore.runs.series import (
     PLAIN_FAMILIES,
     REFOCUS_FAMILIES,
     STEP_FAMILIES,
-    describe_series,
-    read_evaluation,
     refocus_curves,
     step_metrics,
     training_series,
-    violations,
 )
-from mccore.report_megacontext_markdown import render_megacontext
-from mccore.report_megacontext_plots import REFOCUS_PANELS, STEP_FIGURES, draw_curves, draw_megacontext
-from mccore.rundir import RunDir
-from mccore.scaling import derive
+from mccore.scaling.derive import derive
 
 STEPS = 40
 TABLE = [

@@ -13,24 +13,17 @@ import torch
 from torch import nn
 
 from mccore.config import ModelConfig, RunConfig
-from mccore.data.loader import Batch, Loader
-from mccore.data.rows import Rows
-from mccore.data.store import Encoded, TokenSplit, build_store
+from mccore.data.batches.loader import Batch, Loader
+from mccore.data.batches.rows import Rows
+from mccore.data.batches.store import Encoded, TokenSplit, build_store
 from mccore.errors import RunError
 from mccore.model import GPT
-from mccore.model.optim import Optimizer, build_optimizer
+from mccore.model.ops.cross_entropy import Losses
+from mccore.model.optim.optimizer import Optimizer, build_optimizer
 from mccore.model.schedule import Schedule
-from mccore.scaling import derive
-from mccore.train.loop import (
-    Cadence,
-    Losses,
-    Objective,
-    Progress,
-    gradient_norm,
-    next_token_objective,
-    step_seed,
-    train,
-)
+from mccore.scaling.derive import derive
+from mccore.train.loop import Cadence, Progress, gradient_norm, step_seed, train
+from mccore.train.objective import Objective, next_token_objective
 from mccore.train.world import World
 
 T, ROWS, VOCAB = 16, 8, 265

@@ -12,9 +12,9 @@ from mccore_allocators.stochastic_greedy import StochasticGreedyAllocator, Stoch
 from numpy.typing import NDArray
 
 from mccore.api import Allocator, AllocatorSpec, Budget, Edits, FocusView
-from mccore.megacontext import cut as cuts
-from mccore.megacontext.cut import Cut
-from mccore.megacontext.focus_view import apply_batch, pack
+from mccore.megacontext.focus.view import apply_batch, pack
+from mccore.megacontext.tree import cut as cuts
+from mccore.megacontext.tree.cut import Cut
 
 K, MAX_LOD, TAIL = 4, 2, 4
 OLD = 100  # an age beyond every min_residency used here

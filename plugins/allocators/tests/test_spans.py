@@ -13,9 +13,10 @@ from mccore_allocators.spans import SpansAllocator, SpansOptions
 from numpy.typing import NDArray
 
 from mccore.api import AllocatorSpec, Budget, Edits, FocusView, Found
-from mccore.megacontext import cut as cuts
-from mccore.megacontext.cut import Cut
-from mccore.megacontext.focus_view import apply_batch, pack
+from mccore.megacontext.focus.view import apply_batch, pack
+from mccore.megacontext.tree import cut as cuts
+from mccore.megacontext.tree import edits
+from mccore.megacontext.tree.cut import Cut
 from mccore.testing import random_cut
 from mccore.testing.allocators import edit_set
 
@@ -286,7 +287,7 @@ def test_a_history_that_grows_keeps_what_it_shows() -> None:
     found = [(16, 32, 1.0), (96, 112, 2.0)]
     cut = refocused(256, found, 96, max_lod=3)
     for _ in range(30):
-        grown = cuts.append(cut, 8)
+        grown = edits.append(cut, 8)
         row = Row(grown, found, 96, 3, SpansOptions(recent_tokens=4))
         assert len(row.plan(grown).expand) == 0
         cut = row.after(grown)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mccore.config import HardwareConfig
 from mccore.errors import RunError
-from mccore.train.distributed import GradientSum, join_world
+from mccore.train.gradients import GradientSum, join_world
 from mccore.train.world import World
 
 

@@ -1,0 +1,136 @@
+"""`mccore chat`: talk to a trained model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mccore.errors import UsageError
+from mccore.runtime.open import STAGES, find_checkpoint, find_run, load_engine
+
+if TYPE_CHECKING:
+    from mccore.generate.engine import Engine
+    from mccore.runs.rundir import RunDir
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("-p", "--prompt", help="Answer this one message and leave; `-` reads it from standard input.")
+@click.option("--stage", type=click.Choice(STAGES), help="Which training stage's model; default: the last there is.")
+@click.option("--temperature", type=click.FloatRange(0, 2), help="0 is greedy; default: the run's.")
+@click.option(
+    "--top-k", type=click.IntRange(0), help="Sample among the k likeliest tokens, 0 among all; default: the run's."
+)
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer in tokens; default: the run's.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of sampling; default: another one every time.")
+@click.option("--system", help="System message: what the assistant should know or be.")
+@click.option("--session", "name", metavar="NAME", help="Go on with the conversation of this name, or begin it; kept.")
+@click.option(
+    "--context",
+    "context",
+    metavar="PATH",
+    help="Start from a context that `mccore context build` made, or from a saved session.",
+)
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A text file to go before the first message.",
+)
+@click.option(
+    "--mc/--no-mc", "megacontext", default=None, help="With a Working Context or a window; default: what the run has."
+)
+@click.option("--wc-length", type=click.IntRange(1), help="Entries of the Working Context; default: the run's.")
+@click.option("--refocus-interval", type=click.IntRange(1), help="Tokens between two refocuses; default: the run's.")
+@click.option("--allocator", help="Focus allocator; default: the run's.")
+@click.option(
+    "--search",
+    type=click.Choice(["none", "ngram"]),
+    help="Search the history for what the newest tokens ask for; goes with --allocator spans. Default: the run's.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per answer.")
+def chat(
+    run: str | None,
+    prompt: str | None,
+    stage: str | None,
+    temperature: float | None,
+    top_k: int | None,
+    max_new_tokens: int | None,
+    seed: int | None,
+    system: str | None,
+    name: str | None,
+    context: str | None,
+    files: tuple[Path, ...],
+    megacontext: bool | None,
+    wc_length: int | None,
+    refocus_interval: int | None,
+    allocator: str | None,
+    search: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Talk to the model of RUN: a run's name, its directory, or `latest`. Default: the newest run that has a model.
+
+    In the chat, /help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves. When standard input isn't a terminal,
+    every line of it is a message.
+
+    A run with MegaContext remembers everything that was said, however long; with --session it still does tomorrow.
+    """
+    from mccore.cli.chat.sessions import SessionChoice, open_history, saved_run
+
+    wanted = SessionChoice(name, context, wc_length, refocus_interval, allocator, search)
+    if megacontext is False and wanted.given:
+        raise UsageError("--no-mc goes with a window, and a window has no session", hint="leave one of them away")
+    if run is None and name is not None:
+        run, stage = saved_run(name, stage)
+    chosen = find_run(run)
+    stage, checkpoint = find_checkpoint(chosen, stage)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if text is not None and not text.strip():
+        raise UsageError("the prompt is empty", hint="give a message with -p, or leave -p away to chat")
+
+    from mccore.cli.chat.terminal import Terminal
+    from mccore.generate.chat import ChatSession
+    from mccore.generate.memory import TextContext, WindowContext
+    from mccore.generate.sampling import Sampling
+
+    engine, step = load_engine(chosen, checkpoint, device)
+    defaults = chosen.config.chat
+    sampling = Sampling(
+        temperature=defaults.temperature if temperature is None else temperature,
+        top_k=defaults.top_k if top_k is None else top_k,
+        max_new_tokens=max_new_tokens or defaults.max_new_tokens,
+        seed=int.from_bytes(os.urandom(4)) if seed is None else seed,
+    )
+    history = None
+    if megacontext is not False and (megacontext or wanted.given or chosen.config.megacontext.enabled):
+        history = open_history(engine, checkpoint, wanted, stage == "base", {"run": chosen.name, "stage": stage})
+    window = TextContext(engine) if stage == "base" else WindowContext(engine)
+    session = ChatSession(engine.tokenizer, history.context if history else window, sampling, system)
+    source = {"run": chosen.name, "stage": stage, "step": step, **({"session": name} if name else {})}
+    terminal = Terminal(session, source, as_json=as_json, history=history)
+    try:
+        for path in files:
+            terminal.attach(path)
+        if text is not None:
+            terminal.answer_once(text)
+        else:
+            terminal.converse(describe(chosen, stage, step, engine))
+    finally:
+        if history is not None:
+            history.close()
+
+
+def describe(run: RunDir, stage: str, step: int, engine: Engine) -> str:
+    """One line on who is talking."""
+    parameters = sum(parameter.numel() for parameter in engine.model.parameters())
+    return (
+        f"mccore chat: {run.name}, {stage} step {step:,}, {parameters / 1e6:.1f}M parameters, "
+        f"context {engine.context:,} tokens, on {engine.model.device.type}"
+    )

@@ -1,0 +1,73 @@
+"""The Working Context of a session for a terminal: entries by level, the history as a bar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mccore.megacontext.sessions.session import Session
+from mccore.megacontext.tree.cut import histogram
+
+if TYPE_CHECKING:
+    from mccore.data.tokenizer.tokenizer import Tokenizer
+
+
+BAR = 64  # characters of a picture of the history
+
+_SHADES = "█▓▒░"  # tokens, LOD1, LOD2, coarser
+
+
+# --- to look at -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Tokens `[start, stop)` of a history that an answer saw at LOD0, and how they begin."""
+
+    start: int
+    stop: int
+    text: str
+
+
+def passages(session: Session, tokenizer: Tokenizer, *, most: int = 20, width: int = 60) -> list[Passage]:
+    """What of the far past the last answer saw word for word, newest first: everything before the recent tokens."""
+    raw = [(start, stop) for start, stop, level in session.seen() if level == 0]
+    found = []
+    for start, stop in reversed(raw[:-1]):  # the last one is the conversation itself
+        text = tokenizer.decode(session.ids(start, min(stop, start + width)).tolist())
+        found.append(Passage(start, stop, " ".join(text.split())[:width]))
+    return found[:most]
+
+
+def picture(session: Session) -> str:
+    """The Working Context in a few lines: entries and tokens per level, and the history as a bar, oldest first."""
+    cut = session.focus.cut
+    if not len(cut):
+        return "the history is empty"
+    counts = histogram(cut.level, int(cut.level.max()))
+    lines = [
+        f"{len(cut):,} of {session.model.settings.budget:,} entries show {session.covered:,} tokens"
+        + (f"; {session.unread:,} more are unread" if session.unread > 1 else "")
+    ]
+    for level in range(len(counts) - 1, -1, -1):
+        if counts[level]:
+            tokens = int(cut.span[cut.level == level].sum())
+            name = f"LOD{level}" if level else "tokens"
+            lines.append(f"  {name:7}{counts[level]:6,} entries {tokens:12,} tokens")
+    lines.append(f"  |{bar(session)}|")
+    lines.append(f"  {_SHADES[0]} tokens  {_SHADES[1]} LOD1  {_SHADES[2]} LOD2  {_SHADES[3]} coarser; oldest first")
+    return "\n".join(lines)
+
+
+def bar(session: Session, width: int = BAR) -> str:
+    """The history in `width` equal parts, each with the finest level that the Working Context shows of it."""
+    cut = session.focus.cut
+    edges = np.linspace(0, cut.tokens, width + 1)
+    shades = []
+    for start, stop in pairwise(edges):
+        inside = (cut.start < max(stop, start + 1)) & (cut.stop > start)
+        shades.append(_SHADES[min(int(cut.level[inside].min()), len(_SHADES) - 1)])
+    return "".join(shades)

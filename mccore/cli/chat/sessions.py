@@ -1,0 +1,155 @@
+"""The session behind a chat: opened by name, saved after every answer, branched."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mccore.errors import UsageError
+
+if TYPE_CHECKING:
+    from mccore.generate.engine import Engine
+    from mccore.generate.session_memory import HistoryContext
+    from mccore.megacontext.sessions.model import ContextModel
+    from mccore.megacontext.sessions.session import Session
+    from mccore.runtime.sessions import TreeBuilder
+
+
+@dataclass(frozen=True)
+class SessionChoice:
+    """What a user asked of the session on the command line."""
+
+    name: str | None = None
+    context: str | None = None
+    wc_length: int | None = None
+    refocus_interval: int | None = None
+    allocator: str | None = None
+    search: str | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was asked."""
+        return any(value is not None for value in vars(self).values())
+
+
+def warn_of_missing_search(model: ContextModel) -> None:
+    """One line for a user whose allocator shows what a search finds, where nothing searches."""
+    from mccore.runtime.sessions import missing_search
+
+    lacking = missing_search(model)
+    if lacking is not None:
+        print(f"({lacking})", file=sys.stderr)
+
+
+def saved_run(name: str, stage: str | None) -> tuple[str | None, str | None]:
+    """The run and stage that a saved session belongs to, as far as it exists and says so."""
+    from mccore.runtime.sessions import session_directory
+
+    try:
+        notes = json.loads((session_directory(name) / "session.json").read_text(encoding="utf-8"))["notes"]
+        return notes.get("run"), stage or notes.get("stage")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, stage  # a new one; what is damaged is told when it is opened
+
+
+@dataclass
+class History:
+    """The session of a chat, and where it is kept."""
+
+    context: HistoryContext
+    model: ContextModel
+    trees: TreeBuilder
+    notes: dict[str, Any]
+
+    @property
+    def session(self) -> Session:
+        """The session that the chat goes on in now."""
+        return self.context.session
+
+    def save(self) -> None:
+        """Keep what was said, where the session has a place. Raises SessionError, RunError."""
+        from mccore.megacontext.sessions.files import save_session
+
+        self.context.finish()
+        if self.session.directory is not None:
+            save_session(self.session, self.session.directory, self.trees, notes=self._notes())
+
+    def branch(self, name: str) -> Path:
+        """Go on in a copy of that name; the session that was left stays as it is. Raises UsageError, SessionError, RunError."""
+        from mccore.megacontext.sessions.files import open_session, save_session
+        from mccore.runtime.sessions import session_directory
+
+        directory = session_directory(name)
+        if directory.exists():
+            raise UsageError(f"there is a session {name!r} already", hint="choose another name")
+        self.save()
+        save_session(self.session, directory, self.trees, notes=self._notes())
+        copy, _ = open_session(self.model, directory, self.trees)
+        self.session.close()
+        self.context.session = copy
+        return directory
+
+    def clear(self) -> None:
+        """Begin anew. Raises UsageError for a session that is kept."""
+        from mccore.generate.session_memory import HistoryContext, require_unnamed
+        from mccore.runtime.sessions import session_in_memory
+
+        require_unnamed(self.session)
+        old = self.context
+        old.session.close()
+        self.context = HistoryContext(
+            old.engine, session_in_memory(self.model, self.trees), plain=old.plain, on_progress=old.on_progress
+        )
+
+    def close(self) -> None:
+        """Let go of the session. What was answered has been saved."""
+        self.session.close()
+
+    def _notes(self) -> dict[str, Any]:
+        return {**self.notes, "system": self.context.system}
+
+
+def open_history(
+    engine: Engine, checkpoint: Path, choice: SessionChoice, plain: bool, source: dict[str, Any]
+) -> History:
+    """The session that was asked for. Raises UsageError for a model without MegaContext, SessionError, RunError."""
+    from mccore.config import Choice
+    from mccore.generate.session_memory import HistoryContext
+    from mccore.megacontext.sessions.files import create_session, open_session
+    from mccore.megacontext.sessions.state import STATE
+    from mccore.runs.checkpoints import read_meta
+    from mccore.runtime.sessions import Overrides, context_model, session_directory, session_in_memory
+
+    overrides = Overrides(
+        allocator=None if choice.allocator is None else Choice(name=choice.allocator),
+        wc_length=choice.wc_length,
+        refocus_interval=choice.refocus_interval,
+        search=choice.search,
+    )
+    model, trees = context_model(checkpoint, engine.model, read_meta(checkpoint), engine.model.device, overrides)
+    warn_of_missing_search(model)
+    directory = None if choice.name is None else session_directory(choice.name)
+    notes: dict[str, Any] = dict(source)
+    if directory is not None and (directory / STATE).exists():
+        if choice.context is not None:
+            raise UsageError(
+                f"the session {choice.name!r} exists, and a context comes before everything that was said",
+                hint="leave --context away, or begin another session",
+            )
+        session, notes = open_session(model, directory, trees)
+        print(f"(session {choice.name!r}: {session.tokens:,} tokens of history)", file=sys.stderr)
+    elif choice.context is not None:
+        from mccore.contexts.manifest import find_context
+        from mccore.megacontext.sessions.files import mount_context
+
+        session = mount_context(model, find_context(choice.context), trees, directory)
+    elif directory is not None:
+        session = create_session(model, directory, trees)
+    else:
+        session = session_in_memory(model, trees)
+    system = notes.pop("system", None)
+    context = HistoryContext(engine, session, plain=plain, system=system if isinstance(system, str) else None)
+    return History(context, model, trees, {**notes, **source})

@@ -1,0 +1,35 @@
+"""The one schema of configuration: `RunConfig` and its sections. What is named here is for plugins too."""
+
+from mccore.config.megacontext import GistNetConfig, LensConfig, MegaContextConfig, SearchConfig
+from mccore.config.model import DataConfig, ModelConfig, TokenizerConfig
+from mccore.config.run import SCHEMA_VERSION, RunConfig, read_config
+from mccore.config.section import (
+    Choice,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Section,
+    describe_validation,
+    flags,
+    walk_fields,
+)
+from mccore.config.stages import STAGES, TRAINING_STAGES, StageName
+from mccore.config.training import (
+    BaseConfig,
+    ChatConfig,
+    ChatTrainConfig,
+    CheckpointConfig,
+    EvalConfig,
+    HardwareConfig,
+    OptimConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "SCHEMA_VERSION", "STAGES", "TRAINING_STAGES", "BaseConfig", "ChatConfig", "ChatTrainConfig", "CheckpointConfig",
+    "Choice", "Count", "DataConfig", "EvalConfig", "Fraction", "GistNetConfig", "HardwareConfig", "LensConfig",
+    "MegaContextConfig", "ModelConfig", "NonNegative", "OptimConfig", "Positive", "RunConfig", "SearchConfig",
+    "Section", "StageName", "TokenizerConfig", "TrainConfig", "describe_validation", "flags", "read_config",
+    "walk_fields",
+]  # fmt: skip

@@ -1,0 +1,94 @@
+"""The one schema of configuration: `RunConfig` and its sections.
+
+A recipe is a partial `RunConfig`; `mccore.resolve.resolve` merges overrides into it, derives what was left at 0 ("derive it") and
+writes the result, every default spelled out, to `run.json`. Training processes read that file and nothing else. Flags,
+`--set` paths, the docs page and a form in a monitor are generated from this schema, so no default exists twice.
+
+Numbers at 0 whose description says "0 derives it" are filled by `mccore.scaling.derive` from the depth of the model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from mccore.config.megacontext import MegaContextConfig
+from mccore.config.model import DataConfig, ModelConfig, TokenizerConfig
+from mccore.config.section import Choice, Count, Section, describe_validation, flags
+from mccore.config.stages import STAGES, StageName
+from mccore.config.training import (
+    BaseConfig,
+    ChatConfig,
+    ChatTrainConfig,
+    CheckpointConfig,
+    EvalConfig,
+    HardwareConfig,
+    OptimConfig,
+)
+from mccore.errors import ConfigError
+
+SCHEMA_VERSION = 1
+
+
+class RunConfig(Section):
+    """Everything that decides what a run does."""
+
+    schema_version: Literal[1] = 1
+    recipe: str = ""
+    seed: Count = Field(
+        42, description="seed of initialisation, data order and sampling", json_schema_extra=flags("seed")
+    )
+    stages: tuple[StageName, ...] = Field(STAGES, description="stages in order")
+    hardware: HardwareConfig = HardwareConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    base: BaseConfig = BaseConfig()
+    mid: ChatTrainConfig = ChatTrainConfig(
+        loss_on="all", warmdown_ratio=0.2, final_lr_fraction=0.0, weight_decay=False, warmup_steps=0
+    )
+    sft: ChatTrainConfig = ChatTrainConfig(
+        lr_scale=0.8, warmdown_ratio=0.5, final_lr_fraction=0.0, weight_decay=False, warmup_steps=0
+    )
+    eval: EvalConfig = EvalConfig()
+    chat: ChatConfig = ChatConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    megacontext: MegaContextConfig = MegaContextConfig()
+    telemetry: tuple[Choice, ...] = Field(
+        (Choice(name="noop"),), description="telemetry providers", json_schema_extra=flags("telemetry")
+    )
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_in_order(cls, stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
+        ranks = [STAGES.index(stage) for stage in stages]
+        if not stages or ranks != sorted(set(ranks)):
+            raise ValueError(f"stages must be some of {', '.join(STAGES)}, each once and in this order")
+        return stages
+
+    def to_json(self) -> str:
+        """The configuration as `run.json` holds it: every value spelled out, keys in schema order."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "run.json") -> RunConfig:
+        """Read what `to_json` wrote. Raises ConfigError naming `source` and the field."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {describe_validation(error)}") from error
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration in a `run.json`. Raises ConfigError when it can't be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} isn't text in UTF-8: {error}") from error
+    return RunConfig.from_json(text, source=str(path))

@@ -1,0 +1,127 @@
+"""Settings of training and evaluation, and of the hardware they run on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mccore.config.section import Count, Fraction, NonNegative, Positive, Section, flags
+
+
+class HardwareConfig(Section):
+    """Where and how wide a run executes."""
+
+    gpu: str = Field(
+        "",
+        description="profile of the recipe for one kind of machine, such as `h100` or `5090`",
+        json_schema_extra=flags("gpu"),
+    )
+    nproc: Positive = Field(1, description="processes (ranks) on this machine", json_schema_extra=flags("nproc"))
+    nnodes: Positive = Field(1, description="machines", json_schema_extra=flags("nnodes"))
+    rdzv_endpoint: str = Field(
+        "", description="host:port where several machines meet", json_schema_extra=flags("rdzv_endpoint")
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU when there is one")
+    dtype: Literal["auto", "native", "fp32", "bf16"] = Field(
+        "auto",
+        description="compute type; auto is bf16 on GPUs that have it, fp32 on CPU; native is bf16 also on CPUs that have it",
+    )
+    threads: Count = Field(0, description="CPU threads per rank; 0 shares the cores among the ranks")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto is on for GPUs, off for CPU")
+
+
+class OptimConfig(Section):
+    """Muon for matrices, AdamW for the rest; rates are those of width 768 and a batch of 524,288 tokens."""
+
+    matrix_lr: NonNegative = Field(0.02, description="Muon rate of the block matrices")
+    embedding_lr: NonNegative = Field(0.3, description="rate of token embeddings")
+    value_embedding_lr: NonNegative = Field(0.15, description="rate of value embeddings")
+    head_lr: NonNegative = Field(0.008, description="rate of the output head")
+    residual_lr: NonNegative = Field(0.005, description="rate of the residual scalars")
+    x0_lr: NonNegative = Field(0.5, description="rate of the x0 scalars")
+    gate_lr: NonNegative = Field(0.2, description="rate of smear and backout")
+    weight_decay: NonNegative = Field(
+        0.28, description="cautious decay of the matrices at depth 12; scaled by batch and horizon"
+    )
+    momentum: tuple[float, float, float] = Field(
+        (0.85, 0.97, 0.90), description="Muon's momentum at start, in the middle, at the end"
+    )
+    momentum_warmup_steps: Count = Field(400, description="steps until the middle momentum")
+    second_momentum: Fraction = Field(0.9, description="decay of Muon's per-row variance")
+    orthogonalize_steps: Positive = Field(5, description="polynomial iterations of Muon's orthogonalisation")
+    adam_eps: Annotated[float, Field(gt=0)] = Field(1e-10, description="epsilon of AdamW")
+    grad_clip: NonNegative = Field(0.0, description="global gradient norm limit; 0 switches it off")
+    reference_batch: Positive = Field(524_288, description="batch in tokens that the rates were tuned at")
+    reference_width: Positive = Field(768, description="width that the AdamW rates were tuned at")
+    lr_batch_scale: NonNegative = Field(
+        0.0, description="factor on all rates for the batch; 0 derives it: sqrt(batch / reference_batch)"
+    )
+    lr_width_scale: NonNegative = Field(
+        0.0, description="factor on embedding and head rates for the width; 0 derives it: sqrt(reference_width / width)"
+    )
+    weight_decay_scale: NonNegative = Field(
+        0.0,
+        description="factor on the decay; 0 derives it: sqrt(batch / reference_batch) * reference horizon / horizon",
+    )
+
+
+class TrainConfig(Section):
+    """What every training stage has. Cadences are counted in tokens; 0 means only at the end."""
+
+    tokens: Count = Field(0, description="training tokens; 0 derives it")
+    batch_tokens: Count = Field(0, description="tokens of one optimizer step over all ranks; 0 derives it")
+    micro_batch_rows: Count = Field(0, description="sequences of one forward pass per rank; 0 derives it")
+    lr_scale: NonNegative = Field(1.0, description="factor on every rate of this stage")
+    warmup_steps: Count = Field(40, description="steps of linear warm-up")
+    warmdown_ratio: Fraction = Field(0.65, description="share of the stage in which rates fall linearly")
+    final_lr_fraction: Fraction = Field(0.05, description="share of the rate left at the end")
+    weight_decay: bool = Field(True, description="apply the matrices' weight decay in this stage")
+    eval_every_tokens: Count = Field(0, description="validation cadence")
+    eval_tokens: Positive = Field(10_485_760, description="validation tokens per evaluation")
+    sample_every_tokens: Count = Field(0, description="cadence of sampled text")
+    checkpoint_every_tokens: Count = Field(0, description="cadence of checkpoints")
+
+
+class BaseConfig(TrainConfig):
+    """Pretraining."""
+
+    token_ratio: Annotated[float, Field(gt=0)] = Field(
+        12.0, description="horizon in tokens per scaling parameter (block matrices and head)"
+    )
+
+
+class ChatTrainConfig(TrainConfig):
+    """Training on conversations: midtraining and supervised fine-tuning."""
+
+    mixture: dict[str, Count] = Field({}, description="conversations drawn from each source for one epoch")
+    epochs: Positive = Field(1, description="passes over the mixture when `tokens` is 0")
+    loss_on: Literal["all", "assistant"] = Field("assistant", description="which tokens are trained on")
+
+
+class EvalConfig(Section):
+    """Evaluation after training."""
+
+    bpb_tokens: Positive = Field(20_971_520, description="validation tokens for bits per byte")
+    choice_questions: Count = Field(1000, description="held-out multiple-choice questions")
+    generated_questions: Count = Field(100, description="held-out questions answered in free text, per task")
+    batch_rows: Positive = Field(32, description="sequences of one evaluation pass")
+    sample_prompts: tuple[str, ...] = Field(
+        ("import os\n\ndef ", "The standard library of Python ", "class Queue:\n    ", "Return the "),
+        description="prompts continued for the report",
+    )
+    sample_tokens: Positive = Field(64, description="tokens of a sample")
+
+
+class ChatConfig(Section):
+    """Defaults of generation in chat."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] = Field(0.6, description="0 is greedy")
+    top_k: Count = Field(50, description="sample among the k likeliest; 0 among all")
+    max_new_tokens: Positive = Field(256, description="tokens of one answer")
+
+
+class CheckpointConfig(Section):
+    """How many checkpoints stay on disk."""
+
+    keep_last: Positive = Field(2, description="checkpoints kept per stage")

@@ -1,0 +1,1 @@
+"""Saved contexts: built from files, checked, measured."""

@@ -1,0 +1,54 @@
+"""Named sources of text: from what a user writes to a corpus."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mccore.data.corpora.document import Corpus
+from mccore.data.corpora.files import SUFFIXES, JsonlCorpus, ParquetCorpus, TextCorpus, find_files, split_field
+from mccore.errors import DataError
+
+_REMOTE = ("climbmix", "fineweb_edu")
+
+
+def open_corpus(spec: str, *, cache_dir: Path | None = None) -> Corpus:
+    """The corpus that `spec` names; DataError with what to do when it can't be used.
+
+    `stdlib` or `stdlib:with-tests` (the interpreter's library, also with its test suites), `stdlib:packages` (the latter
+    joined into one long document per package, and split otherwise), `parquet:PATH`, `jsonl:PATH`, `text:PATH`. PATH is a
+    file, a folder (searched recursively) or a glob pattern; `#FIELD` after it names the column or key of the text (default
+    `text`). In `cache_dir` the content hashes of large files are remembered.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "stdlib":
+        if rest not in ("", "with-tests", "packages"):
+            raise DataError(
+                f"unknown form of the stdlib corpus: {spec!r}", hint="use stdlib, stdlib:with-tests or stdlib:packages"
+            )
+        if rest == "packages":
+            from mccore.data.corpora.stdlib.packages import PackagesCorpus
+
+            return PackagesCorpus()
+        from mccore.data.corpora.stdlib.pages import StdlibCorpus
+
+        return StdlibCorpus(with_tests=bool(rest))
+    if kind in _REMOTE:
+        raise DataError(
+            f"the corpus {kind!r} is made of remote shards, which this version of mccore can't fetch",
+            hint="download the parquet files yourself and use parquet:PATH with their folder",
+        )
+    if kind not in SUFFIXES:
+        raise DataError(
+            f"unknown corpus {spec!r}",
+            hint="use stdlib, parquet:PATH, jsonl:PATH or text:PATH (see `mccore run --help`)",
+        )
+    path, field = split_field(rest) if kind != "text" else (rest, "")
+    if not path:
+        raise DataError(f"the corpus {spec!r} names no path", hint=f"write {kind}:PATH")
+    root, files = find_files(kind, path)
+    if unreadable := next((file for file in files if not os.access(file, os.R_OK)), None):
+        raise DataError(f"can't read {unreadable}", hint="correct its permissions, or leave it out of the corpus")
+    corpora: dict[str, type[ParquetCorpus] | type[JsonlCorpus] | type[TextCorpus]]
+    corpora = {"parquet": ParquetCorpus, "jsonl": JsonlCorpus, "text": TextCorpus}
+    return corpora[kind](spec, root, files, field, cache_dir)

@@ -1,0 +1,1 @@
+"""The embedded corpus: the Python standard library of the interpreter that runs."""

@@ -1,0 +1,1 @@
+"""The tokenizer, its file formats, and conversations as token ids."""

@@ -1,0 +1,1 @@
+"""What Working Contexts are worth: conditions on the same rows, streams, long histories, recall."""

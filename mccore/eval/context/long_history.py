@@ -1,0 +1,418 @@
+"""What a Working Context is worth far behind in long documents, beside a raw window of as many entries.
+
+Every row is one history and the `horizon` tokens that follow it. A session reads the history, refocuses at its end, and
+predicts those tokens without another refocus, so its Working Context grows from W - interval entries. Windows and controls
+predict the same tokens, with as many entries or fewer:
+
+| condition | what the model reads |
+|---|---|
+| context | the session's Working Context, by its own allocator and search |
+| window | the newest W - interval tokens, and those that follow: as many entries as the Working Context may have |
+| window_full | W of them where the Working Context has W - interval: more than it ever has |
+| tail | the raw tail of `context` alone |
+| nothing_found | a session whose search finds nothing: gists and a longer tail |
+| gists_zeroed, gists_swapped | `context` with gists of zeros, or of another document's history |
+| history_swapped | with its spans of tokens from that history, too |
+| absolute, contiguous | `context` with tokens where they were, or without gaps: the one that the model doesn't use |
+| random, recency, bm25 | spans drawn at random, the newest ones, or by BM25 |
+| raw_attention, lens | spans by the model's attention to the gists of all the far past, or by LensNet's scores of them |
+| oracle | spans that lower the loss most, one after another, of the other half of the scored tokens: even ones for odd |
+| oracle_bound | spans that lower the loss of the scored tokens themselves: more than can be had, part of it is luck |
+| full | all of the history as tokens: for models that were trained on rows so long |
+| twin, twin_full | `window` and `window_full` of another model, one trained on tokens alone |
+
+The candidates of oracles, and of `utilities`, are the spans before the newest W - interval tokens: those that a window of as many
+entries doesn't show. Routers may also choose the few between these and the tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from mccore.errors import ConfigError, DataError
+from mccore.eval.context.policies import bm25
+from mccore.eval.context.statistics import Comparison, Values
+from mccore.eval.context.within_sequence import swap_partners
+from mccore.megacontext.focus.controller import score_cuts
+from mccore.megacontext.networks.nodes import AttentionMass
+from mccore.megacontext.networks.positions import spans_of
+from mccore.megacontext.search.ngram import Found, HistorySearch
+from mccore.megacontext.sessions.cache import ContextCache
+from mccore.megacontext.sessions.model import ContextModel
+from mccore.megacontext.sessions.session import Session
+from mccore.megacontext.tree.cut import Cut
+from mccore.megacontext.tree.tree import Entries, Tree
+from mccore.megacontext.working_context import WorkingContexts, model_inputs
+from mccore.model.gpt import GPT
+
+ROUTERS = ("random", "recency", "bm25", "raw_attention", "lens")
+ORACLES = ("oracle", "oracle_bound")
+CONDITIONS = (
+    "context", "window", "window_full", "tail", "nothing_found", "gists_zeroed", "gists_swapped", "history_swapped",
+    "absolute", "contiguous", *ROUTERS, *ORACLES, "full", "twin", "twin_full",
+)  # fmt: skip
+ON_DEMAND = (*ORACLES, "full")  # a pass per candidate; a length that the model may never have read
+_ROWS = 16  # windows of one pass
+
+
+class GivenSpans:
+    """A search that always finds the same: spans by scores [J] of all those of a history."""
+
+    def __init__(self, span: int, tokens: int, scores: NDArray[np.float64]) -> None:
+        self.span, self.tokens, self._scores = span, tokens, scores
+
+    def append(self, ids: ArrayLike) -> None:
+        """Nothing: what is found is known."""
+
+    def find(self, query: ArrayLike, before: int, count: int) -> Found:
+        """The best `count` spans before token `before` that have a score, newer first among equals."""
+        scores = self._scores[: before // self.span]
+        best = np.lexsort((-np.arange(len(scores)), -scores))[:count]
+        best = best[scores[best] > 0]
+        return Found(best * self.span, (best + 1) * self.span, scores[best])
+
+
+@dataclass(frozen=True)
+class LongHistoryReport(Comparison):
+    """Every condition on the same tokens. Routers' `scores` have "ngram" for the search's own."""
+
+    history: int
+    entries: float  # of the Working Contexts at the first prediction, mean
+    far_tokens: float  # tokens before the tail that they showed, mean
+    tail: float  # tokens of their raw tail at the first prediction, mean
+
+
+def evaluate_long_histories(
+    model: ContextModel,
+    new_tree: Callable[[], Tree],
+    rows: NDArray[Any],
+    documents: Sequence[int],
+    *,
+    horizon: int = 32,
+    conditions: Iterable[str] | None = None,
+    twin: GPT | None = None,
+    oracle_spans: int = 2,
+    seed: int = 0,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> LongHistoryReport:
+    """Predict the last `horizon` tokens of rows [R, n + horizon], each of one of `documents` [R], in the given conditions, by
+    default all but `full` and the oracles; `context` and `window` always, and a twin's where there is one. Conditions that a
+    model or rows don't have are left out: those of a search that it hasn't got, and other histories where all rows are of one
+    document.
+
+    `new_tree` makes an empty tree; `twin` is a plain model with the same tokenizer; `oracle_spans` is how many spans an oracle
+    picks, as many as the allocator shows.
+
+    Raises DataError where histories fit the Working Context as they are, or the horizon is longer than an interval,
+    ConfigError for a condition that doesn't exist.
+    """
+    settings = model.settings
+    usual = set(CONDITIONS) - set(ON_DEMAND)
+    asked = usual if conditions is None else {"context", "window", "twin", "twin_full", *conditions}
+    unknown = sorted(asked - set(CONDITIONS))
+    if unknown:
+        raise ConfigError(
+            f"there is no condition {unknown[0]!r} of long histories", hint=f"choose among {', '.join(CONDITIONS)}"
+        )
+    if not len(rows) or len(documents) != len(rows):
+        raise DataError(f"{len(rows)} rows and {len(documents)} documents: give the document of each row")
+    history = rows.shape[1] - horizon
+    if history <= settings.budget:
+        raise DataError(f"histories of {history} tokens fit a Working Context of {settings.budget} as they are")
+    if not 0 < horizon <= settings.interval:
+        raise DataError(f"a horizon of {horizon} tokens needs refocuses more than {settings.interval} tokens apart")
+    ids = np.asarray(documents, dtype=np.int64)
+    partners = swap_partners(len(rows), ids)
+    losses: dict[str, list[Tensor]] = {}
+    shapes: list[tuple[int, int, int]] = []
+    scores: dict[str, list[NDArray[np.float64]]] = {}
+    utilities: list[Tensor] = []
+    trees: dict[int, Tree] = {}
+
+    def tree_of(row: int) -> Tree:
+        if row not in trees:
+            trees[row] = new_tree()
+            trees[row].append(rows[row, :history])
+        return trees[row]
+
+    for row in range(len(rows)):
+        other = None if partners is None else tree_of(int(partners[row]))
+        part = _Row(model, tree_of(row), other, rows[row], horizon, oracle_spans, np.random.default_rng([seed, row]))
+        for name, found in part.conditions(asked):
+            losses.setdefault(name, []).append(found)
+        shapes.append(part.shape)
+        for name, each in part.scores.items():
+            scores.setdefault(name, []).append(each[: part.candidates])
+        if part.utilities is not None:
+            utilities.append(part.utilities)
+        on_progress(row + 1)
+    table = {name: torch.stack(values).double().cpu().numpy() for name, values in losses.items()}
+    room = settings.budget - settings.interval
+    for name, gpt, kept in (
+        ("window", model.gpt, room),
+        ("window_full", model.gpt, settings.budget),
+        ("full", model.gpt, history),
+        ("twin", twin, room),
+        ("twin_full", twin, settings.budget),
+    ):
+        if gpt is not None and name in asked:
+            table[name] = window_losses(gpt, rows[:, history - kept :], horizon)
+    entries, far, tail = np.array(shapes, dtype=np.float64).mean(axis=0)
+    return LongHistoryReport(
+        losses=table,
+        documents=ids,
+        scores={name: np.stack(values) for name, values in scores.items()},
+        utilities=torch.stack(utilities).double().cpu().numpy() if utilities else None,
+        history=history,
+        entries=float(entries),
+        far_tokens=float(far),
+        tail=float(tail),
+    )
+
+
+@torch.inference_mode()
+def window_losses(gpt: GPT, rows: NDArray[Any], horizon: int) -> Values:
+    """Losses [R, horizon] of the last tokens of rows of token ids [R, n], read as they are."""
+    found = []
+    ids = torch.from_numpy(rows.astype(np.int64)).to(gpt.device)
+    for start in range(0, len(ids), _ROWS):
+        part = ids[start : start + _ROWS]
+        found.append(_losses(gpt, gpt.hidden(part[:, :-1])[:, -horizon:], part[:, -horizon:]))
+    values: Values = torch.cat(found).double().cpu().numpy()
+    return values
+
+
+def _losses(gpt: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Of hidden states [R, H, D], fp32 [R, H]."""
+    return gpt.hidden_loss(hidden.reshape(-1, hidden.size(-1)), targets.reshape(-1), reduction="none").view(
+        targets.shape
+    )
+
+
+class _Row:
+    """One history in all conditions. `other` is another document's, as long."""
+
+    def __init__(
+        self,
+        model: ContextModel,
+        tree: Tree,
+        other: Tree | None,
+        ids: NDArray[Any],
+        horizon: int,
+        oracle_spans: int,
+        rng: np.random.Generator,
+    ) -> None:
+        self.model, self.tree, self.other, self.rng = model, tree, other, rng
+        self.oracle_spans = oracle_spans
+        self.scores: dict[str, NDArray[np.float64]] = {}  # of all spans of the history [J], by router
+        self.utilities: Tensor | None = None  # of the candidates [J]
+        self.history = len(ids) - horizon
+        self.ids = ids.astype(np.int64)
+        self.later = torch.from_numpy(self.ids[self.history :]).to(model.gpt.device)
+        self.session = Session(model, tree)
+        self.session.read()
+        self.cut = self.session.focus.cut
+        coarse = np.flatnonzero(self.cut.level > 0)
+        self.tail = self.history - (int(self.cut.stop[coarse[-1]]) if len(coarse) else 0)
+        self.shape = (len(self.cut), int((self.cut.level == 0).sum()) - self.tail, self.tail)
+
+    @torch.inference_mode()
+    def conditions(self, asked: set[str]) -> Iterable[tuple[str, Tensor]]:
+        """Condition -> losses of the horizon [H], those of windows but for `tail` left out."""
+
+        def wanted(name: str) -> bool:
+            return name in asked
+
+        yield "context", self._behind(self.session)
+        if wanted("tail"):
+            own = torch.from_numpy(self.ids[self.history - self.tail :]).to(self.later.device).unsqueeze(0)
+            hidden = self.model.gpt.hidden(own[:, :-1])[:, -len(self.later) :]
+            yield "tail", _losses(self.model.gpt, hidden, self.later.unsqueeze(0))[0]
+        if wanted("gists_zeroed"):
+            yield "gists_zeroed", self._read(lambda cut: _replaced(cut, self.tree.entries(cut), None))
+        if self.other is not None and wanted("gists_swapped"):
+            other = self.other
+            yield "gists_swapped", self._read(lambda cut: _replaced(cut, self.tree.entries(cut), other.entries(cut)))
+        if self.other is not None and wanted("history_swapped"):
+            yield "history_swapped", self._read(self._far_from_elsewhere)
+        kind = self.model.nets.config.token_positions
+        turned = "absolute" if kind == "contiguous" else "contiguous"
+        if wanted(turned):
+            yield turned, self._placed(turned)
+        search = self.session.search
+        if search is None:
+            return
+        if wanted("nothing_found"):
+            yield "nothing_found", self._showing(self._only([]))
+        self.scores["ngram"] = self._ngram(search)
+        for name in ROUTERS:
+            if wanted(name):
+                self.scores[name] = self._router(name)(search)
+                yield name, self._showing(self.scores[name])
+        if self.candidates and any(wanted(name) for name in ORACLES):
+            yield from self._oracles()
+
+    @property
+    def candidates(self) -> int:
+        """Spans that a window of as many entries doesn't show."""
+        search, settings = self.session.search, self.model.settings
+        return 0 if search is None else (self.history - (settings.budget - settings.interval)) // search.span
+
+    def _showing(self, scores: NDArray[np.float64]) -> Tensor:
+        """Losses [H] behind a session whose search finds all spans by `scores`, [J]."""
+        assert self.session.search is not None
+        given = GivenSpans(self.session.search.span, self.history, scores)
+        session = Session(self.model, self.tree, search=given)
+        session.read()
+        return self._behind(session)
+
+    def _oracles(self) -> Iterable[tuple[str, Tensor]]:
+        nothing = self._showing(self._only([]))
+        alone = torch.stack([self._showing(self._only([span])) for span in range(self.candidates)])  # [J, H]
+        self.utilities = nothing.mean() - alone.mean(dim=1)
+        every = torch.arange(len(nothing), device=nothing.device)
+        yield "oracle_bound", self._showing(self._only(self._greedy(alone, every)))
+        if len(every) > 1:  # a single token has no others
+            even, odd = every[0::2], every[1::2]
+            losses = self._showing(self._only(self._greedy(alone, odd)))
+            losses[odd] = self._showing(self._only(self._greedy(alone, even)))[odd]
+            yield "oracle", losses
+
+    def _greedy(self, alone: Tensor, judges: Tensor) -> list[int]:
+        """The candidates that a greedy search picks by the losses of some of the scored tokens; `alone` [J, H] are the losses
+        with one candidate shown."""
+        picked: list[int] = []
+        losses = alone
+        for turn in range(min(self.oracle_spans, self.candidates)):
+            if turn:
+                losses = torch.stack([self._showing(self._only([*picked, span])) for span in range(self.candidates)])
+                losses[picked] = torch.inf
+            picked.append(int(losses[:, judges].mean(dim=1).argmin()))
+        return picked
+
+    def _only(self, spans: list[int]) -> NDArray[np.float64]:
+        """Scores that find these spans and nothing else."""
+        assert self.session.search is not None
+        scores = np.zeros(self.history // self.session.search.span)
+        scores[spans] = 1.0
+        return scores
+
+    def _router(self, name: str) -> Callable[[HistorySearch], NDArray[np.float64]]:
+        return {
+            "random": self._random,
+            "recency": self._recency,
+            "bm25": self._bm25,
+            "raw_attention": self._raw_attention,
+            "lens": self._lens,
+        }[name]
+
+    def _query(self) -> NDArray[np.int64]:
+        return self.ids[: self.history][-self.model.settings.search.query_tokens :]
+
+    def _ngram(self, search: HistorySearch) -> NDArray[np.float64]:
+        count = self.history // search.span
+        start, _, score = search.find(self._query(), self.history - self.model.recent_tokens, count)
+        scores = np.zeros(count)
+        scores[start // search.span] = score
+        return scores
+
+    def _random(self, search: HistorySearch) -> NDArray[np.float64]:
+        return self.rng.random(self.history // search.span)
+
+    def _recency(self, search: HistorySearch) -> NDArray[np.float64]:
+        return np.arange(1.0, self.history // search.span + 1)
+
+    def _bm25(self, search: HistorySearch) -> NDArray[np.float64]:
+        count = self.history // search.span
+        return bm25(self._query(), self.ids[: count * search.span].reshape(count, search.span))
+
+    def _gists(self) -> Cut:
+        """All the far past before the tail as blocks, and the tail as tokens."""
+        size = self.model.block_size
+        blocks = (self.history - self.tail) // size
+        raw = np.arange(blocks * size, self.history)
+        level = np.concatenate([np.ones(blocks, dtype=np.int8), np.zeros(len(raw), dtype=np.int8)])
+        return Cut(level, np.concatenate([np.arange(blocks), raw]), size)
+
+    def _by_span(self, of_gists: NDArray[np.float64], search: HistorySearch) -> NDArray[np.float64]:
+        """What the gists of `_gists` have, added up by span: [J]; 0 for the tail's."""
+        each = search.span // self.model.block_size
+        share = np.zeros(self.history // search.span * each)
+        share[: len(of_gists)] = of_gists[: len(share)]
+        summed: NDArray[np.float64] = share.reshape(-1, each).sum(axis=1)
+        return summed
+
+    def _lens(self, search: HistorySearch) -> NDArray[np.float64]:
+        """Shares of attention that LensNet expects."""
+        cut, nets = self._gists(), self.model.nets
+        embeddings = self.tree.entries(cut).embeddings
+        (scores,) = score_cuts(nets.lensnet, [embeddings], [cut], self.model.recent_tokens, nets.dtype)
+        scores = scores[cut.level > 0].astype(np.float64)
+        return self._by_span((1 + scores) / np.maximum(1 - scores, 1e-6), search)
+
+    def _raw_attention(self, search: HistorySearch) -> NDArray[np.float64]:
+        """Attention that the newest tokens pay, above the mean over gists."""
+        cut, nets, gpt = self._gists(), self.model.nets, self.model.gpt
+        level, index = (torch.from_numpy(part.astype(np.int64)).unsqueeze(0) for part in (cut.level, cut.index))
+        level, index = level.to(gpt.device), index.to(gpt.device)
+        spans, row = spans_of(level, index, cut.block_size), torch.zeros(1, dtype=torch.int64, device=gpt.device)
+        last = ((index + 1) * spans.span).long() - 1
+        contexts = WorkingContexts(row, level, index, spans, last, self.tree.entries(cut).embeddings.unsqueeze(0))
+        tokens = torch.from_numpy(self.ids[: self.history]).to(gpt.device).unsqueeze(0)
+        config, gists = nets.config, int((cut.level > 0).sum())
+        asked = min(config.lens.queries, len(cut) - gists)
+        first, limit = torch.full_like(row, len(cut) - asked), torch.full_like(row, gists)
+        recorder = AttentionMass(first, asked, 1, len(cut), limit, gpt.attend)
+        inputs = model_inputs(gpt, contexts, tokens, nets.bias, config.positional, config.token_positions)
+        gpt.hidden(**inputs, attend=recorder)
+        return self._by_span(recorder.excess()[0].sum(dim=0)[:gists].double().cpu().numpy(), search)
+
+    def _read(self, entries_of: Callable[[Cut], Entries]) -> Tensor:
+        """Losses behind the session's cut with other entries."""
+        context = ContextCache(self.model.gpt, self.model.nets, self.model.settings.budget)
+        return self._rest(context, self.model.gpt.logits(context.read(self.cut, entries_of))[0])
+
+    def _placed(self, token_positions: Any) -> Tensor:
+        nets = self.model.nets
+        own = nets.config
+        nets.config = own.model_copy(update={"token_positions": token_positions})
+        try:
+            return self._read(self.tree.entries)
+        finally:
+            nets.config = own
+
+    def _far_from_elsewhere(self, cut: Cut) -> Entries:
+        """Entries whose gists and tokens before the tail are the other history's."""
+        assert self.other is not None
+        own, other = self.tree.entries(cut), self.other.entries(cut)
+        far = torch.from_numpy(cut.start < self.history - self.tail).to(own.tokens.device)
+        return Entries(
+            torch.where(far.unsqueeze(1), other.embeddings, own.embeddings), torch.where(far, other.tokens, own.tokens)
+        )
+
+    def _behind(self, session: Session) -> Tensor:
+        assert session.logits is not None
+        return self._rest(session.context, session.logits)
+
+    def _rest(self, context: ContextCache, logits: Tensor) -> Tensor:
+        """Losses [H] of the tokens behind what a cache has read, from the logits [V] that this gave."""
+        first = F.cross_entropy(logits.float(), self.later[0]).unsqueeze(0)
+        if len(self.later) == 1:
+            return first
+        hidden = context.read_tokens(self.later[:-1], self.history)
+        return torch.cat([first, _losses(self.model.gpt, hidden.unsqueeze(0), self.later[1:].unsqueeze(0))[0]])
+
+
+def _replaced(cut: Cut, own: Entries, other: Entries | None) -> Entries:
+    """Entries with gists of zeros, or of others."""
+    coarse = torch.from_numpy(cut.level > 0).to(own.tokens.device).unsqueeze(1)
+    with_ = torch.zeros_like(own.embeddings) if other is None else other.embeddings
+    return Entries(torch.where(coarse, with_, own.embeddings), own.tokens)

@@ -1,0 +1,206 @@
+"""Focus as a session has it: rows are read on, a few tokens at a time, and refocused by LensNet and the real allocator.
+
+A Working Context made at token n predicts the next tokens, each with those before it as tokens; the plain model with the full
+context predicts the same ones. With as many scored tokens as there are between two refocuses every token of the stream is
+scored once, under what a session would have seen, with never more than W entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mccore.api import Allocator
+from mccore.errors import DataError
+from mccore.eval.context.statistics import Estimate, estimate
+from mccore.megacontext.focus.controller import prefill_focus, refocus
+from mccore.megacontext.focus.measures import Refocus, summarize
+from mccore.megacontext.focus.state import Focus, FocusError, Limits, append_tokens
+from mccore.megacontext.networks.networks import MegaContextNets
+from mccore.megacontext.tree.cut import Cut
+from mccore.megacontext.tree.edits import append
+from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
+from mccore.model.gpt import GPT
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """`delta_nll`: NLL with the Working Context minus with the full context, nats per token, over `scored` predictions of each
+    row. `metrics`: it and the measures of all refocuses, by their names in `mccore.events.METRICS`; `dwell` is that of the
+    last refocus, since no block of a stream is older than the stream."""
+
+    delta_nll: Estimate
+    metrics: dict[str, float]
+    refocuses: list[Refocus]
+    focuses: list[Focus]  # at the end
+    scored: int
+
+
+class _Part(NamedTuple):
+    """Working Contexts of all rows at one moment: cuts of `tokens` tokens each, before the next ones came."""
+
+    tokens: int
+    cuts: list[Cut]
+
+
+@torch.inference_mode()
+def stream_focus(
+    gpt: GPT,
+    nets: MegaContextNets,
+    rows: Tensor,
+    allocator: Allocator,
+    *,
+    budget: int,
+    interval: int = 0,
+    horizon: int = 0,
+    start: int = 0,
+    documents: Sequence[int] | None = None,
+    max_entries: int = 2**15,
+) -> StreamReport:
+    """Read rows [R, T] from `start` tokens on, in pieces of `interval` tokens with a refocus after each.
+
+    interval: 0 takes megacontext.refocus_interval. horizon: tokens after each refocus that are scored; 0 takes `interval`, and
+    a longer one scores some tokens under several contexts. A refocus leaves room for either. start: tokens that are there at
+    once, focused by `prefill_focus`; 0 takes as many as fit, so that the first refocus is at `budget` tokens. documents: the
+    document of each row, for the standard error. Raises DataError for rows too short for a refocus, FocusError for a history
+    that can't fit the budget.
+    """
+    config = nets.config
+    interval = interval or config.refocus_interval
+    horizon = horizon or interval
+    limits = Limits(budget, config.block_size, config.max_lod, room=max(interval, horizon))
+    if limits.entries < 1:
+        raise FocusError(
+            f"a Working Context of {budget} entries has no room for the {limits.room} tokens behind a refocus",
+            hint="raise the budget, or lower megacontext.refocus_interval or megacontext.horizon",
+        )
+    start = start or limits.entries
+    length = rows.size(1)
+    if start + interval + horizon > length:
+        raise DataError(
+            f"rows of {length} tokens are too short: after {start} and {interval} more tokens comes the first refocus, and "
+            f"it is judged by the next {horizon}",
+            hint="give longer rows, or a smaller budget",
+        )
+    rows = rows.to(gpt.device).long()
+    stream = _Stream(gpt, nets, rows, max_entries)
+    focuses = prefill_focus([start] * len(rows), stream.embeddings, nets.lensnet, allocator, limits, dtype=nets.dtype)
+    parts: list[_Part] = []
+    done: list[Refocus] = []
+    for tokens in range(start, length - horizon + 1, interval):
+        cuts = [focus.cut for focus in focuses]
+        if tokens > limits.entries:  # before, nothing is gists
+            parts.append(_Part(tokens, cuts))
+        if tokens + interval > length:
+            break
+        focuses = [append_tokens(focus, interval, limits) for focus in focuses]
+        if tokens + interval + horizon <= length:
+            embeddings = stream.embeddings([focus.cut for focus in focuses])
+            done.append(refocus(focuses, embeddings, nets.lensnet, allocator, limits, nets.dtype))
+            focuses = done[-1].focuses
+    delta = stream.delta_nll(parts, horizon)
+    ids = None if documents is None else np.asarray(documents, dtype=np.int64)
+    found = estimate(delta, ids)
+    assert found.mean is not None
+    return StreamReport(
+        found,
+        {"delta_nll": found.mean, **summarize(done), **_dwell(done[-1:])},
+        done,
+        focuses,
+        scored=len(parts) * horizon,
+    )
+
+
+def _dwell(refocuses: list[Refocus]) -> dict[str, float]:
+    return {name: value for name, value in summarize(refocuses).items() if name.startswith("dwell")}
+
+
+def focus_check(
+    gpt: GPT,
+    nets: MegaContextNets,
+    rows: Tensor,
+    allocator: Allocator,
+    *,
+    budget: int,
+    refocuses: int = 8,
+    max_entries: int = 2**15,
+) -> dict[str, float]:
+    """The focus metrics on a few rows [R, T] in a few seconds: the last `refocuses` refocuses of a stream, by their names in
+    `mccore.events.METRICS`.
+
+    Costs `refocuses` + 1 passes over R Working Contexts and one over the rows. Fewer refocuses where the rows are short;
+    otherwise as `stream_focus`.
+    """
+    interval = nets.config.refocus_interval
+    start = max(budget - interval, rows.size(1) - (refocuses + 1) * interval)
+    report = stream_focus(gpt, nets, rows, allocator, budget=budget, start=start, max_entries=max_entries)
+    return report.metrics
+
+
+class _Stream:
+    """Rows with their pyramid: a gist is the same whenever its block became complete."""
+
+    def __init__(self, gpt: GPT, nets: MegaContextNets, rows: Tensor, max_entries: int) -> None:
+        self.gpt, self.nets = gpt, nets
+        self.inputs, self.targets = rows[:, :-1], rows[:, 1:]
+        self._max_entries = max_entries
+        step = max(1, max_entries // self.inputs.size(1))
+        parts = [nets.pyramid(gpt.embed(part)) for part in self.inputs.split(step)]  # type: ignore[no-untyped-call]
+        self.levels = [torch.cat(level) for level in zip(*parts, strict=True)]
+        self.full = torch.cat(
+            [
+                gpt.loss(inputs, targets, reduction="none")
+                for inputs, targets in zip(self.inputs.split(step), self.targets.split(step), strict=True)  # type: ignore[no-untyped-call]
+            ]
+        )  # [R, n]
+
+    def contexts(self, row: Tensor, cuts: Sequence[Cut]) -> WorkingContexts:
+        """Working Contexts of cuts of rows [r], padded on the right by the first token, where causality hides it."""
+        longest = max(len(cut) for cut in cuts)
+        level, index = (np.zeros((len(cuts), longest), dtype=np.int64) for _ in range(2))
+        for at, cut in enumerate(cuts):
+            level[at, : len(cut)], index[at, : len(cut)] = cut.level, cut.index
+        device = row.device
+        table = (torch.from_numpy(level).to(device), torch.from_numpy(index).to(device))
+        return assemble(self.levels, row, *table, self.nets.config.block_size)
+
+    def embeddings(self, cuts: Sequence[Cut]) -> list[Tensor]:
+        """Embeddings [L, D] of a cut of every row."""
+        contexts = self.contexts(torch.arange(len(cuts), device=self.inputs.device), cuts)
+        return [row[: len(cut)] for row, cut in zip(contexts.embeddings, cuts, strict=True)]
+
+    def delta_nll(self, parts: Sequence[_Part], horizon: int) -> np.ndarray:
+        """NLL of the `horizon` tokens behind every part minus the full context's, mean of each row [R], fp64."""
+        jobs = [(row, part.tokens, append(cut, horizon - 1)) for part in parts for row, cut in enumerate(part.cuts)]
+        total = torch.zeros(len(self.inputs), dtype=torch.float64, device=self.inputs.device)
+        step = max(1, self._max_entries // max(len(cut) for _, _, cut in jobs))
+        for start in range(0, len(jobs), step):
+            rows, tokens, cuts = zip(*jobs[start : start + step], strict=True)
+            row = torch.tensor(rows, device=total.device)
+            contexts = self.contexts(row, cuts)
+            inputs = model_inputs(
+                self.gpt,
+                contexts,
+                self.inputs,
+                self.nets.bias,
+                self.nets.config.positional,
+                self.nets.config.token_positions,
+            )
+            hidden = self.gpt.hidden(**inputs)
+            step_ahead = torch.arange(horizon, device=row.device)
+            lengths = torch.tensor([len(cut) for cut in cuts], device=row.device)
+            at = (lengths - horizon).unsqueeze(1) + step_ahead  # [r, horizon] entries that predict
+            hidden = hidden.gather(1, at.unsqueeze(-1).expand(-1, -1, hidden.size(-1)))
+            wanted = context_targets(contexts, self.targets).gather(1, at)
+            position = torch.tensor(tokens, device=row.device).unsqueeze(1) - 1 + step_ahead  # of their last token
+            if not torch.equal(wanted, self.targets[row].gather(1, position)):
+                raise AssertionError("a Working Context scored other tokens than the full context")
+            nll = self.gpt.hidden_loss(hidden, wanted, reduction="none")
+            full = self.full[row].gather(1, position)
+            total.index_add_(0, row, (nll - full).double().sum(dim=1))
+        return (total / (len(parts) * horizon)).cpu().numpy()

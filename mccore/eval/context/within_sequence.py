@@ -1,0 +1,216 @@
+"""What a Working Context is worth: the same tokens predicted with full context, with windows, and with gists and a focus.
+
+Every row is read up to its last token; the last `horizon` predictions are scored. A Working Context of W entries shows the far
+past as gists and the rest as tokens. Expanding e far blocks is paid for by a shorter raw tail, so that every focus, and the
+gists alone, have the same number of entries. Whoever chooses blocks sees the history before the scored tokens and nothing
+else; only `teacher_attention` and the oracles peek.
+
+| condition | what the model reads |
+|---|---|
+| full | all tokens |
+| window | the last W tokens |
+| tail | the raw tail of `gists`, without the gists |
+| gists | gists of the far past and the raw tail |
+| gists_zeroed, gists_swapped, gists_mean | the same with gists set to zero, of another row, or mean-pooled |
+| unexpanded | gists of e more blocks; shorter than W by e (K - 1) entries |
+| random | unexpanded, with e blocks drawn at random as tokens |
+| recency | with the newest e, next to the tail |
+| bm25 | with those that share most with the newest tokens |
+| ngram | with those that share rare n-grams with the newest tokens, scored as the search of a session scores spans |
+| raw_attention | with those whose gists the newest tokens attend to most |
+| teacher_attention | with those that the scored tokens attend to in the full context, weighted by what they lose without it |
+| lens | with those that LensNet scores highest |
+| oracle | with those that lower the loss most, one after another, of the other half of the scored tokens: even ones for odd |
+| oracle_bound | with those that lower the loss of the scored tokens themselves: more than can be had, part of it is luck |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mccore.errors import DataError
+from mccore.eval.context.conditions import ContextRows
+from mccore.eval.context.geometry import POLICIES, Geometry, Ledger
+from mccore.eval.context.statistics import Comparison, Estimate, Values, estimate
+from mccore.eval.context.where import NOWHERE, by_distance, by_lod
+from mccore.megacontext.networks.networks import MegaContextNets
+from mccore.model.gpt import GPT
+
+# What a report lists beside every condition's distance from `full` and from `window`.
+COMPARED = (
+    ("gists", "tail"),
+    ("gists_zeroed", "gists"),
+    ("gists_swapped", "gists"),
+    ("gists_mean", "gists"),
+    *product(
+        ("lens", "oracle"), ("unexpanded", "random", "recency", "bm25", "ngram", "raw_attention", "teacher_attention")
+    ),
+    ("oracle_bound", "oracle"),
+)
+# Whose losses are told apart by distance and by level.
+BY_DISTANCE = ("window", "gists", "lens", "oracle")
+BY_LOD = ("gists", "recency", "lens", "oracle")
+
+
+@dataclass(frozen=True)
+class ContextReport(Comparison):
+    """Every condition on the same tokens, and where these could have been copied from."""
+
+    geometry: Geometry
+    rows: int
+    distance: NDArray[np.int64]  # [R, H] tokens back to where each scored token could be copied from, 0 for nowhere
+    level: Mapping[str, NDArray[np.int64]]  # condition -> level at which it shows that place [R, H]
+    recall_k: Sequence[int]
+
+    def delta_nll(self, condition: str) -> Estimate:
+        """What a condition costs against the full context (delta NLL at H)."""
+        return self.difference(condition, "full")
+
+    def by_distance(self, conditions: Sequence[str] = BY_DISTANCE) -> list[dict[str, Any]]:
+        """What conditions cost against the full context by distance, as `context_where.by_distance` has it."""
+        delta = {name: self._delta(name) for name in conditions if name in self.losses}
+        return by_distance(delta, self.distance, self.geometry.block_size, self.documents)
+
+    def by_lod(self, conditions: Sequence[str] = BY_LOD) -> list[dict[str, Any]]:
+        """What conditions cost against the full context by the level of what a token could be copied from."""
+        level = {name: self.level[name] for name in conditions if name in self.level}
+        levels = range(self.geometry.max_lod + 1)
+        return by_lod({name: self._delta(name) for name in level}, level, levels, self.documents)
+
+    def _delta(self, condition: str) -> Values:
+        difference: Values = self.losses[condition] - self.losses["full"]
+        return difference
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it; an estimate is {mean, stderr, n}, or null where it means nothing."""
+
+        def plain(value: Estimate | None) -> dict[str, Any] | None:
+            return None if value is None else asdict(value)
+
+        policies = [policy for policy in POLICIES if policy in self.nll]
+        pairs = [(one, other) for one, other in COMPARED if one in self.nll and other in self.nll]
+        pairs += [(name, "window") for name in self.nll if name != "window"]
+        return {
+            **asdict(self.geometry),
+            "rows": self.rows,
+            "documents": None if self.documents is None else len(np.unique(self.documents)),
+            "entries": self.geometry.entries,
+            "candidates": self.geometry.candidates[1] - self.geometry.candidates[0],
+            "nll": {name: plain(estimate(values, self.documents)) for name, values in self.nll.items()},
+            "delta_nll": {name: plain(self.delta_nll(name)) for name in self.nll if name != "full"},
+            "differences": {f"{one} - {other}": plain(self.difference(one, other)) for one, other in pairs},
+            "gap_closed": {name: plain(self.gap_closed(name)) for name in self.nll if name not in ("full", "window")},
+            "focus_gap_closed": {policy: plain(self.focus_gap_closed(policy)) for policy in policies},
+            "spearman": {policy: plain(self.rank_correlation(policy)) for policy in self.scores},
+            "recall": {
+                policy: {str(k): plain(self.recall(policy, k)) for k in self.recall_k} for policy in self.scores
+            },
+            "by_distance": self.by_distance(),
+            "by_lod": self.by_lod(),
+        }
+
+
+@torch.inference_mode()
+def evaluate_contexts(
+    gpt: GPT,
+    nets: MegaContextNets,
+    rows: Tensor,
+    *,
+    budget: int,
+    horizon: int = 0,
+    expanded: int = 0,
+    documents: Sequence[int] | None = None,
+    oracle: bool = True,
+    query_tokens: int = 128,
+    recall_k: int = 8,
+    seed: int = 0,
+    max_entries: int = 2**15,
+) -> ContextReport:
+    """Predict the last tokens of the same rows in every condition.
+
+    Args:
+        rows: token ids [R, T], each from one document, T well beyond `budget`.
+        budget: entries of a Working Context (W), the scored tokens' included.
+        horizon: tokens scored (H); 0 takes megacontext.horizon.
+        expanded: blocks that are expanded (e); 0 takes megacontext.expanded_blocks.
+        documents: the document of each row. Gists are then swapped with another document's.
+        oracle: measure the utility of every far block, a pass over a Working Context each, times e. Without it there are no
+            utilities either.
+        query_tokens: newest tokens of the history that BM25 and raw attention ask with; the n-gram search asks with
+            megacontext.search.query_tokens of them.
+        recall_k: recall is reported at this many blocks and at e.
+        max_entries: entries of one forward pass, which bounds the memory.
+
+    Raises ConfigError when nothing is far or the budget is too small, DataError for rows that aren't any.
+    """
+    config = nets.config
+    if rows.dim() != 2 or not len(rows) or rows.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
+        raise DataError(f"rows are token ids [R, T], not {rows.dtype} {list(rows.shape)}")
+    if documents is not None and len(documents) != len(rows):
+        raise DataError(f"{len(rows)} rows, but {len(documents)} documents")
+    horizon, expanded = horizon or config.horizon, expanded or config.expanded_blocks
+    geometry = Geometry(
+        tokens=rows.size(1) - 1,
+        horizon=horizon,
+        budget=budget,
+        expanded=expanded,
+        block_size=config.block_size,
+        max_lod=config.max_lod,
+        recent=max(horizon, config.recent_tokens or horizon + config.block_size),
+    )
+    geometry.check()
+    rows = rows.to(gpt.device).long()
+    ids = None if documents is None else np.asarray(documents, dtype=np.int64)
+    partners = swap_partners(len(rows), ids)
+    ledger = Ledger(rows[:, -horizon:])
+    scores: dict[str, list[Tensor]] = {}
+    utilities: list[Tensor] = []
+    distances: list[Tensor] = []
+    step = max(1, max_entries // geometry.tokens)
+    for start in range(0, len(rows), step):
+        at = torch.arange(start, min(start + step, len(rows)))
+        others = None if partners is None else rows[torch.from_numpy(partners[start : start + step]).to(rows.device)]
+        part = ContextRows(gpt, nets, geometry, at, rows[start : start + step], others, ledger, max_entries)
+        own = torch.arange(geometry.tokens + 1 - horizon, geometry.tokens + 1, device=part.place.device)
+        distances.append(torch.where(part.place == NOWHERE, 0, own - part.place))
+        full, attention = part.run_full()
+        part.run_plain()
+        found, useful = part.run_policies(full, attention, query_tokens=query_tokens, oracle=oracle, seed=seed)
+        for name, values in found.items():
+            scores.setdefault(name, []).append(values)
+        if useful is not None:
+            utilities.append(useful)
+    return ContextReport(
+        geometry=geometry,
+        rows=len(rows),
+        losses=ledger.complete(),
+        distance=torch.cat(distances).cpu().numpy(),
+        level=ledger.level,
+        scores={name: torch.cat(values).double().cpu().numpy() for name, values in scores.items()},
+        utilities=torch.cat(utilities).cpu().numpy() if utilities else None,
+        documents=ids,
+        recall_k=sorted({expanded, recall_k}),
+    )
+
+
+def swap_partners(rows: int, documents: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """For every row another one, of another document where those are known: [R]; None where one has none."""
+    if rows < 2:
+        return None
+    if documents is None:
+        return np.roll(np.arange(rows), -1)
+    found = np.empty(rows, dtype=np.int64)
+    for row in range(rows):
+        others = np.flatnonzero(documents != documents[row])
+        if not len(others):
+            return None
+        found[row] = others[np.searchsorted(others, row) % len(others)]  # the next one, so that all are used
+    return found

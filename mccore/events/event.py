@@ -1,0 +1,92 @@
+"""One event: its fields, its line of JSON, and the check against the tables of types and metrics."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mccore.events.metrics import metric
+from mccore.events.types import EVENT_TYPES, EVENT_VERSION
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. `time` is seconds since the epoch; `tokens` counts the stage's training tokens."""
+
+    type: str
+    time: float
+    rank: int = 0
+    stage: str | None = None
+    step: int | None = None
+    tokens: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    v: int = EVENT_VERSION
+
+    def to_json(self) -> str:
+        """One line of JSON without a newline. Values that aren't finite become null: JSON has no NaN."""
+        record = {
+            "v": self.v,
+            "type": self.type,
+            "time": round(self.time, 6),
+            "rank": self.rank,
+            "stage": self.stage,
+            "step": self.step,
+            "tokens": self.tokens,
+            "metrics": {name: value if math.isfinite(value) else None for name, value in self.metrics.items()},
+            "data": dict(self.data),
+        }
+        try:
+            return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            record["data"] = finite(record["data"])
+            return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Event:
+        """Read one line. Raises ValueError when it isn't an event; unknown fields of a newer version are left out."""
+        record = json.loads(line)
+        if not isinstance(record, dict) or not isinstance(record.get("type"), str):
+            raise ValueError("not an event: no type")
+        known = {name: record[name] for name in _FIELDS if name in record}
+        known["time"] = float(record.get("time") or 0.0)
+        metrics, data = record.get("metrics") or {}, record.get("data") or {}
+        if not isinstance(metrics, dict) or not isinstance(data, dict):
+            raise ValueError("not an event: metrics and data are objects")
+        known["metrics"] = {k: math.nan if v is None else float(v) for k, v in metrics.items()}
+        known["data"] = data
+        return cls(**known)
+
+
+_FIELDS = tuple(Event.__dataclass_fields__)
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every number that JSON hasn't, in dicts and lists at any depth."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_event(event: Event) -> None:
+    """Raise ValueError unless the event's type, metrics and data fields are those of the tables above."""
+    kind = EVENT_TYPES.get(event.type)
+    if kind is None:
+        raise ValueError(f"unknown event type {event.type!r}")
+    for name in event.metrics:
+        try:
+            metric(name)
+        except KeyError:
+            raise ValueError(f"{event.type}: {name!r} is not in METRICS") from None
+    if event.metrics and not kind.metrics:
+        raise ValueError(f"{event.type}: this type carries no metrics")
+    if unknown := set(event.data) - set(kind.data):
+        raise ValueError(f"{event.type}: unknown data {sorted(unknown)}")
+    for name, value in event.data.items():
+        if value is not None and not kind.data[name].accepts(value):
+            raise ValueError(f"{event.type}: {name} is {type(value).__name__}, not of kind {kind.data[name].kind}")

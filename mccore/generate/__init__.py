@@ -1,0 +1,1 @@
+"""Generation: prompts, sessions and conversations in, tokens out. Knows no server and no task."""

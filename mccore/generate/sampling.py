@@ -1,0 +1,36 @@
+"""How a token is drawn from logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Sampling:
+    """How answers are drawn; see `Engine.generate`."""
+
+    temperature: float = 0.6
+    top_k: int = 50
+    max_new_tokens: int = 256
+    seed: int = 0
+
+
+@torch.inference_mode()
+def choose(logits: Tensor, draws: Sequence[float], temperature: float, top_k: int) -> list[int]:
+    """One token per row of logits [B, V]: the likeliest at temperature 0, else the one that the row's draw in [0, 1) hits
+    in the cumulative distribution of the `top_k` likeliest (0: all)."""
+    if temperature < 0:
+        raise ValueError(f"temperature must not be negative, got {temperature}")
+    if temperature == 0:
+        return logits.argmax(dim=-1).tolist()
+    ids: Tensor | None = None
+    if 0 < top_k < logits.size(-1):
+        logits, ids = logits.topk(top_k, dim=-1)
+    cumulative = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
+    level = torch.tensor(draws, dtype=torch.float64, device=logits.device).unsqueeze(1) * cumulative[:, -1:]
+    pick = torch.searchsorted(cumulative, level, right=True).clamp_(max=logits.size(-1) - 1)
+    return (pick if ids is None else ids.gather(1, pick)).squeeze(1).tolist()

@@ -1,0 +1,119 @@
+"""`.mc_env` in the working directory: credentials and places that belong to a machine and a user, not to a run.
+
+Lines of `KEY=VALUE`, quoted so that a shell can read them too. Only variables in `SETTINGS` or with one of their prefixes
+are taken, so that a foreign file can't change how programs start. Variables already set win over the file.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mccore.errors import UsageError
+from mccore.host.files import write_atomic
+
+FILE_NAME = ".mc_env"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One variable that `mccore setup` asks for. `choices` limits its values; a `secret` is never shown."""
+
+    variable: str
+    description: str
+    secret: bool = False
+    choices: tuple[str, ...] = ()
+
+
+SETTINGS = (
+    Setting("MCCORE_BASE_DIR", "directory for runs and caches"),
+    Setting("WANDB_API_KEY", "Weights & Biases key", secret=True),
+    Setting("WANDB_PROJECT", "Weights & Biases project"),
+    Setting("WANDB_MODE", "Weights & Biases mode", choices=("online", "offline", "disabled")),
+    Setting("HF_TOKEN", "Hugging Face token", secret=True),
+    Setting("OTEL_EXPORTER_OTLP_ENDPOINT", "OpenTelemetry endpoint, such as http://127.0.0.1:4318"),
+    Setting("OTEL_EXPORTER_OTLP_PROTOCOL", "OpenTelemetry protocol", choices=("http/protobuf", "grpc")),
+    Setting("OTEL_EXPORTER_OTLP_HEADERS", "OpenTelemetry headers (name=value,...)", secret=True),
+)
+_PREFIXES = ("WANDB_", "HF_", "OTEL_", "MC_", "MCCORE_", "OPENSEARCH_", "PROMETHEUS_")
+
+
+def read_settings(directory: Path | None = None) -> dict[str, str]:
+    """The variables in a directory's `.mc_env`, empty when there is none.
+
+    Raises UsageError for a link, a file of another user, and a line that can't be read; values are never part of it.
+    """
+    path = (directory or Path.cwd()) / FILE_NAME
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        if path.is_symlink():
+            raise UsageError(f"{path} is a link: it isn't followed", hint="put the file itself there") from error
+        raise UsageError(f"can't read {path}: {error.strerror}", hint="correct its permissions or delete it") from error
+    with os.fdopen(fd, encoding="utf-8", errors="replace") as file:
+        state = os.fstat(fd)
+        if not stat.S_ISREG(state.st_mode):
+            raise UsageError(f"{path} isn't a file")
+        if state.st_uid not in (os.getuid(), 0):
+            raise UsageError(f"{path} belongs to another user", hint="delete it, or work in a directory of your own")
+        return parse_settings(file.read(), str(path))
+
+
+def parse_settings(text: str, source: str = FILE_NAME) -> dict[str, str]:
+    """Variables of a `.mc_env` text. Raises UsageError with the line, without its value."""
+    values = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        content = line.strip()
+        if not content or content.startswith("#"):
+            continue
+        variable, equals, quoted = content.removeprefix("export ").partition("=")
+        where = f"{source}, line {number}"
+        if not equals or not variable.strip().isidentifier():
+            raise UsageError(
+                f"{where}: no KEY=VALUE", hint="correct the line, or delete the file and run `mccore setup`"
+            )
+        variable = variable.strip()
+        if not variable.startswith(_PREFIXES):
+            raise UsageError(f"{where}: {variable} isn't a setting of mccore", hint="set it in your shell instead")
+        try:
+            parts = shlex.split(quoted)
+        except ValueError as error:
+            raise UsageError(f"{where}: {variable}: {str(error).lower()}") from error
+        if len(parts) > 1:
+            raise UsageError(f"{where}: the value of {variable} needs quotes")
+        values[variable] = parts[0] if parts else ""
+    return values
+
+
+def format_settings(values: Mapping[str, str]) -> str:
+    """The text of a `.mc_env`. Raises UsageError for a value that isn't one line."""
+    lines = ["# Settings of mccore, written by `mccore setup`. Keep this file to yourself: it may hold credentials."]
+    for variable, value in values.items():
+        if not value.isprintable():
+            raise UsageError(f"the value of {variable} isn't one line of printable text")
+        lines.append(f"{variable}={shlex.quote(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def write_settings(values: Mapping[str, str], directory: Path | None = None) -> Path:
+    """Replace a directory's `.mc_env`, readable by its owner alone from the moment it exists. Refuses to write over a link."""
+    path = (directory or Path.cwd()) / FILE_NAME
+    if path.is_symlink():
+        raise UsageError(
+            f"{path} is a link: nothing was written", hint="delete the link, then run `mccore setup` again"
+        )
+    write_atomic(path, format_settings(values), mode=0o600)
+    return path
+
+
+def apply_settings(environ: MutableMapping[str, str] | None = None, directory: Path | None = None) -> None:
+    """Put the settings of the working directory into the environment where they aren't set already."""
+    environ = os.environ if environ is None else environ
+    for variable, value in read_settings(directory).items():
+        environ.setdefault(variable, value)

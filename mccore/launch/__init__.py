@@ -1,0 +1,1 @@
+"""Stages as processes: start, watch, stop. No torch before a worker."""

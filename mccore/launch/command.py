@@ -1,0 +1,67 @@
+"""The command line and the environment of a stage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mccore.config import TRAINING_STAGES, HardwareConfig, StageName, describe_validation
+from mccore.errors import ConfigError
+from mccore.host.machine import available_cores
+from mccore.runs.rundir import RunDir
+
+WORKER = "mccore.launch.worker"
+# What may change from one start of a run to the next; everything else is fixed by run.json.
+FREE_SETTINGS = ("hardware.nproc", "hardware.nnodes", "hardware.rdzv_endpoint", "hardware.threads")
+
+
+def stage_command(
+    path: Path, stage: StageName, hardware: HardwareConfig, run_name: str = "", *, worker: str = WORKER
+) -> list[str]:
+    """The command line of one stage. Training stages run on all ranks, the others on one."""
+    target = ["-m", worker, str(path), stage]
+    if stage not in TRAINING_STAGES or hardware.nproc * hardware.nnodes == 1:
+        return [sys.executable, *target]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(hardware.nproc)]
+    if hardware.nnodes == 1:
+        command.append("--standalone")
+    else:
+        command += ["--nnodes", str(hardware.nnodes), "--rdzv-backend", "c10d", "--rdzv-id", run_name or path.name]
+        command += ["--rdzv-endpoint", hardware.rdzv_endpoint]
+    return [*command, *target]
+
+
+# For training on a CPU (figures in docs/LOG.md). Threads that wait by spinning slow a step thirtyfold when another process needs
+# one of the cores. And glibc gives the large blocks of every step back to the kernel and faults them in again.
+_CPU_RUNTIME = {
+    "OMP_WAIT_POLICY": "passive",
+    "MALLOC_MMAP_THRESHOLD_": "2000000000",
+    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
+def stage_environment(stage: StageName, hardware: HardwareConfig) -> dict[str, str]:
+    """Variables a stage gets in addition to ours. A thread count the user has set stays, unless the configuration has one."""
+    ranks = hardware.nproc if stage in TRAINING_STAGES else 1
+    added = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # the directory one stands in isn't searched for modules
+    if hardware.threads or "OMP_NUM_THREADS" not in os.environ:
+        added["OMP_NUM_THREADS"] = str(hardware.threads or max(1, available_cores() // ranks))
+    added |= {name: value for name, value in _CPU_RUNTIME.items() if name not in os.environ}
+    return added
+
+
+def effective_hardware(run: RunDir, changes: dict[str, object]) -> HardwareConfig:
+    """The hardware of this start: that of `run.json` with the free settings given anew (by field name).
+
+    Raises ConfigError for a value that none of them can have.
+    """
+    if not changes:
+        return run.config.hardware
+    try:
+        return HardwareConfig.model_validate({**run.config.hardware.model_dump(), **changes})
+    except ValidationError as error:
+        raise ConfigError(f"hardware.{describe_validation(error)}") from error

@@ -1,0 +1,321 @@
+"""Run the stages of a run, each in processes of its own, and see to it that none outlives the launcher.
+
+    python -m mccore.launch.worker RUN_DIRECTORY STAGE                                    one rank
+    python -m torch.distributed.run ... -m mccore.launch.worker RUN_DIRECTORY STAGE       several
+
+The launcher and its stages meet only in the run directory. A stage says by a `stage.end` event how it ended; where it
+didn't, its exit code decides: 0 finished, 3 stopped, anything else failed. (Under torchrun a stopped rank leaves with 0:
+torchrun takes any other code for a failure and ends the other ranks.) CPU threads per rank come in `OMP_NUM_THREADS`, the
+number of ranks in torchrun's variables: both may differ from `run.json` when a run is resumed.
+
+First SIGINT, SIGTERM or SIGHUP: the stop file is made and the stage saves and ends. Second: SIGTERM to the stage's
+processes, and SIGKILL after a grace period.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from types import FrameType
+from typing import Protocol
+
+import psutil
+
+from mccore.config import TRAINING_STAGES, HardwareConfig, StageName
+from mccore.errors import RunError
+from mccore.events import Event, EventTail, EventWriter
+from mccore.host.files import disk_hint
+from mccore.host.processes import adopt_orphans, parent_death_hook
+from mccore.launch.command import WORKER, stage_command, stage_environment
+from mccore.launch.ending import (
+    EXIT_STOPPED,
+    LOG_LINES,
+    Ending,
+    find_killed_rank,
+    likely_cause,
+    read_log_tail,
+    signal_name,
+)
+from mccore.runs.rundir import Outcome, RunDir, RunLock
+
+_POLL_SECONDS = 0.1
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Listener(Protocol):
+    """Someone who watches a launch. A listener whose output has gone away (OSError) is left alone; the run goes on."""
+
+    def event(self, event: Event) -> None:
+        """An event of the launcher or a rank."""
+
+    def notice(self, text: str) -> None:
+        """A line for a human."""
+
+    def tick(self) -> None:
+        """Some time passed."""
+
+
+def stages_to_do(run: RunDir) -> tuple[StageName, ...]:
+    """The stages of a run that aren't complete."""
+    return tuple(stage for stage in run.config.stages if not run.completed(stage))
+
+
+def launch(
+    run: RunDir,
+    *,
+    hardware: HardwareConfig | None = None,
+    listener: Listener | None = None,
+    worker: str = WORKER,
+    grace_seconds: float = 20.0,
+) -> Outcome:
+    """Do all stages of a run that aren't complete and return how it ended: finished, stopped, interrupted or failed.
+
+    `hardware` replaces that of `run.json` for this start. Call it from the main thread: it takes the signals, and the
+    stages die with the thread that started them. Raises RunError when the run is held by another process or can't be
+    written.
+    """
+    hardware = hardware or run.config.hardware
+    if hardware.nnodes > 1 and not hardware.rdzv_endpoint:
+        raise RunError("several machines need a place to meet", hint="give --rdzv-endpoint HOST:PORT")
+    with run.lock() as lock:
+        run.clear_stop()
+        resumed = run.events_dir.exists()
+        with EventWriter(run.events_dir / "launcher.jsonl") as writer:
+            return _Launch(run, hardware, listener, worker, grace_seconds, lock, writer).execute(resumed)
+
+
+class _Launch:
+    """One start of a run, from `run.start` to `run.end`."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        hardware: HardwareConfig,
+        listener: Listener | None,
+        worker: str,
+        grace_seconds: float,
+        lock: RunLock,
+        writer: EventWriter,
+    ) -> None:
+        self.run = run
+        self.hardware = hardware
+        self.listener = listener
+        self.worker = worker
+        self.grace_seconds = grace_seconds
+        self.lock = lock
+        self.writer = writer
+        self.tail = EventTail(run.events_dir)
+        self.signals: list[int] = []
+        self.stage = ""  # the one that runs
+        self.ends: list[Event] = []  # its stage.end events, of all ranks
+        self.bystanders = set(psutil.Process().children(recursive=True))
+
+    def execute(self, resumed: bool) -> Outcome:
+        began = time.monotonic()
+        self.tail.skip()
+        todo = stages_to_do(self.run)
+        version = metadata.version("mccore")
+        outcome = Outcome("failed", None, "the launcher failed")
+        with self._signals_taken(), _orphans_adopted():
+            self.writer.emit(
+                "run.start", pid=os.getpid(), resumed=resumed, version=version, stages=list(todo), durable=True
+            )
+            try:
+                outcome = self._stages(todo)
+            except RunError as error:
+                outcome = Outcome("failed", outcome.stage, error.message)
+                raise
+            finally:
+                with contextlib.suppress(RunError):  # the disk is full: what matters has been said
+                    self.writer.emit(
+                        "run.end",
+                        outcome=outcome.state,
+                        message=outcome.message,
+                        seconds=round(time.monotonic() - began, 3),
+                        durable=True,
+                    )
+                self._watch()
+        return outcome
+
+    def _stages(self, todo: Sequence[StageName]) -> Outcome:
+        for stage in todo:
+            if self.signals or self.run.stop_requested():
+                return Outcome("stopped", stage, f"stopped before {stage}")
+            ending = self._stage(stage)
+            if not ending.told:
+                self.writer.emit(
+                    "stage.end",
+                    stage=stage,
+                    outcome=ending.state,
+                    message=ending.message,
+                    traceback=ending.log,
+                    durable=True,
+                )
+            if ending.state == "finished":
+                continue
+            if ending.state == "stopped":
+                return Outcome("stopped", stage, ending.message)
+            return Outcome("interrupted" if ending.state == "interrupted" else "failed", stage, ending.message)
+        return Outcome("finished", todo[-1] if todo else None)
+
+    def _stage(self, stage: StageName) -> Ending:
+        """Run one stage to its end, whatever that is; afterwards no process of it is left."""
+        self.stage, self.ends = stage, []
+        command = stage_command(self.run.path, stage, self.hardware, self.run.name, worker=self.worker)
+        log = self.run.log_path(stage)
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "ab") as stream:
+                log_start = stream.tell()
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **stage_environment(stage, self.hardware)},
+                    start_new_session=True,  # Ctrl-C is ours to pass on
+                    pass_fds=(self.lock.fd,),
+                    preexec_fn=parent_death_hook(),  # two system calls, looked up before the fork
+                )
+        except OSError as error:
+            raise RunError(f"can't start the stage {stage}: {error}", hint=disk_hint(error)) from error
+        try:
+            code = self._wait(process)
+        finally:
+            self._end_survivors(process)
+        self._watch()
+        return self._ending(stage, code, read_log_tail(log, log_start))
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for a stage, passing on what the user asks for. Returns its exit code."""
+        heard = 0
+        kill_at: float | None = None
+        while True:
+            try:
+                return process.wait(_POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass
+            self._watch()
+            if len(self.signals) > heard:
+                heard += 1
+                if heard == 1 and self._ask_to_stop():
+                    self._tell("stopping: the stage saves first. Once more ends it at once.")
+                elif kill_at is None:
+                    self._tell(f"ending the stage (killed in {self.grace_seconds:.0f} s if it doesn't obey)")
+                    _signal_group(process, signal.SIGTERM)
+                    kill_at = time.monotonic() + self.grace_seconds
+                else:
+                    kill_at = 0.0
+            if kill_at is not None and time.monotonic() >= kill_at:
+                _signal_group(process, signal.SIGKILL)
+
+    def _ask_to_stop(self) -> bool:
+        try:
+            self.run.request_stop()
+        except RunError as error:
+            self._tell(error.render())
+            return False
+        return True
+
+    def _end_survivors(self, process: subprocess.Popen[bytes]) -> None:
+        """End what a stage left behind: ranks whose agent was killed, or everything when the launcher itself fails."""
+        if process.poll() is None:
+            _signal_group(process, signal.SIGTERM)
+        left = [child for child in psutil.Process().children(recursive=True) if child not in self.bystanders]
+        for child in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.terminate()
+        _, stubborn = psutil.wait_procs(left, timeout=self.grace_seconds)
+        for child in stubborn:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(stubborn, timeout=self.grace_seconds)
+        process.poll()
+
+    def _ending(self, stage: StageName, code: int, log: str) -> Ending:
+        """How a stage ended: by its own word, else by its exit code."""
+        own = next((event for event in reversed(self.ends) if event.rank == 0), None)
+        failures = [event for event in self.ends if event.data.get("outcome") == "failed"]
+        if own is not None and own.data.get("outcome") in ("finished", "stopped"):
+            return Ending(own.data["outcome"], str(own.data.get("message") or ""))
+        last_lines = "\n".join(log.splitlines()[-LOG_LINES:])
+        hint = f"`mccore run --resume {self.run.name}` goes on from the last checkpoint"
+        if (killed := find_killed_rank(log)) is not None and not (failures and failures[0].rank == killed.rank):
+            # The other ranks only noticed that a peer was gone.
+            message = (
+                f"rank {killed.rank} was killed ({signal_name(killed.signal)}){likely_cause(killed.signal)}; {hint}"
+            )
+            return Ending("failed", message, told=False, log=last_lines)
+        if failures:
+            first = failures[0]
+            message = str(first.data.get("message") or "failed")
+            several = self.hardware.nproc * self.hardware.nnodes > 1 and stage in TRAINING_STAGES
+            if several:
+                message = f"rank {first.rank}: {message}"
+            # What other ranks say later is that a peer was gone: the last word must be that of the one that failed.
+            told = first is own and first is self.ends[-1]
+            return Ending("failed", message, told=told, log=str(first.data.get("traceback") or last_lines))
+        if len(self.signals) > 1:
+            return Ending("interrupted", f"{stage} was ended before it could save")
+        if code == EXIT_STOPPED:
+            return Ending("stopped", told=False)
+        if code == 0:
+            if self.run.completed(stage):
+                return Ending("finished", told=False)
+            return Ending("failed", f"{stage} ended without a result", told=False, log=last_lines)
+        how = f"was killed ({signal_name(-code)}){likely_cause(-code)}" if code < 0 else f"failed with exit code {code}"
+        last = last_lines.splitlines()[-1].strip() if last_lines else ""
+        said = f": {last}" if last and code > 0 else ""
+        return Ending("failed", f"{stage} {how}{said}; {hint}", told=False, log=last_lines)
+
+    def _watch(self) -> None:
+        """Read what the ranks have written, pass it on, keep what decides."""
+        for event in self.tail.drain():
+            if event.type == "stage.end" and event.stage == self.stage:
+                self.ends.append(event)
+            self._pass_on("event", event)
+        self._pass_on("tick")
+
+    def _tell(self, text: str) -> None:
+        self._pass_on("notice", text)
+
+    def _pass_on(self, what: str, *arguments: object) -> None:
+        if self.listener is not None:
+            try:
+                getattr(self.listener, what)(*arguments)
+            except OSError:  # the terminal or the pipe went away; training goes on
+                self.listener = None
+
+    @contextlib.contextmanager
+    def _signals_taken(self) -> Iterator[None]:
+        def take(number: int, frame: FrameType | None) -> None:
+            self.signals.append(number)
+
+        # What the caller has us ignore (nohup, a background job) stays ignored.
+        taken = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, take) for number in taken}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _orphans_adopted() -> Iterator[None]:
+    adopt_orphans(True)
+    try:
+        yield
+    finally:
+        adopt_orphans(False)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,128 @@
+"""One stage of a run on one rank: `python -m mccore.launch.worker RUN_DIRECTORY STAGE`, by itself or under torchrun.
+
+Reads run.json, builds the runtime, runs the stage, and says how it ended: by a `stage.end` event, and by the exit code:
+0 finished, 3 stopped (0 under torchrun, which takes anything else for a failure), 1 failed. SIGTERM asks the stage to save
+and end; when it doesn't within a while, or at the second SIGTERM, the process ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mccore.config import STAGES, TRAINING_STAGES, StageName
+from mccore.errors import Interrupted, MccoreError, UsageError
+from mccore.host.processes import die_with_parent
+from mccore.launch.stop_signal import FAILED, FINISHED, STOPPED, StopSignal
+from mccore.runs.rundir import RunDir
+from mccore.telemetry.emitter import Emitter, build_emitter
+from mccore.train.world import World
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage. Returns the exit code."""
+    die_with_parent()
+    try:
+        run, stage = _parse(sys.argv[1:] if arguments is None else arguments)
+        stop = StopSignal(interrupts=stage not in TRAINING_STAGES)
+        with run.join(), build_emitter(run.config, run, int(os.environ.get("RANK", "0"))) as emitter:
+            return _run_stage(run, stage, emitter, stop)
+    except MccoreError as error:
+        print(error.render(), file=sys.stderr, flush=True)
+        return FAILED
+
+
+@dataclass
+class _End:
+    """How the stage ended."""
+
+    outcome: str
+    message: str = ""
+    traceback: str = ""
+    results: dict[str, Any] | None = None
+
+
+def _run_stage(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) -> int:
+    began = time.monotonic()
+    end = _attempt(run, stage, emitter, stop)
+    emitter.emit(
+        "stage.end",
+        stage=stage,
+        outcome=end.outcome,
+        message=end.message,
+        traceback=end.traceback,
+        seconds=round(time.monotonic() - began, 3),
+        results=end.results,
+        durable=True,
+    )
+    if end.traceback:
+        print(end.traceback, file=sys.stderr, flush=True)
+    if end.outcome == "stopped":
+        return FINISHED if "TORCHELASTIC_RUN_ID" in os.environ else STOPPED
+    return FINISHED if end.outcome == "finished" else FAILED
+
+
+def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) -> _End:
+    # Imported here: what fails on import deserves an event too.
+    from mccore.runtime.runtime import Stopped, build
+    from mccore.stages.table import STAGE_FUNCTIONS
+
+    def stop_requested() -> bool:
+        return stop.requested or run.stop_requested()
+
+    try:
+        with _join(run, stage) as world:
+            runtime = build(run.config, run, stage, world=world, emitter=emitter, stop_requested=stop_requested)
+            if stage not in TRAINING_STAGES:
+                runtime.emit("stage.start", world_size=world.size, resumed_step=None, plan={}, durable=True)
+            results = STAGE_FUNCTIONS[stage](runtime)
+            if world.is_main:
+                run.write_result(stage, results)
+            return _End("finished", results=results if world.is_main else None)
+    except Stopped as stopped:
+        return _End("stopped", str(stopped), results=stopped.results)
+    except Interrupted as error:
+        return _End("stopped", error.message)
+    except MccoreError as error:
+        return _End("failed", error.message, error.render())
+    except Exception as error:  # a fault of ours: recorded with its traceback, and the stage has failed
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be imported here
+            hint = f"hint: lower {stage}.micro_batch_rows; the batch of a step stays the same"
+            return _End("failed", f"{stage} ran out of GPU memory", f"{error}\n{hint}")
+        reason = str(error).strip().splitlines()
+        return _End("failed", f"{type(error).__name__}: {reason[0] if reason else ''}", traceback.format_exc())
+    finally:
+        stop.interrupts = False
+
+
+def _join(run: RunDir, stage: StageName) -> AbstractContextManager[World]:
+    """The ranks of the stage; one without torch for stages that compute with no model."""
+    from mccore.stages.table import MODEL_STAGES
+
+    if stage not in MODEL_STAGES:
+        return nullcontext(World())
+    from mccore.train.gradients import join_world
+
+    return join_world(run.config.hardware)
+
+
+def _parse(arguments: Sequence[str]) -> tuple[RunDir, StageName]:
+    if len(arguments) != 2:
+        raise UsageError("usage: python -m mccore.launch.worker RUN_DIRECTORY STAGE")
+    path, stage = Path(arguments[0]), arguments[1]
+    if stage not in STAGES:
+        raise UsageError(f"unknown stage {stage!r}", hint=f"stages are {', '.join(STAGES)}")
+    if not (path / "run.json").is_file():
+        raise UsageError(f"{path} is no run directory: it has no run.json")
+    return RunDir(path.resolve()), stage
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One refocus: score, plan, check, apply, measure."""

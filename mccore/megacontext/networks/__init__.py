@@ -1,0 +1,1 @@
+"""GistNet, LensNet and what they are made of."""

@@ -1,0 +1,1 @@
+"""Exact search of a history for what the newest tokens ask for."""

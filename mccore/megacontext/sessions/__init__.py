@@ -1,0 +1,1 @@
+"""Sessions: a history of any length behind a model, kept on disk."""

@@ -1,0 +1,1 @@
+"""Training contexts and their losses."""

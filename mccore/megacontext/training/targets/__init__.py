@@ -1,0 +1,1 @@
+"""What LensNet is taught."""

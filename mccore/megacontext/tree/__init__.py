@@ -1,0 +1,1 @@
+"""The tree of tokens and gists, and cuts through it."""

@@ -1,0 +1,1 @@
+"""A run directory becomes report.md, report.json and plots. No torch."""

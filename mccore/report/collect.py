@@ -1,0 +1,227 @@
+"""The report of a run: what it was, what it found, what it cost, and what is missing, from its directory alone.
+
+`collect` gathers everything as plain data (`report.json`), `report_markdown` words it, `report_plots` draws the curves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mccore.config import STAGES
+from mccore.errors import RunError
+from mccore.events import Event
+from mccore.report.environment import changed_settings, describe_environment
+from mccore.report.megacontext import collect_megacontext, describe_series, violations
+from mccore.runs.rundir import RunDir
+from mccore.runs.series import (
+    banded_metrics,
+    curves,
+    has_other_parts,
+    refocus_curves,
+    step_metrics,
+    training_series,
+)
+from mccore.scaling.model import count_parameters, flops_per_token
+
+REPORT_VERSION = 1
+
+_LAST = 10  # steps of a mean, about those of a result's `loss`
+
+
+def collect(run: RunDir, events: list[Event]) -> dict[str, Any]:
+    """Everything a report says, as plain data; events oldest first."""
+    config = run.config
+    results: dict[str, dict[str, Any] | None] = {}
+    damaged: dict[str, str] = {}
+    for stage in STAGES:
+        try:
+            results[stage] = run.read_result(stage)
+        except RunError as error:  # the rest of the run is worth reporting; this part is named as missing
+            results[stage], damaged[stage] = None, error.message
+    refocuses = refocus_curves(events)
+    steps = training_series(curves(events, step_metrics))
+    megacontext = collect_megacontext(config, events, results, steps, refocuses)
+    missing = _missing(run, results, damaged, events)
+    if megacontext is not None:
+        # What a setting switches off is named in its own section alone.
+        absent = [entry for entry in megacontext["missing"] if not entry["why"].startswith("megacontext.")]
+        missing += [{**entry, "what": f"MegaContext: {entry['what']}"} for entry in absent]
+    model = config.model
+    known = model.n_embd > 0 and model.vocab_size > 0
+    return {
+        "version": REPORT_VERSION,
+        "run": run.name,
+        "recipe": config.recipe,
+        "written": _utc(time.time()),
+        "outcome": _outcome(run),
+        "environment": describe_environment(run, events),
+        "configuration": changed_settings(config),
+        "model": {
+            "depth": model.depth, "n_embd": model.n_embd, "n_head": model.n_head, "n_kv_head": model.n_kv_head,
+            "max_seq_len": model.max_seq_len, "vocab_size": model.vocab_size,
+            "parameters": {**asdict(count_parameters(model)), "total": count_parameters(model).total} if known else None,
+            "flops_per_token": flops_per_token(model) if known else None,
+        },
+        "stages": [_stage(run, stage, events) for stage in config.stages],
+        "token_loss": _token_losses(events),
+        "seconds": _wall_seconds(events),
+        "results": {stage: result for stage, result in results.items() if result is not None and stage != "report"},
+        "samples": _samples(events),
+        "alerts": [{"time": _utc(event.time), **event.data} for event in events if event.type == "alert"],
+        "megacontext": megacontext,
+        "violations": violations(describe_series(curves(events, banded_metrics)) + describe_series(refocuses)),
+        "missing": missing,
+    }  # fmt: skip
+
+
+def _token_losses(events: Iterable[Event]) -> dict[str, float]:
+    """The language model's own loss at the end of every training stage where the objective has more parts than it."""
+    found = {}
+    for stage, metrics in curves(events).items():
+        losses = [y for _, y in metrics.get("token_loss", ())[-_LAST:]]
+        if losses and has_other_parts(metrics):
+            found[stage] = sum(losses) / len(losses)
+    return found
+
+
+# --- the parts --------------------------------------------------------------------------------------------------------
+
+
+def _outcome(run: RunDir) -> dict[str, Any]:
+    outcome = run.outcome()
+    if outcome.state == "running" and all(run.completed(stage) for stage in run.config.stages if stage != "report"):
+        return {"state": "finished", "stage": None, "message": ""}  # the report itself is what still runs
+    return asdict(outcome)
+
+
+def _stage(run: RunDir, stage: str, events: list[Event]) -> dict[str, Any]:
+    """How one stage went: outcome, attempts, wall seconds over all attempts, and why it ended early."""
+    mine = [event for event in events if event.stage == stage]
+    attempts, seconds = 0, 0.0
+    began: float | None = None
+    last = 0.0
+    for event in (event for event in mine if event.rank == 0):
+        if event.type == "stage.start":
+            if began is not None:  # the attempt before ended without a word
+                seconds += last - began
+            attempts, began = attempts + 1, event.time
+        elif event.type == "stage.end":
+            seconds += float(event.data.get("seconds") or 0.0)
+            attempts += began is None  # it failed before it could say that it starts
+            began = None
+        last = event.time
+    if began is not None:
+        seconds += last - began
+    ends = [event for event in mine if event.type == "stage.end"]
+    final = [event for event in ends if not mine or event.time >= _last_start(mine)]
+    failed = next((event for event in final if event.data.get("outcome") == "failed"), None)
+    end = failed or (final[-1] if final else None)
+    if run.completed(stage):
+        outcome, message = "finished", ""
+    elif end is not None:
+        outcome, message = str(end.data.get("outcome") or "failed"), str(end.data.get("message") or "")
+    elif attempts:
+        outcome, message = ("running", "") if run.is_running() else ("cut short", "it ended without saying why")
+    else:
+        outcome, message = "not run", ""
+    return {
+        "stage": stage,
+        "outcome": outcome,
+        "attempts": attempts,
+        "seconds": seconds or None,
+        "message": message,
+        "reached": _reached(mine),
+    }
+
+
+def _reached(events: list[Event]) -> dict[str, Any] | None:
+    """How far a training stage got: its last step, of how many, and the metrics there."""
+    step = next((event for event in reversed(events) if event.type == "step" and event.rank == 0), None)
+    if step is None:
+        return None
+    metrics = {name: value for name, value in step.metrics.items() if value == value}
+    return {"step": step.step, "steps": step.data.get("steps"), "tokens": step.tokens, "metrics": metrics}
+
+
+def _last_start(events: list[Event]) -> float:
+    return max((event.time for event in events if event.type == "stage.start"), default=0.0)
+
+
+def _wall_seconds(events: list[Event]) -> float | None:
+    """Wall time of the run over all its starts; pauses between them don't count."""
+    total, began, last = 0.0, None, 0.0
+    for event in events:
+        if event.type == "run.start":
+            if began is not None:
+                total += last - began
+            began = event.time
+        elif event.type == "run.end" and began is not None:
+            total, began = total + event.time - began, None
+        last = event.time
+    if began is not None:
+        total += last - began
+    return total or None
+
+
+def _samples(events: list[Event]) -> dict[str, list[dict[str, Any]]]:
+    """The last samples of every stage."""
+    found: dict[str, list[Event]] = {}
+    for event in events:
+        if event.type == "sample" and event.stage is not None:
+            samples = found.setdefault(event.stage, [])
+            if samples and samples[-1].step != event.step:
+                samples.clear()
+            samples.append(event)
+    return {
+        stage: [
+            {"step": event.step, "prompt": event.data.get("prompt"), "text": event.data.get("text")}
+            for event in samples
+        ]
+        for stage, samples in found.items()
+    }
+
+
+def _missing(
+    run: RunDir, results: Mapping[str, Any], damaged: Mapping[str, str], events: list[Event]
+) -> list[dict[str, str]]:
+    """What a reader may look for and not find, each with the reason."""
+    missing: list[dict[str, str]] = []
+
+    def add(what: str, why: str) -> None:
+        missing.append({"what": what, "why": why})
+
+    for stage in STAGES:
+        if stage == "report":
+            continue
+        if stage in damaged:
+            add(stage, damaged[stage])
+        elif stage not in run.config.stages:
+            add(stage, "not among the stages of this run")
+        elif results[stage] is None:
+            told = _stage(run, stage, events)
+            not_run = "not reached yet" if run.is_running() else "the run didn't get that far"
+            why = {"not run": not_run, "running": "still running"}.get(told["outcome"])
+            add(stage, why or f"{told['outcome']}: {told['message']}".removesuffix(": "))
+    for stage in ("chat_eval_mid", "chat_eval_sft"):
+        result = results[stage]
+        if result is None:
+            continue
+        if not result.get("choice"):
+            add(f"multiple choice in {stage}", "eval.choice_questions is 0")
+        if not result.get("generated"):
+            add(f"free answers in {stage}", "eval.generated_questions is 0")
+        for task, found in (result.get("generated") or {}).items():
+            if not found.get("n"):
+                add(f"{task} in {stage}", "no question of it fits into the model's context")
+    add("CORE", "its benchmark data isn't part of this run")
+    add("ChatCORE", "its benchmark data isn't part of this run; held-out questions of our own are reported instead")
+    if not any(event.type == "step" for event in events):
+        add("loss curves", "no training step was recorded")
+    return missing
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

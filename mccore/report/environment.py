@@ -1,0 +1,86 @@
+"""Where a run happened: machine, versions, commit, and which settings were changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mccore.config import RunConfig
+from mccore.config.diff import differences, flatten
+from mccore.events import Event
+from mccore.host.machine import accelerators, available_cores, cpu_name
+from mccore.runs.rundir import RunDir
+
+
+def changed_settings(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """The settings that aren't the schema's defaults: path -> default and value."""
+    set_here = flatten(config)
+    return {
+        path: {"default": default, "value": value}
+        for path, (default, value) in differences(RunConfig(), config).items()
+        if path in set_here
+    }
+
+
+def describe_environment(run: RunDir, events: list[Event]) -> dict[str, Any]:
+    """The machine and the software. What a report of this run already says stays: it was there when the run was."""
+    started = max((event.time for event in events if event.type == "run.start"), default=None)
+    try:
+        before = json.loads((run.report_dir / "report.json").read_bytes())["environment"]
+        if isinstance(before, dict) and before.get("run_started") == started and before.get("during_run"):
+            return before
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no earlier report, or none that can be read: it is about to be replaced
+    return {
+        "during_run": run.is_running(),
+        "run_started": started,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "mccore": _version("mccore"),
+        "torch": _version("torch"),
+        "git_commit": _git_commit(),
+        "cpu": cpu_name(),
+        "cores": available_cores(),
+        "memory_bytes": _memory_bytes(),
+        "gpus": [gpu.name for gpu in accelerators()],
+        "gpu_memory_bytes": [gpu.memory_bytes for gpu in accelerators()],
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit that mccore's code is at, marked when files differ from it; None for an installed package."""
+    package = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=20, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # A package installed inside some other repository isn't versioned by it.
+    if not git("ls-files", "__init__.py"):
+        return None
+    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", "--", ".")
+    return f"{commit} (with changes)" if commit and changed else commit
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None

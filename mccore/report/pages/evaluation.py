@@ -1,0 +1,126 @@
+"""The parts of a report on evaluation, and its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mccore.report.pages.markdown import table
+from mccore.report.pages.words import accuracy_text, fenced, mean_text, number_text, percent_text, shortened
+from mccore.report.shape import Data
+
+
+def base_eval_lines(data: Data) -> Iterable[str]:
+    result = data["results"].get("base_eval")
+    if not result:
+        return
+    yield "## Base model"
+    yield (
+        f"Held-out documents: {result['val_bpb']:.4f} bits per byte, {result['val_loss']:.4f} nat per token, over "
+        f"{result['tokens']:,} tokens of {result['bytes']:,} bytes."
+    )
+
+
+def chat_eval_lines(data: Data) -> Iterable[str]:
+    found = [(name, data["results"].get(f"chat_eval_{name}")) for name in ("mid", "sft")]
+    found = [(name, result) for name, result in found if result]
+    if not found:
+        return
+    yield "## Chat model"
+    yield (
+        "Questions about objects of the standard library, sums and words that were held out of training. Accuracies are "
+        "in percent with their standard error; z is the distance from chance in standard deviations of a guesser."
+    )
+    choices = [(name, result["choice"]) for name, result in found if result.get("choice")]
+    if choices:
+        yield "### Multiple choice"
+        for name, choice in choices:
+            yield f"**{name}**. " + _how_scored(choice)
+            rows = [("all", choice), *sorted(choice["kinds"].items())]
+            rows += [
+                ("subject and answer share a word", choice["with_overlap"]),
+                ("they share none", choice["without_overlap"]),
+            ]
+            rows += [("answered by letter", choice["letters"])]
+            yield table(
+                ("questions", "accuracy", "chance", "z", "n"),
+                [
+                    (
+                        kind,
+                        accuracy_text(one),
+                        percent_text(one["chance"]),
+                        number_text(one["z"], "+.1f"),
+                        str(one["n"]),
+                    )
+                    for kind, one in rows
+                ],
+            )
+    answers = [(name, result["generated"]) for name, result in found if result.get("generated")]
+    if answers:
+        yield "### Free answers"
+        yield "Greedy, with the calculator. Right: the reply holds the answer; the other scores are means in percent."
+        rows = []
+        for name, tasks in answers:
+            for task, one in tasks.items():
+                others = ", ".join(
+                    f"{score} {mean_text(value)}" for score, value in one["scores"].items() if score != "correct"
+                )
+                rows.append((name, f"**{task}**", accuracy_text(one), others, str(one["n"]), str(one["skipped"] or "")))
+                rows += [
+                    (name, f"{task}: {kind}", accuracy_text(part), "", str(part["n"]), "")
+                    for kind, part in one["kinds"].items()
+                ]
+        yield table(("model", "task", "right", "other scores", "n", "too long"), rows)
+
+
+def _how_scored(choice: Data) -> str:
+    rules = ", ".join(f"{rule} {percent_text(one['accuracy'])}" for rule, one in choice["rules"].items())
+    text = f"Ranked by the likelihood of the whole reply, rule `{choice['rule']}`"
+    if chosen := choice.get("chosen_on"):
+        on_val = ", ".join(f"{rule} {percent_text(value)}" for rule, value in chosen["rules"].items())
+        text += f", the best on {chosen['n']} validation questions ({on_val})"
+    text += f". For comparison, every rule on the questions reported: {rules}."
+    if choice.get("cropped"):
+        text += f" {choice['cropped']} questions were cropped to the model's context."
+    return text
+
+
+def sample_lines(data: Data) -> Iterable[str]:
+    base = data["results"].get("base_eval") or {}
+    completions = base.get("samples") or data["samples"].get("base") or []
+    name = next((name for name in ("sft", "mid") if data["results"].get(f"chat_eval_{name}")), "")
+    chat: Data = data["results"][f"chat_eval_{name}"] if name else {}
+    early = [(stage, sample) for stage in ("mid", "sft") for sample in data["samples"].get(stage, []) if not chat]
+    if not completions and not chat and not early:
+        return
+    yield "## Samples"
+    if completions:
+        yield "### The base model continues"
+        for sample in completions:
+            yield fenced(f"{sample['prompt']}⟶{sample['text']}")
+    if early:
+        yield "### Answers during training"
+        for stage, sample in early:
+            yield f"**{stage}**, validation question:"
+            yield fenced(f"{shortened(sample['prompt'])}\n⟶ {shortened(sample['text'])}")
+    if chat.get("choice"):
+        yield f"### Multiple choice, {name}"
+        yield table(
+            ("question", "chosen", "right"),
+            [
+                (
+                    shortened(one["question"], 200),
+                    ("✓ " if one["chosen"] == one["right"] else "✗ ") + one["chosen"],
+                    one["right"],
+                )
+                for one in chat["choice"]["examples"]
+            ],
+        )
+    for task, found in (chat.get("generated") or {}).items():
+        if found["examples"]:
+            yield f"### {task}, {name}"
+            for one in found["examples"]:
+                mark = "✓" if one["scores"].get("correct", 0) >= 1 else "✗"
+                said = shortened(one["reply"]) or "(nothing)"
+                yield fenced(
+                    f"question: {shortened(one['question'])}\nmodel {mark}:  {said}\nright:    {shortened(one['right'])}"
+                )

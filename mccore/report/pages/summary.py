@@ -1,0 +1,147 @@
+"""The wording of a report: Markdown from the data of `report.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mccore.report.pages.evaluation import base_eval_lines, chat_eval_lines, sample_lines
+from mccore.report.pages.markdown import table
+from mccore.report.pages.megacontext import render_megacontext, render_violations
+from mccore.report.pages.tokenizer import tokenizer_lines
+from mccore.report.pages.training import training_lines
+from mccore.report.pages.words import accuracy_text, code_text, duration_text, percent_text
+from mccore.report.shape import Data
+from mccore.units import size
+
+
+def render_report(data: Data) -> str:
+    """The whole report."""
+    parts = [
+        *_summary(data),
+        *_missing(data),
+        *render_violations(data),
+        *_stages(data),
+        *_environment(data),
+        *_configuration(data),
+        *_model(data),
+        *tokenizer_lines(data),
+        *training_lines(data),
+        *base_eval_lines(data),
+        *chat_eval_lines(data),
+        *sample_lines(data),
+        *render_megacontext(data),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def render_summary(data: Data) -> str:
+    """The first page: outcome, main figures, stages, what is missing."""
+    return "\n\n".join([*_summary(data), *_missing(data), *_stages(data)]) + "\n"
+
+
+# --- sections ---------------------------------------------------------------------------------------------------------
+
+
+def _summary(data: Data) -> Iterable[str]:
+    yield f"# Report of {data['run']}"
+    outcome = data["outcome"]
+    recipe = f"Recipe `{data['recipe']}`. " if data["recipe"] else ""
+    line = f"{recipe}Outcome: **{outcome['state']}**"
+    if outcome["stage"]:
+        line += f" in {outcome['stage']}"
+    if outcome["message"]:
+        line += f" ({outcome['message']})"
+    yield f"{line}. Written {data['written']}."
+    if outcome["state"] != "finished":
+        yield "**This run was cut short or goes on: what follows covers only what it reached.**"
+    results, model = data["results"], data["model"]
+    rows: list[tuple[str, str]] = []
+    if model["parameters"]:
+        rows.append(("parameters", f"{model['parameters']['total']:,}"))
+    tokens = [results[stage]["tokens"] for stage in ("base", "mid", "sft") if results.get(stage)]
+    if tokens:
+        flops = sum(results[stage]["flops"] for stage in ("base", "mid", "sft") if results.get(stage))
+        rows.append(("training tokens, FLOPs", f"{sum(tokens):,}, {flops:.3g}"))
+    if base := results.get("base_eval"):
+        rows.append(("base: bits per byte", f"{base['val_bpb']:.4f} over {base['bytes']:,} bytes"))
+    for stage, name in (("chat_eval_mid", "mid"), ("chat_eval_sft", "sft")):
+        result = results.get(stage) or {}
+        if choice := result.get("choice"):
+            rows.append(
+                (
+                    f"{name}: held-out multiple choice",
+                    f"{accuracy_text(choice)}, chance {percent_text(choice['chance'])}, n = {choice['n']}",
+                )
+            )
+        for task, found in (result.get("generated") or {}).items():
+            rows.append((f"{name}: {task}, free answers", f"{accuracy_text(found)}, n = {found['n']}"))
+    rows.append(("wall clock", duration_text(data["seconds"])))
+    yield table(("figure", "value"), rows)
+
+
+def _missing(data: Data) -> Iterable[str]:
+    if data["missing"]:
+        yield "## Missing"
+        yield table(("what", "why"), [(entry["what"], entry["why"]) for entry in data["missing"]])
+    if data["alerts"]:
+        yield "## Alerts"
+        yield table(
+            ("time", "metric", "value", "advice"),
+            [(entry["time"], entry.get("metric"), entry.get("value"), entry.get("advice")) for entry in data["alerts"]],
+        )
+
+
+def _stages(data: Data) -> Iterable[str]:
+    yield "## Stages"
+    rows = []
+    for stage in data["stages"]:
+        outcome = stage["outcome"] + (f": {stage['message']}" if stage["message"] else "")
+        if stage["stage"] == "report" and stage["outcome"] in ("running", "not run"):
+            outcome = "this report"
+        rows.append((stage["stage"], outcome, str(stage["attempts"] or ""), duration_text(stage["seconds"])))
+    rows.append(("in total", "", "", duration_text(data["seconds"])))
+    yield table(("stage", "outcome", "starts", "wall clock"), rows)
+
+
+def _environment(data: Data) -> Iterable[str]:
+    found = data["environment"]
+    yield "## Environment"
+    if not found["during_run"]:
+        yield "The machine this report was written on, after the run; the run itself may have been elsewhere."
+    gpus = [f"{name}, {size(memory)}" for name, memory in zip(found["gpus"], found["gpu_memory_bytes"], strict=True)]
+    yield table(
+        ("what", "value"),
+        [
+            ("mccore, torch, Python", f"{found['mccore']}, {found['torch']}, {found['python']}"),
+            ("commit of mccore", found["git_commit"] or "installed package, no commit"),
+            ("system", found["system"]),
+            ("CPU", f"{found['cpu']}, {found['cores']} cores usable"),
+            ("memory", "unknown" if found["memory_bytes"] is None else size(found["memory_bytes"])),
+            ("GPU", "; ".join(gpus) or "none"),
+        ],
+    )
+
+
+def _configuration(data: Data) -> Iterable[str]:
+    yield "## Configuration"
+    changed = data["configuration"]
+    if not changed:
+        yield "All defaults."
+        return
+    yield "What differs from the defaults; `run.json` has everything. A default of 0 often means: derived."
+    yield table(
+        ("setting", "value", "default"),
+        [(f"`{path}`", code_text(entry["value"]), code_text(entry["default"])) for path, entry in changed.items()],
+    )
+
+
+def _model(data: Data) -> Iterable[str]:
+    model = data["model"]
+    yield "## Model"
+    yield (
+        f"{model['depth']} layers of width {model['n_embd']}, {model['n_head']} heads ({model['n_kv_head']} for keys and "
+        f"values), sequences of {model['max_seq_len']} tokens, {model['vocab_size']:,} rows of vocabulary."
+    )
+    if parameters := model["parameters"]:
+        rows = [(name.replace("_", " "), f"{count:,}") for name, count in parameters.items()]
+        yield table(("parameters", "count"), [*rows, ("FLOPs per training token", f"{model['flops_per_token']:,}")])

@@ -1,0 +1,67 @@
+"""The part of a report on training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mccore.report.pages.markdown import table
+from mccore.report.pages.words import number_text
+from mccore.report.shape import Data
+
+
+def training_lines(data: Data) -> Iterable[str]:
+    reached = {
+        stage["stage"]: stage for stage in data["stages"] if stage["reached"] or stage["stage"] in data["results"]
+    }
+    stages = [stage for stage in ("base", "mid", "sft") if stage in reached]
+    if not stages:
+        return
+    yield "## Training"
+    parts = data.get("token_loss") or {}  # the language model's own loss, where the objective has others
+    rows = []
+    for stage in stages:
+        result, last = data["results"].get(stage) or {}, reached[stage]["reached"] or {}
+        step, steps = result.get("step", last.get("step")), result.get("steps", last.get("steps"))
+        metrics = last.get("metrics", {})
+        rows.append(
+            (
+                stage,
+                f"{step:,} of {steps:,}" if step is not None and steps else "",
+                number_text(result.get("tokens", last.get("tokens")), ","),
+                number_text(result.get("flops", metrics.get("flops_total")), ".3g"),
+                number_text(parts.get(stage, result.get("loss", metrics.get("loss"))), ".4f"),
+                *([number_text(result.get("loss", metrics.get("loss")), ".4f")] if parts else []),
+                number_text(result.get("val_loss"), ".4f"),
+                number_text(result.get("val_bpb"), ".4f"),
+                number_text(result.get("tokens_per_second", metrics.get("tokens_per_second")), ",.0f"),
+                number_text(result.get("epoch", metrics.get("epoch")), ".2f"),
+            )
+        )
+    yield table(
+        (
+            "stage",
+            "steps",
+            "tokens",
+            "FLOPs",
+            "training loss (nat)",
+            *(["whole objective (nat)"] if parts else []),
+            "validation loss (nat)",
+            "validation bits/byte",
+            "tokens/s",
+            "epochs",
+        ),
+        rows,
+    )
+    yield "Losses of mid and sft are on conversations, those of base on documents: they don't compare." + (
+        " The training loss is that of the language model with the full context, as without MegaContext; the objective has "
+        "the variants and the focus beside it."
+        if parts
+        else ""
+    )
+    for name, alt in (
+        ("loss.png", "Loss against training tokens"),
+        ("learning_rate.png", "Learning-rate multiplier against training tokens"),
+        ("throughput.png", "Tokens per second against training tokens"),
+    ):
+        if name in data.get("plots", ()):
+            yield f"![{alt}]({name})"

@@ -1,0 +1,56 @@
+"""Numbers, texts and durations as a report words them."""
+
+from __future__ import annotations
+
+from mccore.report.shape import Data
+from mccore.units import duration
+
+_CUT = 600  # characters of a question or an answer that are shown
+
+
+# --- words and numbers ------------------------------------------------------------------------------------------------
+
+
+def code_text(value: object) -> str:
+    return "" if value is None else f"`{value}`"
+
+
+def fenced(text: str) -> str:
+    """Text as it is, in a fence longer than any it holds."""
+    text = "".join(char if char in "\n\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def shortened(text: str, limit: int = _CUT) -> str:
+    """The end of a long text is what a reply answers to: the middle is left out."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 3]} […] {text[-(limit - limit // 3) :]}"
+
+
+def accuracy_text(one: Data) -> str:
+    if one["accuracy"] is None:
+        return "no questions"
+    return f"{100 * one['accuracy']:.1f} ± {100 * one['stderr']:.1f} %"
+
+
+def mean_text(value: Data) -> str:
+    """A mean score, with its standard error where the sample is large enough to have one."""
+    if value["mean"] is None or value["stderr"] is None:
+        return percent_text(value["mean"])
+    return f"{100 * value['mean']:.1f} ± {100 * value['stderr']:.1f} %"
+
+
+def percent_text(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def number_text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def duration_text(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)

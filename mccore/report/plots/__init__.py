@@ -1,0 +1,1 @@
+"""The plots of a report; the only place for matplotlib."""

@@ -1,0 +1,134 @@
+"""Curves of a run from its events: metrics by stage over training tokens, refocuses, snapshots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from mccore.config import TRAINING_STAGES
+from mccore.events import METRICS, Event
+
+Points = Sequence[tuple[float, float]]
+Series = Mapping[str, Mapping[str, Points]]  # stage -> metric -> points in order
+
+_CURVES = ("loss", "token_loss", "lr_multiplier", "tokens_per_second")
+
+
+def plain_metrics(event: Event) -> dict[str, float]:
+    """The metrics of an event that belong on the curves of any training."""
+    names = _CURVES if event.type == "step" else ("val_loss",) if event.type == "eval" else ()
+    return {name: event.metrics[name] for name in names if name in event.metrics}
+
+
+def curves(
+    events: Iterable[Event], values: Callable[[Event], Mapping[str, float]] = plain_metrics
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """What the plots show: stage -> metric -> points (training tokens, value) in order; `values` chooses what of an event.
+
+    Where a run went back to a checkpoint, its later steps replace the earlier ones.
+    """
+    points: dict[str, dict[str, dict[int, float]]] = {}
+    for event in events:
+        if event.stage not in TRAINING_STAGES or event.rank != 0 or event.tokens is None:
+            continue
+        for name, value in values(event).items():
+            series = points.setdefault(event.stage, {}).setdefault(name, {})
+            # A resumed run repeats steps it had lost: what lies beyond this one is of the history that didn't count.
+            if series and event.tokens <= next(reversed(series)):
+                for tokens in [tokens for tokens in series if tokens >= event.tokens]:
+                    del series[tokens]
+            if value == value:
+                series[event.tokens] = value
+    return {
+        stage: {name: [(float(x), y) for x, y in series.items()] for name, series in metrics.items() if series}
+        for stage, metrics in points.items()
+    }
+
+
+# Metrics of a training step with MegaContext; the others of scope `mc` are those of a refocus.
+STEP_FAMILIES = (
+    "token_loss", "lod_loss", "gist_loss", "delta_nll", "adv_delta", "lens_loss", "lens_gain", "question_loss",
+    "preference_loss", "preference_agreement", "preference_corr", "distill_loss", "recon_loss", "wc_length",
+    "variants_total", "host_syncs", "mfu",
+)  # fmt: skip
+
+PLAIN_FAMILIES = ("token_loss", "host_syncs", "mfu")  # a step without MegaContext may have them too
+
+REFOCUS_FAMILIES = (
+    "swap_rate", "residency", "dwell", "thrash", "raw_share", "controller_duration", "reprefill_entries",
+)  # fmt: skip
+
+EVALUATED = "delta_nll/evaluated"  # points of `delta_nll` events, beside those of training steps
+
+
+def family(name: str) -> str:
+    """`lod_loss` of `lod_loss/2`."""
+    return name.partition("/")[0]
+
+
+# --- what is measured --------------------------------------------------------------------------------------------------
+
+
+def step_metrics(event: Event) -> dict[str, float]:
+    """The metrics of an event that belong on the curves of MegaContext training, by name."""
+    if event.type in ("step", "mc_batch_stats"):
+        return {name: value for name, value in event.metrics.items() if family(name) in STEP_FAMILIES}
+    if event.type == "delta_nll" and "delta_nll" in event.metrics:
+        return {EVALUATED: event.metrics["delta_nll"]}
+    return {}
+
+
+def has_other_parts(metrics: Mapping[str, Points]) -> bool:
+    """Whether a stage's `loss` is more than its `token_loss`: MegaContext's objective has other parts beside it."""
+    objective = dict(metrics.get("loss", ()))
+    return any(x in objective and abs(objective[x] - y) > 0.01 * abs(y) for x, y in metrics.get("token_loss", ()))
+
+
+def training_series(steps: Series) -> Series:
+    """Curves of `step_metrics` without the stages that have nothing but what a plain step has."""
+    return {
+        stage: metrics
+        for stage, metrics in steps.items()
+        if any(family(name) not in PLAIN_FAMILIES for name in metrics)
+    }
+
+
+def banded_metrics(event: Event) -> dict[str, float]:
+    """The metrics of a training step that have a band, MegaContext's or not."""
+    if event.type not in ("step", "mc_batch_stats"):
+        return {}
+    return {name: value for name, value in event.metrics.items() if name in METRICS and METRICS[name].band is not None}
+
+
+def refocus_curves(events: Iterable[Event]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Metrics of refocuses: stage -> metric -> points in order. They lie at the training tokens where a training stage
+    measured them, else at the number of the refocus within the stage. Repeated steps replace what was lost, as in `curves`."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    counts: dict[str, int] = {}
+    for event in events:
+        if event.type not in ("focus_allocator", "inference_update") or event.stage is None or event.rank != 0:
+            continue
+        values = {
+            name: value
+            for name, value in event.metrics.items()
+            if family(name) in REFOCUS_FAMILIES and math.isfinite(value)
+        }
+        if not values or (event.stage in TRAINING_STAGES and event.tokens is None):
+            continue
+        counts[event.stage] = counts.get(event.stage, 0) + 1
+        x = float(event.tokens or 0) if event.stage in TRAINING_STAGES else float(counts[event.stage])
+        for name, value in values.items():
+            points = found.setdefault(event.stage, {}).setdefault(name, [])
+            while points and points[-1][0] >= x:
+                points.pop()
+            points.append((x, value))
+    return found
+
+
+def snapshots(events: Iterable[Event], kind: str) -> dict[str, list[Event]]:
+    """Events of one type by stage, in order."""
+    found: dict[str, list[Event]] = {}
+    for event in events:
+        if event.type == kind and event.rank == 0:
+            found.setdefault(event.stage or "", []).append(event)
+    return found

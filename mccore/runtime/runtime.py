@@ -1,0 +1,356 @@
+"""The one place where names become objects: what a stage needs, built from the configuration of a run.
+
+Stages that prepare data run without torch, whose import takes longer than some of them; what needs it is imported where it
+is used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from mccore.config import TRAINING_STAGES, ChatTrainConfig, ModelConfig, RunConfig, StageName, TrainConfig
+from mccore.data.batches.rows import Rows
+from mccore.data.batches.store import Encoded, TokenStore, encode_documents, ensure_store, open_store, store_path
+from mccore.data.corpora.catalogue import open_corpus
+from mccore.data.corpora.document import Corpus, Split
+from mccore.data.tokenizer.chat_format import render_conversation
+from mccore.data.tokenizer.tokenizer import Tokenizer
+from mccore.errors import CheckpointError, DataError, Interrupted
+from mccore.host import paths
+from mccore.runs.rundir import RunDir
+from mccore.runtime.models import load_gpt, load_megacontext
+from mccore.scaling.plan import stage_config
+from mccore.tasks.catalogue import code_version, mix_conversations
+from mccore.telemetry.emitter import Emitter
+from mccore.train.world import World
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from mccore.eval.bits_per_byte import BitsPerByte
+    from mccore.generate.engine import Engine
+    from mccore.megacontext.networks.networks import MegaContextNets
+    from mccore.model.gpt import GPT
+    from mccore.model.optim.optimizer import Optimizer
+    from mccore.runs.checkpoints import Meta
+    from mccore.train.objective import Objective
+
+
+PROGRESS_SECONDS = 1.0
+
+VAL_CONVERSATIONS = 200  # held-out conversations per source, for the validation loss of chat stages
+
+
+class StopRequested(Interrupted):
+    """The stage is asked to end and has nothing to save; it is done again when the run goes on."""
+
+
+class Stopped(Exception):
+    """A training stage was asked to end and has saved; `results` is what it reached."""
+
+    def __init__(self, results: dict[str, Any]) -> None:
+        super().__init__(f"stopped at step {results['step']}")
+        self.results = results
+
+
+@dataclass
+class Training:
+    """What a training stage trains, and how. `model` holds the GPT as `gpt`, beside whatever else is trained with it."""
+
+    model: nn.ModuleDict
+    gpt: GPT
+    optimizer: Optimizer
+    objective: Objective
+    nets: MegaContextNets | None = None
+
+
+@dataclass
+class Runtime:
+    """A run as one stage on one rank sees it."""
+
+    config: RunConfig
+    run: RunDir
+    stage: StageName
+    world: World
+    emitter: Emitter
+    stop_requested: Callable[[], bool]
+    cache: Path = field(default_factory=paths.cache_dir)
+    _progress_at: float = 0.0
+
+    # --- what a stage tells ------------------------------------------------------------------------------------------
+
+    def emit(self, type: str, **fields: Any) -> None:
+        """Write an event of this stage."""
+        self.emitter.emit(type, stage=self.stage, **fields)
+
+    def progress(self, done: int, total: int | None, unit: str) -> None:
+        """Tell how far a stage without training steps is, about once a second. Raises StopRequested when asked to end."""
+        if self.stop_requested():
+            raise StopRequested(f"{self.stage} was stopped at {done} {unit}")
+        now = time.monotonic()
+        if now - self._progress_at >= PROGRESS_SECONDS or done == total:
+            self._progress_at = now
+            self.emit("stage.progress", done=done, total=total, unit=unit)
+
+    # --- data --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus of the run."""
+        return open_corpus(self.config.data.corpus, cache_dir=self.cache)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer. Raises DataError while there is none."""
+        return Tokenizer.load(self.run.tokenizer_dir)
+
+    @cached_property
+    def token_bytes(self) -> Tensor:
+        """Bytes of each id, 0 for specials: int32 [vocab]."""
+        import torch
+
+        return torch.from_numpy(self.tokenizer.token_bytes())
+
+    def store(self, stage: StageName, *, build: bool = False) -> TokenStore:
+        """What a training stage reads, as tokens, made where it isn't there: the corpus for `base`, conversations with
+        their mask for the others. `build` also checks a store that is there, and makes it again when it is damaged.
+        """
+        key: dict[str, Any] = {"kind": "text", "corpus": None, "tokenizer": self.tokenizer.fingerprint}
+        if stage == "base":
+            return self._store({**key, "corpus": self.corpus.manifest()}, self._encode_corpus, build)
+        section = self.chat_section(stage)
+        key |= {
+            "kind": "chat",
+            "corpus": self._conversations_version(section),
+            "code": code_version(),
+            "mixture": dict(sorted(section.mixture.items())),
+            "seed": self.config.seed,
+        }
+        return self._store(key, lambda: self._encode_mixture(section), build)
+
+    def _store(
+        self, key: dict[str, Any], splits: Callable[[], Mapping[str, Iterator[Encoded]]], build: bool
+    ) -> TokenStore:
+        directory = store_path(self.cache, key)
+
+        def make() -> None:
+            if build or not directory.exists():
+                ensure_store(directory, key, self.tokenizer.vocab_size, splits)
+
+        self.world.once_per_machine(make)  # the others wait and open it
+        return open_store(directory)
+
+    def _encode_corpus(self) -> Mapping[str, Iterator[Encoded]]:
+        tokenizer = self.tokenizer
+
+        def encode(split: Split) -> Iterator[Encoded]:
+            documents = ((document.id, document.text) for document in self.corpus.documents(split))
+            return encode_documents(
+                documents,
+                lambda texts: tokenizer.encode_batch_to_array(texts, bos=True),
+                progress=lambda done: self.progress(done, None, f"{split} documents"),
+            )
+
+        return {"train": encode("train"), "val": encode("val")}
+
+    def _encode_mixture(self, section: ChatTrainConfig) -> Mapping[str, Iterator[Encoded]]:
+        def encode(split: Split) -> Iterator[Encoded]:
+            mixture = dict(section.mixture)
+            if split == "val":
+                mixture = {name: min(count, VAL_CONVERSATIONS) for name, count in mixture.items()}
+            conversations = mix_conversations(mixture, split, seed=self.config.seed)
+            for done, conversation in enumerate(conversations):
+                if done % 256 == 0:
+                    self.progress(done, len(conversations), f"{split} conversations")
+                rendered = render_conversation(self.tokenizer, conversation["messages"])
+                yield Encoded(conversation["id"], np.array(rendered.ids), np.array(rendered.mask, dtype=np.uint8))
+
+        return {"train": encode("train"), "val": encode("val")}
+
+    def _conversations_version(self, section: ChatTrainConfig) -> dict[str, Any]:
+        """What the content of the mixture's sources depends on beside their names."""
+        versions: dict[str, Any] = {}
+        for name in section.mixture:
+            _, _, path = name.partition(":")
+            if path:
+                versions[name] = _file_stamp(Path(path).expanduser())
+            else:  # made from the standard library
+                versions["stdlib"] = self._stdlib_manifest
+        return versions
+
+    @cached_property
+    def _stdlib_manifest(self) -> dict[str, Any]:
+        return open_corpus("stdlib", cache_dir=self.cache).manifest()
+
+    def chat_section(self, stage: StageName) -> ChatTrainConfig:
+        """The settings of a chat stage. Raises DataError for an empty mixture."""
+        section = stage_config(self.config, stage)
+        assert isinstance(section, ChatTrainConfig)
+        if not any(section.mixture.values()):
+            raise DataError(
+                f"{stage}.mixture is empty", hint=f"name conversations, such as --set {stage}.mixture.stdlib_qa=1000"
+            )
+        return section
+
+    def rows(self, stage: StageName, split: Literal["train", "val"]) -> Rows:
+        """The rows of a training stage. Those for validation are the same whatever the seed."""
+        tokens = self.store(stage).split(split)
+        length = self.config.model.max_seq_len
+        seed = self.config.seed if split == "train" else 0
+        if stage == "base":
+            return Rows(tokens, length, seed=seed)
+        return Rows(tokens, length, seed=seed, kind="chat", loss_on=self.chat_section(stage).loss_on)
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    @property
+    def train_config(self) -> TrainConfig:
+        """The settings of this training stage."""
+        return stage_config(self.config, self.stage)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The compute type."""
+        from mccore.train.devices import choose_dtype
+
+        return choose_dtype(self.config.hardware.dtype, self.world.device)
+
+    @property
+    def aux_dtype(self) -> torch.dtype:
+        """The compute type of GistNet and LensNet: the GPT's, unless the configuration names one."""
+        import torch
+
+        named = {"fp32": torch.float32, "bf16": torch.bfloat16}
+        return named.get(self.config.megacontext.aux_dtype, self.dtype)
+
+    @cached_property
+    def model_config(self) -> ModelConfig:
+        """The GPT's configuration. Ids that the tokenizer turned out not to have are never predicted."""
+        return self.config.model.model_copy(update={"vocab_ids": self.tokenizer.vocab_size})
+
+    @property
+    def compiled(self) -> bool:
+        """Whether training goes through torch.compile."""
+        wish = self.config.hardware.compile
+        return wish == "on" or (wish == "auto" and self.world.device.type == "cuda")
+
+    def training(self) -> Training:
+        """A freshly initialised model, its optimizer for this stage and its objective."""
+        from torch import nn
+
+        from mccore.model.gpt import GPT
+        from mccore.model.optim.optimizer import build_optimizer
+        from mccore.train.objective import next_token_objective
+
+        with self.world.device:
+            gpt = GPT(self.model_config, seed=self.config.seed, compute_dtype=self.dtype)
+        compiled = self.compiled
+        # Muon orthogonalises in the compute type: on a CPU with bf16 that halves the optimizer's share of a small step.
+        if not self.config.megacontext.enabled:
+            model = nn.ModuleDict({"gpt": gpt})
+            optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", dtype=self.dtype)
+            return Training(model, gpt, optimizer, next_token_objective(gpt, compiled=compiled))
+        from mccore.megacontext.networks.networks import MegaContextNets, megacontext_groups
+        from mccore.megacontext.training.objective import MegaContextObjective
+
+        with self.world.device:
+            nets = MegaContextNets(
+                self.config.megacontext, self.model_config, seed=self.config.seed, dtype=self.aux_dtype
+            )
+        model = nn.ModuleDict({"gpt": gpt, "mc": nets})
+        groups = megacontext_groups(
+            self.config.megacontext, "mc.", self.train_config.lr_scale * self.config.optim.lr_batch_scale
+        )
+        optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", extra=groups, dtype=self.dtype)
+        objective = MegaContextObjective(
+            gpt,
+            nets,
+            tokens=self.config.model.max_seq_len,
+            seed=self.config.seed,
+            compiled=compiled,
+            all_reduce=self.world.sum if self.world.size > 1 else None,
+        )
+        return Training(model, gpt, optimizer, objective, nets)
+
+    def previous_stage(self) -> StageName | None:
+        """The training stage whose model this one starts from, or None for the first."""
+        before = TRAINING_STAGES[: TRAINING_STAGES.index(self.stage)]
+        present = [stage for stage in before if stage in self.config.stages]
+        return present[-1] if present else None
+
+    def last_checkpoint(self, stage: StageName) -> Path:
+        """The newest checkpoint of a stage. Raises CheckpointError when there is none."""
+        from mccore.runs.checkpoints import latest
+
+        found = latest(self.run.checkpoint_dir(stage))
+        if found is None:
+            raise CheckpointError(
+                f"{self.stage} needs the model of {stage}, which has no checkpoint in {self.run.path}",
+                hint=f"run the {stage} stage first",
+            )
+        return found
+
+    def trained_gpt(self, stage: StageName) -> tuple[GPT, Meta]:
+        """The GPT of a stage's newest checkpoint, for evaluation, and the checkpoint's meta data."""
+        gpt, meta = load_gpt(self.last_checkpoint(stage), self.world.device, self.dtype)
+        if meta.tokenizer != self.tokenizer.fingerprint:
+            raise CheckpointError(
+                f"the checkpoint of {stage} was trained with another tokenizer than {self.run.tokenizer_dir} holds",
+                hint="a run keeps one tokenizer; start a new run to change it",
+            )
+        return gpt, meta
+
+    def trained_megacontext(self, stage: StageName) -> MegaContextNets | None:
+        """The networks beside the GPT in a stage's newest checkpoint; None for a run without MegaContext."""
+        return load_megacontext(self.last_checkpoint(stage), self.world.device, self.aux_dtype)
+
+    def engine(self, gpt: GPT) -> Engine:
+        """Generation with a model."""
+        from mccore.generate.engine import Engine
+
+        return Engine(gpt, self.tokenizer)
+
+    def validate(self, gpt: GPT, rows: Rows, tokens: int, batch_rows: int) -> BitsPerByte:
+        """Validation loss and bits per byte over up to `tokens` tokens; every rank takes its share and gets the result. A model
+        whose plain pass reads parts of a sequence is asked for such parts."""
+        from mccore.data.batches.loader import validation_batches
+        from mccore.eval.bits_per_byte import bits_per_byte
+
+        batches = validation_batches(rows, tokens, batch_rows, rank=self.world.rank, world_size=self.world.size)
+        megacontext = self.config.megacontext
+        if length := megacontext.enabled and megacontext.baseline_tokens:
+            whole = self.config.model.max_seq_len // length * length
+            batches = (
+                (inputs[:, :whole].reshape(-1, length), targets[:, :whole].reshape(-1, length))
+                for inputs, targets in batches
+            )
+        return bits_per_byte(gpt, batches, self.token_bytes, all_reduce=self.world.sum)
+
+
+def build(
+    config: RunConfig,
+    run: RunDir,
+    stage: StageName,
+    *,
+    world: World,
+    emitter: Emitter,
+    stop_requested: Callable[[], bool] | None = None,
+) -> Runtime:
+    """The runtime of one stage on one rank."""
+    return Runtime(config, run, stage, world, emitter, stop_requested or run.stop_requested)
+
+
+def _file_stamp(path: Path) -> list[int]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"can't read {path}: {error.strerror}", hint="check the path in the mixture") from error
+    return [stat.st_size, stat.st_mtime_ns]

@@ -1,1 +1,0 @@
-"""Text out of a trained model: cached generation, the calculator tool and the terminal chat's session."""

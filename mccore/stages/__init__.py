@@ -1,0 +1,1 @@
+"""What each stage of a run puts together, in which order."""

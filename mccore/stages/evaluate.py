@@ -1,0 +1,70 @@
+"""Stages that measure a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mccore.config import StageName
+from mccore.errors import MccoreError
+from mccore.runtime.runtime import Runtime
+from mccore.stages.prepare import Results
+
+if TYPE_CHECKING:
+    from mccore.megacontext.sessions.session import Session
+
+
+# --- evaluation and report ---------------------------------------------------------------------------------------------
+
+
+def base_eval(runtime: Runtime) -> Results:
+    """Bits per byte of the base model on the held-out documents, and samples."""
+    from mccore.eval.samples import sample_completions
+    from mccore.stages.train import emit_validation
+
+    gpt, meta = runtime.trained_gpt("base")
+    config = runtime.config
+    found = runtime.validate(gpt, runtime.rows("base", "val"), config.eval.bpb_tokens, config.base.micro_batch_rows)
+    emit_validation(runtime, found, None)
+    samples = sample_completions(
+        runtime.engine(gpt), config.eval.sample_prompts, config.eval.sample_tokens, config.seed
+    )
+    for sample in samples:
+        runtime.emit("sample", prompt=sample.prompt, text=sample.text)
+    results: Results = {"step": meta.step, **found._asdict(), "samples": [sample._asdict() for sample in samples]}
+    nets = runtime.trained_megacontext("base")
+    if nets is not None:
+        from mccore.stages.focus import focus_table
+
+        try:
+            results["context"] = focus_table(runtime, gpt, nets)
+        except MccoreError as error:  # these shapes leave nothing to compare: no reason to end the run
+            print(f"contexts aren't compared: {error.message}", flush=True)
+            results["context_missing"] = error.message
+    return results
+
+
+def chat_eval_mid(runtime: Runtime) -> Results:
+    """Held-out questions for the midtrained model."""
+    return _chat_eval(runtime, "mid")
+
+
+def chat_eval_sft(runtime: Runtime) -> Results:
+    """Held-out questions for the fine-tuned model."""
+    return _chat_eval(runtime, "sft")
+
+
+def _chat_eval(runtime: Runtime, trained: StageName) -> Results:
+    from mccore.eval.chat import evaluate_chat
+
+    gpt, meta = runtime.trained_gpt(trained)
+    new_session: Callable[[], Session] | None = None
+    if runtime.config.megacontext.enabled:
+        from mccore.runtime.sessions import context_model, session_in_memory
+
+        model, trees = context_model(runtime.last_checkpoint(trained), gpt, meta, runtime.world.device)
+        new_session = partial(session_in_memory, model, trees)
+    found = evaluate_chat(runtime.engine(gpt), runtime.config.eval, seed=runtime.config.seed, new_session=new_session)
+    runtime.emit("eval", metrics=found["metrics"], name="chat", details={"stage": trained})
+    return {"step": meta.step, **found}

@@ -1,0 +1,93 @@
+"""Stages before training: the corpus, the tokenizer, the token files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from mccore.config import TRAINING_STAGES
+from mccore.data.corpora.document import Document
+from mccore.data.tokenizer.evaluate import Encodes, evaluate_tokenizer, present_vocabularies
+from mccore.data.tokenizer.tokenizer import Tokenizer
+from mccore.errors import DataError
+from mccore.runs.rundir import list_runs
+from mccore.runtime.runtime import Runtime
+
+Results = dict[str, Any]
+
+TOKENIZER_EVAL_DOCUMENTS = 200
+
+
+# --- data and tokenizer ------------------------------------------------------------------------------------------------
+
+
+def data(runtime: Runtime) -> Results:
+    """Find the corpus and say what it is."""
+    print(runtime.corpus.describe(), flush=True)
+    return {"corpus": runtime.corpus.manifest(), "description": runtime.corpus.describe()}
+
+
+def tokenizer(runtime: Runtime) -> Results:
+    """Train the tokenizer on the training documents of the corpus."""
+    config = runtime.config.tokenizer
+    began = time.perf_counter()
+    trained = Tokenizer.train(_tokenizer_texts(runtime), config.vocab_size)
+    trained.save(runtime.run.tokenizer_dir)
+    return {
+        "vocab_size": trained.vocab_size,
+        "fingerprint": trained.fingerprint,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _tokenizer_texts(runtime: Runtime) -> Iterator[str]:
+    config = runtime.config.tokenizer
+    chars = 0
+    for done, document in enumerate(runtime.corpus.documents("train")):
+        if chars >= config.max_chars:
+            return
+        text = document.text[: min(config.doc_max_chars, config.max_chars - chars)]
+        chars += len(text)
+        if done % 256 == 0:
+            runtime.progress(chars, None, "characters")
+        yield text
+
+
+def tokenizer_eval(runtime: Runtime) -> Results:
+    """Measure how well the tokenizer compresses fixed texts and the corpus."""
+
+    def texts(documents: Iterator[Document]) -> list[str]:
+        return [document.text for document in islice(documents, TOKENIZER_EVAL_DOCUMENTS)]
+
+    samples = {f"corpus {split}": texts(runtime.corpus.documents(split)) for split in ("train", "val")}
+    others = present_vocabularies(runtime.cache / "vocabularies") | _previous_tokenizer(runtime)
+    return evaluate_tokenizer(runtime.tokenizer, samples, others)
+
+
+def _previous_tokenizer(runtime: Runtime) -> dict[str, Encodes]:
+    """The tokenizer of the last run before this one that has another, under the run's name; empty where there is none."""
+    own = runtime.tokenizer.fingerprint
+    before = [run for run in list_runs(runtime.run.path.parent) if run.started < runtime.run.started]
+    for run in sorted(before, key=lambda run: run.started, reverse=True):
+        try:
+            previous = Tokenizer.load(run.tokenizer_dir)
+        except DataError:  # it never got that far, or its tokenizer is damaged: nothing to compare with
+            continue
+        if previous.fingerprint != own:
+            return {run.name: previous}
+    return {}
+
+
+def encode(runtime: Runtime) -> Results:
+    """Turn the corpus, and the conversations of the chat stages, into token files."""
+    results: Results = {}
+    for stage in TRAINING_STAGES:
+        if stage not in runtime.config.stages:
+            continue
+        began = time.perf_counter()
+        store = runtime.store(stage, build=True)
+        results[stage] = {"store": store.directory.name, "bytes": store.nbytes, "seconds": time.perf_counter() - began}
+        results[stage] |= {split: runtime.rows(stage, split).report() for split in ("train", "val")}
+    return results

@@ -1,0 +1,1 @@
+"""Questions with known answers: for mixtures, evaluation and reward. Knows no model."""

@@ -1,0 +1,142 @@
+"""Named sources of conversations for midtraining, fine-tuning and evaluation, each with held-out splits.
+
+What is held out is the *subject* of a conversation (a function, a word, a sum, a piece of a file), never a way of asking, and
+it is held out by its hash: the same for every seed, so that no choice of seed can carry a test item into training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from mccore.data.conversation import Conversation, Split, check_conversation_split
+from mccore.errors import DataError
+from mccore.tasks.jsonl import jsonl_path, missing_file, read_jsonl
+from mccore.tasks.task import MultipleChoice
+
+Source = Callable[..., Sequence[Conversation]]  # (split, *, seed, limit)
+
+# Loaded when asked for: name -> module and function.
+_SOURCES = {
+    "arithmetic": "mccore.tasks.stdlib.tools:arithmetic",
+    "needle": "mccore.tasks.stdlib.needle:needle",
+    "spelling": "mccore.tasks.stdlib.tools:spelling",
+    "stdlib_qa": "mccore.tasks.stdlib.qa:stdlib_qa",
+}
+
+
+def source_names() -> tuple[str, ...]:
+    """Names that `open_conversations` takes, besides `jsonl:PATH`."""
+    return tuple(sorted(_SOURCES))
+
+
+def open_conversations(name: str, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Conversation]:
+    """The conversations of one source and split, in an order and wording fixed by `seed`; at most `limit` of them.
+
+    Sources made by rule (`arithmetic`, `spelling`) have no natural end: without a limit they give a default number, with one
+    exactly that many. Raises DataError for an unknown name or split, an unreadable file, or a split that is empty.
+    """
+    check_conversation_split(split)
+    if limit is not None and limit < 1:
+        raise DataError(f"a limit of {limit} conversations", hint="give a positive limit, or none")
+    if (path := jsonl_path(name)) is not None:
+        return read_jsonl(path, split, seed, limit)
+    return _source(name)(split, seed=seed, limit=limit)
+
+
+def check_source(name: str) -> None:
+    """Raise DataError unless `name` is a source that is there; its conversations aren't read."""
+    if (path := jsonl_path(name)) is None:
+        _source(name)
+    elif not path.is_file():
+        raise missing_file(path)
+
+
+def mix_conversations(
+    mixture: Mapping[str, int | float], split: Split, *, seed: int = 0, total: int | None = None
+) -> list[Conversation]:
+    """Conversations of several sources, shuffled together.
+
+    An int is a count, a float a weight: weights share what `total` leaves after the counts. A source with fewer conversations
+    than asked for is gone through again, worded with another seed; the ids then get `~2`, `~3`.
+    """
+    mixed: list[Conversation] = []
+    for name, count in sorted(_counts(mixture, total).items()):
+        mixed += _draw(name, split, seed, count)
+    random.Random(f"mix:{seed}").shuffle(mixed)
+    return mixed
+
+
+def code_version() -> str:
+    """Hash of the code that makes, splits and renders conversations: what is cached of them is stale when it changes."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted(
+        path for room in ("data", "tasks") for path in (package / room).rglob("*.py")
+    ):  # no list to keep
+        name = path.relative_to(package).as_posix()
+        digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def multiple_choice_questions(split: Split, *, seed: int = 0, limit: int | None = None) -> list[MultipleChoice]:
+    """Questions about the standard library, of the kinds `describe`, `module` and `name`, in an order fixed by `seed`.
+
+    Subjects, right answers and distractors are all objects of `split`. Questions come in groups of four that share their
+    choices, each choice being right once: whoever looks at the choices only, by length, position or style, gets a quarter.
+    A limit that isn't a multiple of four cuts the last group.
+    """
+    from mccore.tasks.stdlib.qa import build_multiple_choice
+
+    check_conversation_split(split)
+    return build_multiple_choice(split, seed=seed, limit=limit)
+
+
+def _source(name: str) -> Source:
+    if name not in _SOURCES:
+        known = ", ".join([*source_names(), "jsonl:PATH"])
+        raise DataError(f"unknown conversations {name!r}", hint=f"use one of {known}")
+    module, function = _SOURCES[name].split(":")
+    source: Source = getattr(import_module(module), function)
+    return source
+
+
+def _counts(mixture: Mapping[str, int | float], total: int | None) -> dict[str, int]:
+    if not mixture:
+        raise DataError("the mixture of conversations is empty", hint=f"name a source: {', '.join(source_names())}")
+    for name, share in mixture.items():
+        if isinstance(share, bool) or not share >= 0:
+            raise DataError(
+                f"the mixture gives {name!r} the share {share!r}", hint="use a count or a weight of 0 or more"
+            )
+    counts = {name: share for name, share in mixture.items() if isinstance(share, int)}
+    weights = {name: share for name, share in mixture.items() if not isinstance(share, int)}
+    if not weights:
+        return counts
+    if total is None or (rest := total - sum(counts.values())) < 0 or sum(weights.values()) == 0:
+        raise DataError(
+            f"the weights {weights} have nothing to share",
+            hint="give a total above the sum of the counts, or counts only",
+        )
+    # Largest remainders, so that the counts add up to the total.
+    exact = {name: rest * weight / sum(weights.values()) for name, weight in weights.items()}
+    floors = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: (floors[name] - exact[name], name))
+    for name in by_remainder[: rest - sum(floors.values())]:
+        floors[name] += 1
+    return counts | floors
+
+
+def _draw(name: str, split: Split, seed: int, count: int) -> Iterator[Conversation]:
+    again = 1
+    while count > 0:
+        taken = open_conversations(name, split, seed=seed + 1_000_003 * (again - 1), limit=count)
+        if not taken:
+            raise DataError(f"the conversations {name!r} have none for the {split} split", hint="leave the source out")
+        for conversation in taken:
+            yield conversation if again == 1 else {**conversation, "id": f"{conversation['id']}~{again}"}
+        count -= len(taken)
+        again += 1

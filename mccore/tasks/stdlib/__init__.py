@@ -1,0 +1,1 @@
+"""Tasks made from the standard library, without a network."""

@@ -1,0 +1,1 @@
+"""Events on their way out: to the file at once, to providers in the background."""
