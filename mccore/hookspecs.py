@@ -23,7 +23,7 @@ def mccore_allocator() -> Extension[Allocator]:
 
 @hookspec(firstresult=True)
 def mccore_telemetry_provider() -> Extension[TelemetryProvider]:
-    """A destination of events (entry-point group `mccore.telemetry.emitter`)."""
+    """A destination of events (entry-point group `mccore.telemetry`)."""
 
 
 @hookspec(firstresult=True)

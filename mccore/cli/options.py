@@ -10,7 +10,8 @@ How a command takes them:
         config = resolve_given(ctx, recipe)  # RunConfig, complete; raises ConfigError or PluginError
 
 The command gets `--set` and every flag of `mccore.resolve.flags.flag_table`; none of them is a parameter of the
-function. `given(ctx)` is what the user typed of them, for a command that must know whether anything was (`--resume` takes no settings).
+function. `given(ctx)` is what the user typed of them, for a command that must know whether anything was (`--resume`
+takes no settings).
 Options of a third party's allocator are there too: the command line is read once ahead for `--allocator`, its alias, `--set`
 and the recipe, and that one plugin is loaded when its options are needed.
 """

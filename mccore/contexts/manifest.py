@@ -7,7 +7,6 @@ from and which model made its gists.
 from __future__ import annotations
 
 import bisect
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from mccore.config import TRAINING_STAGES
 from mccore.errors import MccoreError
 from mccore.host import paths
 from mccore.megacontext.sessions.state import STATE, TREE, SessionError, SessionState, read_state
+from mccore.runs.checkpoints import identity_of
 from mccore.runs.rundir import RunDir, list_runs
 
 NOTE = "context"  # what it is called among a session's notes
@@ -158,11 +158,6 @@ def disk_bytes(directory: Path) -> int:
 
 
 # --- which model ------------------------------------------------------------------------------------------------------
-
-
-def identity_of(checkpoint: Path, tokenizer: str) -> str:
-    """What tells a model and its tokenizer from every other: a digest of the checkpoint's checksums and the tokenizer's."""
-    return hashlib.sha256((checkpoint / "SHA256SUMS").read_bytes() + tokenizer.encode()).hexdigest()
 
 
 def find_model(identity: str) -> Origin | None:

@@ -37,7 +37,7 @@ KINDS: dict[KindName, Kind] = {
     "tree": Kind("tree", "mccore.trees", "mccore_tree_backend", "TreeBackend", "tree backend"),
     "allocator": Kind("allocator", "mccore.allocators", "mccore_allocator", "Allocator", "allocator"),
     "telemetry": Kind(
-        "telemetry", "mccore.telemetry.emitter", "mccore_telemetry_provider", "TelemetryProvider", "telemetry provider"
+        "telemetry", "mccore.telemetry", "mccore_telemetry_provider", "TelemetryProvider", "telemetry provider"
     ),
     "recipe": Kind("recipe", "mccore.recipes", "mccore_recipe", "RunConfig", "recipe"),
 }

@@ -85,6 +85,11 @@ def latest(directory: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def identity_of(checkpoint: Path, tokenizer: str) -> str:
+    """What tells a model and its tokenizer from every other: a digest of the checkpoint's checksums and the tokenizer's."""
+    return hashlib.sha256((checkpoint / "SHA256SUMS").read_bytes() + tokenizer.encode()).hexdigest()
+
+
 def remove_old(directory: Path, keep_last: int) -> None:
     """Remove all but the newest checkpoints, and what a crash left of unfinished ones."""
     for path in list_checkpoints(directory)[:-keep_last]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from mccore import plugins
 from mccore.api import TreeSpec
 from mccore.config import Choice, MegaContextConfig, RunConfig
-from mccore.contexts.manifest import identity_of
 from mccore.errors import UsageError
 from mccore.host import paths
 from mccore.resolve.draft import FINDER
+from mccore.runs.checkpoints import identity_of
 from mccore.runtime.models import load_gpt, load_megacontext
 
 if TYPE_CHECKING:

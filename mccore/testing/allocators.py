@@ -164,14 +164,14 @@ class AllocatorSuite(ExtensionSuite):
         for case in self.cases():
             allocator = self.build(case.block_size, case.max_lod)
             before = unpack(case.view, case.block_size)
-            after = apply(allocator, case, budget=no_limit(before))
+            after = apply_plan(allocator, case, budget=no_limit(before))
             for row, tokens in zip(after, case.view.tokens.tolist(), strict=True):
                 cuts.check(row, tokens, max_lod=case.max_lod, recent_tokens=allocator.recent_tokens)
 
     def test_plans_stay_within_the_budget(self) -> None:
         for case in self.cases():
             allocator = self.build(case.block_size, case.max_lod)
-            after = apply(allocator, case, budget=no_limit(unpack(case.view, case.block_size)))
+            after = apply_plan(allocator, case, budget=no_limit(unpack(case.view, case.block_size)))
             for number, row in enumerate(after):
                 shortest = len(cuts.coarsest(row.tokens, case.block_size, case.max_lod, allocator.recent_tokens))
                 allowed = max(case.budget.entries, shortest)
@@ -251,7 +251,7 @@ class AllocatorSuite(ExtensionSuite):
                 cuts.check(row, old.tokens, max_lod=max_lod, recent_tokens=allocator.recent_tokens)
 
 
-def apply(allocator: Allocator, case: Case, *, budget: int) -> list[Cut]:
+def apply_plan(allocator: Allocator, case: Case, *, budget: int) -> list[Cut]:
     """The rows of a case after the allocator's plan, applied by the core's own rules."""
     before = unpack(case.view, case.block_size)
     try:

@@ -1,4 +1,4 @@
-"""The house's import rules: rings, the edges inside the engine, plugins, heavy packages, declared dependencies.
+"""What mccore and its plugins may import of others: the seam, heavy packages, declared dependencies.
 
 Read from the sources and, where it matters at run time, from `sys.modules` of a fresh interpreter.
 """
@@ -18,50 +18,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.house.sources import modules, room_of
+
 ROOT = Path(__file__).parents[2]
 
+# Rooms and modules without torch, numpy and matplotlib at import: what a launcher, a monitor or a plugin's author loads.
 KERNEL = {
-    "__init__", "api", "config", "config_diff", "effects", "errors", "event_types", "events", "events_page", "files", "flags",
-    "hookspecs", "machine", "metrics", "paths", "plugins", "processes", "registry", "resolve", "rundir", "scaling",
-    "scaling_megacontext", "scaling_model", "settings", "units",
+    "api", "config", "errors", "events", "hookspecs", "host", "plugins", "resolve", "runs", "scaling", "units",
 }  # fmt: skip
-ENGINE = {"data", "eval", "megacontext", "model", "serve", "train"}
-ASSEMBLY = {
-    "context_bench",
-    "context_build",
-    "context_check",
-    "contexts",
-    "focus_stage",
-    "launch",
-    "markdown",
-    "report",
-    "report_markdown",
-    "report_megacontext",
-    "report_megacontext_markdown",
-    "report_megacontext_plots",
-    "report_plots",
-    "runtime",
-    "sessions",
-    "stages",
-    "telemetry",
-    "training",
-    "worker",
-}
-FRONT = {"__main__", "cli", "testing", "tui"}
-RINGS = (KERNEL, ENGINE, ASSEMBLY, FRONT)
-
-# Which engine package may import which. A new pair is a design decision.
-ENGINE_EDGES = {
-    "data": set(),
-    "model": set(),
-    "megacontext": {"data", "model"},
-    "train": {"data", "megacontext", "model"},
-    "serve": {"data", "megacontext", "model"},
-    "eval": {"data", "megacontext", "model", "serve"},
-}
 PLUGIN_MAY_IMPORT = {"api", "config", "errors", "events", "hookspecs"}
 HEAVY = {"datasets", "matplotlib", "numpy", "pyarrow", "textual", "torch"}
-KERNEL_PACKAGES = {"packaging", "pluggy", "pydantic"}
+KERNEL_PACKAGES = {"packaging", "pluggy", "psutil", "pydantic"}
 
 
 @dataclass(frozen=True)
@@ -122,36 +89,6 @@ def imported_part(target: str) -> str | None:
     """The part of mccore that an import reaches into, None for other packages."""
     top, _, rest = target.partition(".")
     return (rest.partition(".")[0] or "__init__") if top == "mccore" else None
-
-
-def ring_of(part: str) -> int:
-    return next((number for number, ring in enumerate(RINGS) if part in ring), -1)
-
-
-def test_every_part_has_its_ring() -> None:
-    parts = {part_of(file) for file in (ROOT / "mccore").rglob("*.py")}
-    assert parts - set().union(*RINGS) == set(), "a new module of mccore belongs to one ring: add it to one above"
-
-
-def test_no_import_goes_upward() -> None:
-    upward = [
-        str(each)
-        for each in core_imports()
-        if (part := imported_part(each.target)) and ring_of(part) > ring_of(part_of(each.file))
-    ]
-    assert upward == []
-
-
-def test_engine_packages_import_only_their_neighbours() -> None:
-    wrong = [
-        str(each)
-        for each in core_imports()
-        if (part := imported_part(each.target)) in ENGINE
-        and part_of(each.file) in ENGINE
-        and part != part_of(each.file)
-        and part not in ENGINE_EDGES[part_of(each.file)]
-    ]
-    assert wrong == []
 
 
 def test_plugins_import_the_seam_only() -> None:
@@ -264,7 +201,8 @@ def test_preparing_a_run_loads_no_torch(arguments: list[str]) -> None:
 
 
 def test_the_kernel_loads_nothing_heavy() -> None:
-    loaded = _modules_after(f"import {', '.join(f'mccore.{part}' for part in sorted(KERNEL - {'__init__'}))}")
+    names = [name for name in modules() if room_of(name) in KERNEL]
+    loaded = _modules_after(f"import {', '.join(names)}")
     assert {name for name in loaded if name.partition(".")[0] in HEAVY} == set()
 
 

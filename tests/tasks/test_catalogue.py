@@ -17,7 +17,7 @@ from mccore.data.conversation import Conversation, split_of, validate_conversati
 from mccore.data.corpora.stdlib.api import api_modules
 from mccore.data.corpora.stdlib.sources import group_of, in_stdlib_val
 from mccore.errors import DataError
-from mccore.tasks import catalogue as conversations
+from mccore.tasks import catalogue
 from mccore.tasks.catalogue import mix_conversations, multiple_choice_questions, open_conversations, source_names
 from mccore.tasks.stdlib.needle import MAX_PASTE, facts
 from mccore.tasks.stdlib.qa import lexical_overlap, subjects
@@ -438,10 +438,13 @@ def test_weights_share_the_total(weights: dict[str, float], total: int) -> None:
 
 
 def test_the_version_of_the_code_follows_every_file_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, text in (("conversations.py", "a = 1"), ("stdlib_qa.py", "b = 2")):
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(conversations, "__file__", str(tmp_path / "conversations.py"))
-    before = conversations.code_version()
-    assert conversations.code_version() == before
-    (tmp_path / "stdlib_qa.py").write_text("b = 3")
-    assert conversations.code_version() != before
+    for room in ("data", "tasks/stdlib"):
+        (tmp_path / room).mkdir(parents=True)
+        (tmp_path / room / "module.py").write_text("a = 1")
+    monkeypatch.setattr(catalogue, "__file__", str(tmp_path / "tasks" / "catalogue.py"))
+    versions = [catalogue.code_version()]
+    assert catalogue.code_version() == versions[0]
+    for room in ("data", "tasks/stdlib"):
+        (tmp_path / room / "module.py").write_text("b = 2")
+        versions.append(catalogue.code_version())
+    assert len(set(versions)) == 3

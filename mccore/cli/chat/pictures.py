@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.cut import histogram
 
@@ -64,6 +62,8 @@ def picture(session: Session) -> str:
 
 def bar(session: Session, width: int = BAR) -> str:
     """The history in `width` equal parts, each with the finest level that the Working Context shows of it."""
+    import numpy as np
+
     cut = session.focus.cut
     edges = np.linspace(0, cut.tokens, width + 1)
     shades = []

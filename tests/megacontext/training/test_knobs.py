@@ -205,9 +205,9 @@ KNOBS: dict[str, Knob] = {
 }
 
 # What the stages of a run read, and the module that does.
-ASSEMBLED = {"enabled": "runtime.py", "auto_batch": "training.py", "aux_dtype": "runtime.py"}
+ASSEMBLED = {"enabled": "runtime/runtime.py", "auto_batch": "stages/train.py", "aux_dtype": "runtime/runtime.py"}
 
-# What a session reads while it generates (tests/cli/test_chat_sessions.py has their effects).
+# What a session reads while it generates (tests/cli/chat/test_sessions.py has their effects).
 SESSION = {
     "tree",
     "allocator",

@@ -1,0 +1,89 @@
+"""Today's exceptions to the rules of `test_layout.py`, each with its reason. Lists may only shrink."""
+
+from __future__ import annotations
+
+LARGE_FILES: dict[str, str] = {
+    "mccore/cli/chat/terminal.py": "still to be split",
+    "mccore/eval/context/long_history.py": "still to be split",
+    "mccore/megacontext/training/objective.py": "still to be split",
+    "mccore/model/gpt.py": "still to be split",
+    "mccore/testing/trees.py": "still to be split",
+}
+
+LONG_FUNCTIONS: dict[str, str] = {
+    "mccore/cli/bench.py:context": "still to be split",
+    "mccore/cli/chat/command.py:chat": "still to be split",
+    "mccore/cli/tok.py:train": "still to be split",
+    "mccore/contexts/build.py:build_context": "still to be split",
+    "mccore/eval/context/long_history.py:evaluate_long_histories": "still to be split",
+    "mccore/eval/context/stream.py:stream_focus": "still to be split",
+    "mccore/eval/context/within_sequence.py:evaluate_contexts": "still to be split",
+    "mccore/megacontext/training/objective.py:MegaContextObjective._baseline": "still to be split",
+    "mccore/megacontext/training/objective.py:MegaContextObjective._variants": "still to be split",
+    "mccore/model/gpt.py:GPT.hidden": "still to be split",
+    "mccore/stages/train.py:train_stage": "still to be split",
+    "mccore/train/loop.py:train": "still to be split",
+}
+
+LARGE_CLASSES: dict[str, str] = {
+    "mccore/cli/chat/terminal.py:Terminal": "still to be split",
+    "mccore/megacontext/sessions/session.py:Session": "still to be split",
+    "mccore/megacontext/training/objective.py:MegaContextObjective": "still to be split",
+    "mccore/model/gpt.py:GPT": "still to be split",
+    "mccore/runs/rundir.py:RunDir": "still to be split",
+    "mccore/runtime/runtime.py:Runtime": "still to be split",
+    "mccore/testing/trees.py:TreeBackendSuite": "still to be split",
+}
+
+MANY_PARAMETERS: dict[str, str] = {
+    "mccore/contexts/build.py:build_context": "wants a value of its own",
+    "mccore/contexts/cost.py:measure_context": "wants a value of its own",
+    "mccore/data/batches/loader.py:Loader.__init__": "wants a value of its own",
+    "mccore/data/batches/rows.py:Rows.__init__": "wants a value of its own",
+    "mccore/eval/context/conditions.py:ContextRows.__init__": "wants a value of its own",
+    "mccore/eval/context/long_history.py:_Row.__init__": "wants a value of its own",
+    "mccore/eval/context/long_history.py:evaluate_long_histories": "wants a value of its own",
+    "mccore/eval/context/stream.py:focus_check": "wants a value of its own",
+    "mccore/eval/context/stream.py:stream_focus": "wants a value of its own",
+    "mccore/eval/context/within_sequence.py:evaluate_contexts": "wants a value of its own",
+    "mccore/events/log.py:EventWriter.emit": "wants a value of its own",
+    "mccore/generate/engine.py:Engine.continue_session": "wants a value of its own",
+    "mccore/generate/engine.py:Engine.continue_sessions": "wants a value of its own",
+    "mccore/generate/engine.py:Engine.generate": "wants a value of its own",
+    "mccore/launch/launcher.py:_Launch.__init__": "wants a value of its own",
+    "mccore/megacontext/focus/controller.py:prefill_focus": "wants a value of its own",
+    "mccore/megacontext/focus/controller.py:refocus": "wants a value of its own",
+    "mccore/megacontext/training/objective.py:MegaContextObjective.__init__": "wants a value of its own",
+    "mccore/megacontext/training/objective.py:MegaContextObjective._contexts": "wants a value of its own",
+    "mccore/megacontext/training/objective.py:MegaContextObjective._cuts": "wants a value of its own",
+    "mccore/megacontext/training/objective.py:MegaContextObjective._lens": "wants a value of its own",
+    "mccore/megacontext/training/objective.py:MegaContextObjective._variants": "wants a value of its own",
+    "mccore/megacontext/tree/tree.py:BlockEncoder.__init__": "wants a value of its own",
+    "mccore/model/gpt.py:Attention.forward": "wants a value of its own",
+    "mccore/model/gpt.py:GPT.hidden": "wants a value of its own",
+    "mccore/model/optim/muon.py:muon_update": "wants a value of its own",
+    "mccore/telemetry/emitter.py:Emitter.emit": "wants a value of its own",
+    "mccore/testing/allocators.py:random_view": "wants a value of its own",
+    "mccore/train/loop.py:train": "wants a value of its own",
+}
+
+REPEATED_CLASSES: dict[str, str] = {
+    "Check": "still to be renamed",
+    "Estimate": "still to be renamed",
+    "Focus": "still to be renamed",
+    "Found": "still to be renamed",
+    "Head": "still to be renamed",
+    "Piece": "still to be renamed",
+    "Progress": "still to be renamed",
+    "Setting": "still to be renamed",
+}
+
+REPEATED_HELPERS: dict[str, str] = {
+    "_missing": "still to be renamed",
+    "_nodes": "still to be renamed",
+    "_number": "still to be renamed",
+    "_object": "still to be renamed",
+    "_plain": "still to be renamed",
+}
+
+SHARED_PREFIXES: dict[str, str] = {}
