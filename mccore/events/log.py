@@ -113,15 +113,22 @@ class EventTail:
     """Follows the event files of a run: each `poll` returns what was added since the last, oldest first.
 
     Lines that aren't events (a line torn by a crash, a foreign file) are counted in `skipped` and passed over; a line that
-    is still being written is left for the next poll.
+    is still being written is left for the next poll. `offsets` are the bytes of each file that are passed over.
     """
 
-    def __init__(self, directory: Path, *, chunk_bytes: int = 1 << 22) -> None:
+    def __init__(
+        self, directory: Path, *, chunk_bytes: int = 1 << 22, offsets: Mapping[str, int] | None = None
+    ) -> None:
         self.directory = directory
         self.skipped = 0
         self._chunk_bytes = chunk_bytes
-        self._offsets: dict[str, int] = {}
+        self._offsets: dict[str, int] = dict(offsets or {})
         self._moved = False
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """How far each file has been read, in bytes."""
+        return dict(self._offsets)
 
     def skip(self) -> None:
         """Pass over everything there is now: only what comes after is returned."""

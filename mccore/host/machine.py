@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from mccore.host import paths
@@ -149,3 +150,23 @@ def _measured(name: str, dtype: str, *, per_rank: bool) -> Speed | None:
         return Speed(flops, True, f"measured here: {flops / 1e9:,.0f} GFLOP/s at width {int(entry['n_embd'])}")
     except (OSError, ValueError, KeyError, TypeError):  # nothing measured yet, or nothing readable: it is only a cache
         return None
+
+
+def source_commit() -> str | None:
+    """The commit that mccore's code is at, marked when files differ from it; None for an installed package."""
+    package = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=20, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # A package installed inside some other repository isn't versioned by it.
+    if not git("ls-files", "__init__.py"):
+        return None
+    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", "--", ".")
+    return f"{commit} (with changes)" if commit and changed else commit

@@ -42,6 +42,7 @@ from mccore.launch.ending import (
     signal_name,
 )
 from mccore.runs.rundir import Outcome, RunDir, RunLock
+from mccore.telemetry.relay import Relay
 
 _POLL_SECONDS = 0.1
 
@@ -114,6 +115,7 @@ class _Launch:
         self.signals: list[int] = []
         self.stage = ""  # the one that runs
         self.ends: list[Event] = []  # its stage.end events, of all ranks
+        self.relay: Relay | None = None
         self.bystanders = set(psutil.Process().children(recursive=True))
 
     def execute(self, resumed: bool) -> Outcome:
@@ -123,6 +125,7 @@ class _Launch:
         version = metadata.version("mccore")
         outcome = Outcome("failed", None, "the launcher failed")
         with self._signals_taken(), _orphans_adopted():
+            self._start_relay()
             self.writer.emit(
                 "run.start", pid=os.getpid(), resumed=resumed, version=version, stages=list(todo), durable=True
             )
@@ -140,8 +143,21 @@ class _Launch:
                         seconds=round(time.monotonic() - began, 3),
                         durable=True,
                     )
+                self._end_relay()
                 self._watch()
         return outcome
+
+    def _start_relay(self) -> None:
+        """Begin to hand events to telemetry providers, where there are any."""
+        ranks = self.hardware.nproc * self.hardware.nnodes
+        self.relay = Relay.start(self.run, self.tail.offsets, ranks)
+        if self.relay is not None:
+            self.bystanders.add(psutil.Process(self.relay.pid))
+
+    def _end_relay(self) -> None:
+        if self.relay is not None and (problem := self.relay.end()):
+            with contextlib.suppress(RunError):
+                self.writer.emit("telemetry", provider="all", state="failing", lost=None, message=problem)
 
     def _stages(self, todo: Sequence[StageName]) -> Outcome:
         for stage in todo:

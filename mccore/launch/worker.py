@@ -19,10 +19,11 @@ from typing import Any
 
 from mccore.config import STAGES, TRAINING_STAGES, StageName
 from mccore.errors import Interrupted, MccoreError, UsageError
+from mccore.events import EventWriter
 from mccore.host.processes import die_with_parent
 from mccore.launch.stop_signal import FAILED, FINISHED, STOPPED, StopSignal
 from mccore.runs.rundir import RunDir
-from mccore.telemetry.emitter import Emitter, build_emitter
+from mccore.telemetry.emitter import Emitter
 from mccore.train.world import World
 
 
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run, stage = _parse(sys.argv[1:] if arguments is None else arguments)
         stop = StopSignal(interrupts=stage not in TRAINING_STAGES)
-        with run.join(), build_emitter(run.config, run, int(os.environ.get("RANK", "0"))) as emitter:
+        rank = int(os.environ.get("RANK", "0"))
+        with run.join(), Emitter(EventWriter(run.events_dir / f"rank{rank}.jsonl", rank=rank)) as emitter:
             return _run_stage(run, stage, emitter, stop)
     except MccoreError as error:
         print(error.render(), file=sys.stderr, flush=True)

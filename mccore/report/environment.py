@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from mccore.config import RunConfig
 from mccore.config.diff import differences, flatten
 from mccore.events import Event
-from mccore.host.machine import accelerators, available_cores, cpu_name
+from mccore.host.machine import accelerators, available_cores, cpu_name, source_commit
 from mccore.runs.rundir import RunDir
 
 
@@ -43,7 +41,7 @@ def describe_environment(run: RunDir, events: list[Event]) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "mccore": _version("mccore"),
         "torch": _version("torch"),
-        "git_commit": _git_commit(),
+        "git_commit": source_commit(),
         "cpu": cpu_name(),
         "cores": available_cores(),
         "memory_bytes": _memory_bytes(),
@@ -57,26 +55,6 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _git_commit() -> str | None:
-    """The commit that mccore's code is at, marked when files differ from it; None for an installed package."""
-    package = Path(__file__).parents[1]
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=20, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # A package installed inside some other repository isn't versioned by it.
-    if not git("ls-files", "__init__.py"):
-        return None
-    commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", "--", ".")
-    return f"{commit} (with changes)" if commit and changed else commit
 
 
 def _memory_bytes() -> int | None:

@@ -3,6 +3,7 @@
 run.json                 the resolved configuration, written once
 events/rank<N>.jsonl     what each rank did; events/launcher.jsonl what the launcher did
 logs/<stage>.log         standard output and error of a stage
+telemetry/               the run's identity, and what providers keep from one start to the next
 results/<stage>.json     what a stage found; it exists when the stage is complete
 checkpoints/<stage>/     tokenizer/     data/     report/
 lock, ranks              held by the launcher and its children, and by every rank

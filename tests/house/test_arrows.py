@@ -35,7 +35,7 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
         ("api", "config", "data", "tasks", "model", "megacontext", "generate", "scaling"),
         "measures, never trains (recall apart, which is a test of the algorithm)",
     ),
-    "telemetry": (("api", "config", "events", "plugins", "runs"), "guests can't slow a step"),
+    "telemetry": (("api", "config", "events", "host", "plugins", "runs"), "guests can't slow a step"),
     "runtime": ((*SEAM, *KERNEL, *ENGINE, "telemetry"), "only here names become objects, allocators too"),
     "stages": (("runtime", *SEAM, *KERNEL, *ENGINE, "report"), "an order of calls, no arithmetic"),
     "contexts": (("runtime", "megacontext", "data", "runs", "host", "api", "config"), "saved contexts"),

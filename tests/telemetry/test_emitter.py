@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
 import pytest
 
-from mccore.api import Extension, Options
-from mccore.config import Choice, RunConfig
-from mccore.errors import PluginError
 from mccore.events import EventWriter, read_events
-from mccore.runs.rundir import RunDir
-from mccore.telemetry.emitter import STEADY_EVENTS, Emitter, build_emitter
+from mccore.telemetry.delivery import STEADY_EVENTS
+from mccore.telemetry.emitter import Emitter
 
 
 class Recorder:
@@ -132,7 +130,7 @@ def test_a_provider_that_comes_back_is_reported_with_what_was_lost(make, tmp_pat
     flaky = Raising()
     emitter = make(("flaky", flaky))
     steps(emitter, range(10))
-    wait_for(lambda: not emitter._queue)
+    wait_for(lambda: not emitter._queues[0]._events)
     flaky.down = False
     steps(emitter, range(10, 10 + 2 * STEADY_EVENTS))
     emitter.close()
@@ -178,7 +176,7 @@ def test_close_gives_up_on_a_provider_that_is_too_slow(make, tmp_path):
 
     slow = Slow()
     slow.closing = threading.Event()
-    emitter = make(("slow", slow))
+    emitter = make(("slow", slow), patience_seconds=0.1)
     steps(emitter, range(200))
     emitter.close(0.5)
     slow.closing.set()
@@ -186,6 +184,31 @@ def test_close_gives_up_on_a_provider_that_is_too_slow(make, tmp_path):
     assert lost[:2] == ("slow", "failing")
     assert 0 < lost[2] < 200
     assert slow.closed == 1
+
+
+def test_one_that_hangs_holds_up_no_other(make, tmp_path):
+    blocking, good = Blocking(), Recorder()
+    emitter = make(("stuck", blocking), ("good", good))
+    steps(emitter, range(500))
+    wait_for(lambda: len(good.steps) == 500)
+    emitter.close(0.2)
+    assert reports(tmp_path) == [("stuck", "failing", 500)]
+    assert good.closed == 1
+    blocking.gate.set()
+
+
+def test_a_fork_neither_sends_nor_hangs(make, tmp_path):
+    recorder = Recorder()
+    emitter = make(("one", recorder))
+    steps(emitter, range(3))
+    child = os.fork()
+    if child == 0:
+        emitter.close(60)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    steps(emitter, range(3, 5))
+    emitter.close()
+    assert recorder.steps == written(tmp_path) == [0, 1, 2, 3, 4]
 
 
 def test_providers_are_flushed_while_the_run_is_silent(make):
@@ -201,48 +224,3 @@ def test_an_event_outside_the_schema_reaches_nobody(make, tmp_path):
         emitter.emit("nonsense")
     emitter.close()
     assert recorder.steps == []
-
-
-class TestBuild:
-    class Port(Options):
-        port: int = 1
-
-    @pytest.fixture
-    def run(self, tmp_path):
-        config = RunConfig(telemetry=(Choice(name="one", options={"port": 7}), Choice(name="two")))
-        return RunDir.create(tmp_path, "run", config)
-
-    def test_options_and_context_reach_the_provider(self, run):
-        seen = []
-
-        def build(options, spec):
-            seen.append((options.port, spec.run, spec.rank, spec.directory))
-            return Recorder()
-
-        emitter = build_emitter(run.config, run, 3, load=lambda kind, name: Extension(build, self.Port))
-        emitter.emit("step", step=1)
-        emitter.close()
-        assert seen == [(7, "run", 3, run.path), (1, "run", 3, run.path)]
-        assert read_events(run.events_dir)[0].rank == 3
-
-    def test_one_that_cant_start_is_left_out_and_reported(self, run):
-        recorder = Recorder()
-
-        def build(options, spec):
-            if options.port == 7:
-                raise OSError("the port is taken")
-            return recorder
-
-        emitter = build_emitter(run.config, run, 0, load=lambda kind, name: Extension(build, self.Port))
-        emitter.emit("step", step=1)
-        emitter.close()
-        assert recorder.steps == [1]
-        assert reports(run.events_dir) == [("one", "failing", 0)]
-
-    def test_one_that_isnt_there_is_an_error(self, run):
-        def load(kind, name):
-            raise PluginError(f"there is no {name}")
-
-        with pytest.raises(PluginError):
-            build_emitter(run.config, run, 0, load=load)
-        assert not run.events_dir.exists()

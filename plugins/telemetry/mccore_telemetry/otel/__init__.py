@@ -37,7 +37,7 @@ class OtelTelemetry:
 
     def close(self) -> None:
         """Send the rest, all signals at once, by one deadline."""
-        self._pipeline.close(time.monotonic() + 0.9 * self._patience)
+        self._pipeline.close(time.monotonic() + 0.94 * self._patience)
 
 
 @hookimpl

@@ -84,7 +84,6 @@ def target(options: OtelOptions, signal: Signal) -> Target:
         options.certificate or _variable("CERTIFICATE", signal),
         options.client_certificate or _variable("CLIENT_CERTIFICATE", signal),
         options.client_key or _variable("CLIENT_KEY", signal),
-        insecure=insecure,
         compression="" if compression == "none" else compression,
     )
 
@@ -104,7 +103,7 @@ def _url(options: OtelOptions, signal: Signal, insecure: bool) -> str:
 
 
 def _whole(address: str, source: str, insecure: bool) -> str:
-    """An address with its scheme: gRPC's habit is to leave it out."""
+    """An address with its scheme: gRPC's habit is to leave it out. Insecure means without TLS there, and nothing elsewhere."""
     if "://" not in address:
         address = f"{'http' if insecure else 'https'}://{address}"
     try:

@@ -40,7 +40,6 @@ class Target:
     certificate: str = ""
     client_certificate: str = ""
     client_key: str = ""
-    insecure: bool = False
     compression: str = ""
 
 
@@ -88,7 +87,7 @@ class HttpTransport:
         self._session.headers.update({name: value.get_secret_value() for name, value in target.headers.items()})
         self._session.headers["Content-Type"] = "application/x-protobuf"
         # Given with every request: REQUESTS_CA_BUNDLE goes over what a session says.
-        self._verify: bool | str = False if target.insecure else target.certificate or True
+        self._verify: bool | str = target.certificate or True
         if target.client_certificate:
             self._session.cert = (target.client_certificate, target.client_key or target.client_certificate)
 
@@ -141,7 +140,7 @@ class GrpcTransport:
         scheme, _, rest = target.url.partition("://")
         self._place = rest.partition("/")[0]
         self._credentials: Any = None
-        if scheme == "https" and not target.insecure:
+        if scheme == "https":
             self._credentials = grpc.ssl_channel_credentials(
                 root_certificates=_read(target.certificate),
                 private_key=_read(target.client_key or target.client_certificate),

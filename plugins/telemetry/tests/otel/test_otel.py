@@ -175,7 +175,7 @@ def test_no_collector_at_all_costs_no_time_and_loses_exactly_what_was_recorded(t
         provider.flush()
     began = time.monotonic()
     assert events_lost(provider, closing=True)[0] == len(run_events())
-    assert time.monotonic() - began < 2.5, "the patience of the specification, and a little"
+    assert time.monotonic() - began < 3.0, "the patience of the specification, and a little"
 
 
 # --- a collector that answers as it is told ---------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_one_that_never_answers_is_left_at_the_deadline(tmp_path: Path, told: To
         provider.record(event)
     began = time.monotonic()
     count, why = events_lost(provider, closing=True)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 3.0
     assert count == len(run_events())
     assert "timed out" in why
 

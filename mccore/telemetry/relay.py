@@ -1,0 +1,165 @@
+"""Hand a run's events to its telemetry providers from a process of its own: `python -m mccore.telemetry.relay RUN_DIRECTORY`.
+
+The event files are the queue. Every provider reads them at its own pace, so a slow or dead endpoint drops nothing while the
+run goes on, ranks send nothing themselves, and neither the interpreter of a rank nor the launcher can be hurt by a client.
+A provider lives from the first stage to the last. It sees what was written after the launcher started, of all ranks.
+
+Standard input is the line to the launcher. Its first line says from where to read; its end means that the run is over, also
+for a launcher that was killed. Then what waits is sent, within `END_SECONDS`, and the process ends whatever a client does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from mccore.errors import RunError
+from mccore.events import Event, EventTail, EventWriter
+from mccore.host.files import disk_hint
+from mccore.runs.rundir import RunDir
+from mccore.telemetry.delivery import END_SECONDS, Delivery, State, close_all
+from mccore.telemetry.emitter import write_state
+from mccore.telemetry.providers import build_providers, describe_process, wanted
+
+LOG_NAME = "telemetry"
+_POLL_SECONDS = 0.1
+_CHUNK_BYTES = 1 << 18  # what a provider that lags behind holds in memory
+_GRACE_SECONDS = 0.5  # beyond the end, for a process that takes a while to go
+_NICENESS = 5  # training goes first where cores are short
+
+
+class Relay:
+    """The launcher's side: the process that relays, and how it is ended."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    @classmethod
+    def start(cls, run: RunDir, offsets: Mapping[str, int], ranks: int) -> Relay | None:
+        """Begin to relay what is written behind these offsets of the event files. None where nothing is to be sent."""
+        if not wanted(run.config):
+            return None
+        log = run.log_path(LOG_NAME)
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "ab") as stream:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "mccore.telemetry.relay", str(run.path)],
+                    stdin=subprocess.PIPE,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C is the launcher's
+                )
+        except OSError as error:
+            raise RunError(f"can't start the process for telemetry: {error}", hint=disk_hint(error)) from error
+        relay = cls(process)
+        relay._tell(json.dumps({"offsets": dict(offsets), "ranks": ranks}))
+        return relay
+
+    def end(self, seconds: float = END_SECONDS) -> str:
+        """Let it send what waits, no longer than that. Says what went wrong with the process, or nothing."""
+        self._tell(json.dumps({"until": time.monotonic() + seconds}))
+        with contextlib.suppress(OSError):
+            self._input.close()
+        try:
+            code = self._process.wait(seconds + _GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return "the process for telemetry didn't end in time"
+        return f"the process for telemetry ended with {code}: see logs/{LOG_NAME}.log" if code else ""
+
+    @property
+    def _input(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def _tell(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # it is gone; `end` says how
+            self._input.write(line.encode() + b"\n")
+            self._input.flush()
+
+
+class Files:
+    """Events of all files of a run from some offsets on, as a delivery takes them."""
+
+    def __init__(self, directory: Path, offsets: Mapping[str, int]) -> None:
+        self._tail = EventTail(directory, chunk_bytes=_CHUNK_BYTES, offsets=offsets)
+        self._events: deque[Event] = deque()
+        self._woken = threading.Event()
+
+    def next(self, seconds: float) -> Event | None:
+        """The oldest event that wasn't taken yet, None when there is none for so many seconds or since `wake`."""
+        end = time.monotonic() + seconds
+        while not self._events:
+            last = self._woken.is_set()
+            self._events.extend(self._tail.poll())
+            left = end - time.monotonic()
+            if not self._events and (last or left <= 0):
+                return None
+            if not self._events:
+                self._woken.wait(min(_POLL_SECONDS, left))
+        return self._events.popleft()
+
+    def wake(self) -> None:
+        """Let `next` return at once where there is nothing, from now on."""
+        self._woken.set()
+
+    def rest(self) -> int:
+        """Pass over what is still there and say how many events that was."""
+        count = len(self._events) + sum(1 for _ in self._tail.drain())
+        self._events.clear()
+        return count
+
+
+def main() -> None:
+    """Relay until standard input ends."""
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: over.set())
+    os.nice(_NICENESS)
+    run = RunDir(Path(sys.argv[1]))
+    begin = json.loads(sys.stdin.buffer.readline() or b"{}")
+    until: list[float] = []
+    threading.Thread(target=_listen, args=[over, until], name="launcher", daemon=True).start()
+    lock = threading.Lock()
+    with EventWriter(run.events_dir / "telemetry.jsonl") as writer:
+
+        def report(state: State) -> None:
+            with lock, contextlib.suppress(RunError):  # a full disk ends the run where it trains
+                write_state(writer, state)
+
+        offsets = {**begin.get("offsets", {})}
+        spec = describe_process(run, ranks=int(begin.get("ranks", 1)))
+        deliveries = [
+            Delivery(name, provider, Files(run.events_dir, offsets), report, patience_seconds=spec.patience_seconds)
+            for name, provider in build_providers(spec, report)
+        ]
+        over.wait()
+        close_all(deliveries, until[0] - time.monotonic() if until else END_SECONDS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # past whatever a client would still wait for
+
+
+def _listen(over: threading.Event, until: list[float]) -> None:
+    """Wait for the end of standard input, and for the time by which to be done where the launcher could say it."""
+    for line in sys.stdin.buffer:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            until.append(float(json.loads(line)["until"]))
+    over.set()
+
+
+if __name__ == "__main__":
+    main()
