@@ -6,10 +6,14 @@ doesn't collect it by itself.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import socket
 import sqlite3
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +23,7 @@ from mccore_allocators.greedy import GreedyAllocator, GreedyOptions
 from mccore_allocators.spans import SpansAllocator, SpansOptions
 from pydantic import BaseModel, ConfigDict, Field
 
-from mccore.api import Edits, Extension, LevelSpec, Options, Recipe, TelemetrySpec, TreeSpec
+from mccore.api import Edits, EventsLost, Extension, LevelSpec, Options, Recipe, TelemetrySpec, TreeSpec
 from mccore.config import ChatTrainConfig, Choice, MegaContextConfig, ModelConfig, RunConfig
 from mccore.errors import MccoreError
 from mccore.events import Event
@@ -875,6 +879,112 @@ class TestNoFlush(ZooTelemetry):
 
         def close(self) -> None:
             pass
+
+
+class TestLongGoodbye(ZooTelemetry):
+    """Waits for an answer at the end, however long it takes."""
+
+    caught_by = "test_closes_within_its_patience"
+
+    class provider(LinesTelemetry):
+        def close(self) -> None:
+            super().close()
+            threading.Event().wait(5)  # a real one would wait longer
+
+
+class TestGoodbyeOfACopy(ZooTelemetry):
+    """Ends its connection when it is collected, in whatever process that is."""
+
+    caught_by = "test_a_fork_does_no_harm"
+
+    class provider(LinesTelemetry):
+        def __init__(self, options: Options, spec: TelemetrySpec) -> None:
+            super().__init__(options, spec)
+            self.ours, self.theirs = socket.socketpair()
+
+        def record(self, event: Event) -> None:
+            self.ours.send(b"x")
+
+        def __del__(self) -> None:
+            self.ours.shutdown(socket.SHUT_RDWR)
+
+
+class Wire:
+    """Where providers of the zoo send to. One for all: tests don't run side by side here."""
+
+    down = False
+
+    @classmethod
+    def send(cls, lines: list[str]) -> None:
+        if cls.down:
+            raise ConnectionRefusedError("nobody there")
+        lines.clear()
+
+
+class WireTelemetry(LinesTelemetry):
+    """A healthy provider that sends what it has buffered, and keeps it while that fails."""
+
+    def flush(self) -> None:
+        Wire.send(self.lines)
+
+    def close(self) -> None:
+        count = len(self.lines)
+        try:
+            self.flush()
+        except ConnectionError as error:
+            raise EventsLost(count, str(error)) from error
+
+
+class ZooSender(ZooTelemetry):
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        Wire.down = True
+        try:
+            yield
+        finally:
+            Wire.down = False
+
+
+class TestHealthySender(ZooSender):
+    provider = WireTelemetry
+
+
+class TestSilentOutage(ZooSender):
+    """Keeps an outage to itself."""
+
+    caught_by = "test_an_outage_is_told_and_outlived"
+
+    class provider(WireTelemetry):
+        def flush(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                super().flush()
+
+
+class TestStubborn(ZooSender):
+    """Tries again and again at the end."""
+
+    caught_by = "test_an_outage_at_the_end_costs_no_more_than_its_patience"
+
+    class provider(WireTelemetry):
+        def close(self) -> None:
+            end = time.monotonic() + 5  # a real one would go on
+            while Wire.down and time.monotonic() < end:
+                time.sleep(0.1)
+            super().close()
+
+
+class TestCountsTwice(ZooSender):
+    """Counts an event as lost when it can't be sent, and once more when it is thrown away."""
+
+    caught_by = "test_events_lost_in_an_outage_are_no_more_than_were_taken"
+
+    class provider(WireTelemetry):
+        def flush(self) -> None:
+            count = len(self.lines)
+            try:
+                super().flush()
+            except ConnectionError as error:
+                raise EventsLost(count, str(error)) from error
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------

@@ -139,6 +139,9 @@ class ToldCollector:
         threading.Thread(target=self._server.serve_forever, args=[0.02], daemon=True).start()
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
+        if self.over.is_set():  # a connection that was kept alive
+            request.close_connection = True
+            return
         body = request.rfile.read(int(request.headers["Content-Length"]))
         answer, signal = self.answer, request.path.rpartition("/")[2]
         self.requests.append(signal)

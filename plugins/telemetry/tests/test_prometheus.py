@@ -6,7 +6,7 @@ import json
 import math
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,42 @@ class TestPrometheus(TelemetryProviderSuite):
 
     def options(self) -> Options:
         return PrometheusOptions(port=0)
+
+
+@pytest.mark.servers
+class TestPush(TelemetryProviderSuite):
+    """The conformance suite, in front of a real Pushgateway."""
+
+    port: int
+    server: ExitStack
+
+    @pytest.fixture(autouse=True)
+    def _server(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        TestPush.log = tmp_path_factory.mktemp("gateway") / "log"
+        TestPush.port = free_port()
+        self.start()
+        yield
+        self.server.close()
+
+    log: Path
+
+    def start(self) -> None:
+        TestPush.server = ExitStack()
+        start_gateway(self.server, self.log, self.port)
+
+    def extension(self) -> Extension[TelemetryProvider]:
+        return mccore_telemetry_provider()
+
+    def options(self) -> Options:
+        return PrometheusOptions(mode="push", gateway=f"http://127.0.0.1:{self.port}")
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        self.server.close()
+        try:
+            yield
+        finally:
+            self.start()
 
 
 @pytest.fixture
@@ -141,14 +177,17 @@ def test_prometheus_finds_the_run_by_its_file_scrapes_it_and_fires_a_rule(tmp_pa
         assert 0.025 < float(median["value"][1]) <= 0.05
 
 
-@pytest.fixture
-def gateway(tmp_path: Path, cleanup: ExitStack) -> str:
-    port = free_port()
+def start_gateway(cleanup: ExitStack, log: Path, port: int) -> str:
     command = [binary("pushgateway"), f"--web.listen-address=127.0.0.1:{port}"]
-    process = cleanup.enter_context(running(command, tmp_path / "gateway.log"))
+    process = cleanup.enter_context(running(command, log))
     address = f"http://127.0.0.1:{port}"
     wait_for(lambda: answers(f"{address}/-/ready"), process=process)
     return address
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, cleanup: ExitStack) -> str:
+    return start_gateway(cleanup, tmp_path / "gateway.log", free_port())
 
 
 @pytest.mark.servers

@@ -80,7 +80,8 @@ class Traces:
                 if stage is not None:
                     _end(stage, event)
             case "alert":
-                self._span_of(event).add_event("alert", flat(event.data), _nanoseconds(event.time))
+                if (span := self._span_of(event)).is_recording():
+                    span.add_event("alert", flat(event.data), _nanoseconds(event.time))
             case _:
                 if (timed := _timed(event)) is not None:
                     self._add(event, *timed)

@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,19 +42,27 @@ def told() -> Iterator[ToldCollector]:
 class TestOtel(TelemetryProviderSuite):
     """The conformance suite, in front of a collector that takes everything."""
 
+    server: ToldCollector
+
     @pytest.fixture(autouse=True)
     def _server(self) -> Iterator[None]:
-        with ToldCollector() as server:
-            TestOtel.address = server.address
-            yield
-
-    address = ""
+        TestOtel.server = ToldCollector()
+        yield
+        TestOtel.server.close()
 
     def extension(self) -> Extension[TelemetryProvider]:
         return mccore_telemetry_provider()
 
     def options(self) -> Options:
-        return OtelOptions(endpoint=self.address)
+        return OtelOptions(endpoint=self.server.address)
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        self.server.close()
+        try:
+            yield
+        finally:
+            TestOtel.server = ToldCollector(port=self.server.port)
 
 
 def provider_of(address: str, directory: Path, **options: object) -> OtelTelemetry:
