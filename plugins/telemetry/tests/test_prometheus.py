@@ -177,7 +177,8 @@ def test_prometheus_finds_the_run_by_its_file_scrapes_it_and_fires_a_rule(tmp_pa
         assert 0.025 < float(median["value"][1]) <= 0.05
 
 
-def start_gateway(cleanup: ExitStack, log: Path, port: int) -> str:
+def start_gateway(cleanup: ExitStack, log: Path, port: int = 0) -> str:
+    port = port or free_port()
     command = [binary("pushgateway"), f"--web.listen-address=127.0.0.1:{port}"]
     process = cleanup.enter_context(running(command, log))
     address = f"http://127.0.0.1:{port}"
@@ -187,7 +188,7 @@ def start_gateway(cleanup: ExitStack, log: Path, port: int) -> str:
 
 @pytest.fixture
 def gateway(tmp_path: Path, cleanup: ExitStack) -> str:
-    return start_gateway(cleanup, tmp_path / "gateway.log", free_port())
+    return start_gateway(cleanup, tmp_path / "gateway.log")
 
 
 @pytest.mark.servers

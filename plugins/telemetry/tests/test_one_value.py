@@ -1,0 +1,90 @@
+"""One metric, one value: what a run emitted last is what every system shows, each read back from its real server.
+
+The reference is the event file. It has no NaN and no infinity (`null`), so all of these arrive as NaN; of a histogram a
+system has the sum and the count of what was observed, no last value.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from mccore_telemetry.shared.names import otel_name, prometheus_name, split
+from prometheus_client.parser import text_string_to_metric_families
+
+from mccore.config import Choice, RunConfig
+from mccore.events import METRICS, EventWriter, last_metrics, read_events
+from mccore.runs.rundir import RunDir
+from mccore.telemetry.relay import Relay
+
+from .collectors import Received, collector, received
+from .events import every_metric, step
+from .servers import get, wait_for
+from .test_prometheus import start_gateway
+
+LEFT_OUT = {"heartbeat"}  # an age, which each system takes when it is asked
+
+
+def emit(run: RunDir) -> None:
+    """A run that emitted every metric, some of them twice, with values that aren't finite among them."""
+    with EventWriter(run.events_dir / "rank0.jsonl") as writer:
+        for event in (step(0, loss=9.0, swap_rate=0.7, tokens_total=100.0), every_metric()):
+            writer.write(event)
+
+
+def gateway_values(page: str) -> dict[str, float]:
+    """Values by Prometheus' names, parts after a slash."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.labels.get("run") == "a-run":
+                part = sample.labels.get("part", "")
+                found[f"{sample.name}/{part}" if part else sample.name] = sample.value
+    return found
+
+
+def collector_values(found: Received) -> dict[str, float]:
+    """Values by OpenTelemetry's names, parts after a slash; of histograms the sums."""
+    values: dict[str, float] = {}
+    for name in {metric["name"] for metric in found.metrics}:
+        for point in found.points(name):
+            part = point["attributes"].get("mccore.part", "")
+            (value,) = (point[key] for key in ("asDouble", "asInt", "sum") if key in point)
+            values[f"{name}/{part}" if part else name] = float(value)
+    return values
+
+
+def same(value: float, expected: float) -> bool:
+    return value == expected or (math.isnan(value) and math.isnan(expected))
+
+
+@pytest.mark.servers
+def test_every_metric_has_the_same_last_value_everywhere(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        gateway = start_gateway(stack, tmp_path / "gateway.log")
+        http, _, out = stack.enter_context(collector(tmp_path / "collector"))
+        choices = (
+            Choice(name="prometheus", options={"mode": "push", "gateway": gateway}),
+            Choice(name="otel", options={"endpoint": http, "protocol": "http/protobuf"}),
+        )
+        run = RunDir.create(tmp_path, "a-run", RunConfig(telemetry=choices))
+        emit(run)
+        relay = Relay.start(run, {}, ranks=1)
+        assert relay is not None
+        assert relay.end(20.0) == "", (run.path / "logs" / "telemetry.log").read_text()
+        events = read_events(run.events_dir)
+        assert [event for event in events if event.type == "telemetry"] == []
+        shown = gateway_values(get(f"{gateway}/metrics"))
+        sent = collector_values(wait_for(lambda: found if (found := received(out)).metrics else None))
+    emitted = last_metrics(events)
+    assert set(METRICS) - LEFT_OUT <= {split(name)[0].name for name in emitted}
+    for name, value in emitted.items():
+        row, part = split(name)
+        if row.name in LEFT_OUT:
+            continue
+        ending = f"/{part}" if part else ""
+        observed = "_sum" if row.kind == "histogram" else ""
+        assert same(shown[f"{prometheus_name(row)}{observed}{ending}"], value), name
+        assert same(sent[f"{otel_name(row)}{ending}"], value), name
