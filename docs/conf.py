@@ -1,0 +1,20 @@
+"""The docs site: the pages of this folder, and the API from docstrings. Built by `make docs`; nothing is loaded from outside."""
+
+from importlib import metadata
+
+project = "mccore"
+version = release = metadata.version("mccore")
+extensions = ["myst_parser", "autoapi.extension", "sphinx.ext.napoleon"]
+html_theme = "furo"
+exclude_patterns = ["README.md", "operations/compose.yaml"]
+myst_heading_anchors = 3
+myst_enable_extensions = ["deflist"]
+# API pages are read from the sources: nothing is imported.
+autoapi_dirs = ["../mccore"]
+autoapi_root = "api"
+autoapi_ignore = ["*/skeleton/*", "*/__main__.py"]
+autoapi_options = ["members", "undoc-members", "show-module-summary"]
+autoapi_add_toctree_entry = False
+autoapi_keep_files = False
+autoapi_member_order = "bysource"
+suppress_warnings = ["myst.xref_missing", "ref.python"]
