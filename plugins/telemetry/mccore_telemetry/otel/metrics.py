@@ -72,7 +72,8 @@ class _RankMetrics:
             if not math.isfinite(value):
                 self._nonfinite.add(1, {"mccore.metric": name})
             elif row.kind == "histogram":
-                self._histograms[row.name].record(value, _attributes(tuple(labels(event, part).items())))
+                at = tuple(labels(event, part).items())
+                self._histograms[row.name].record(value, _attributes(at))
 
     def collect(self) -> ExportMetricsServiceRequest:
         self._now = by_metric(self._values.samples())

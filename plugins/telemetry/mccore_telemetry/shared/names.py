@@ -12,6 +12,8 @@ A part is an attribute or label, never part of a name. What else tells series ap
 
 from __future__ import annotations
 
+import functools
+
 from mccore.events import Event, Metric, metric
 
 PREFIX = "mccore"
@@ -38,6 +40,7 @@ _ENDINGS = {
 _TOTAL = "_total"
 
 
+@functools.lru_cache(4096)
 def split(name: str) -> tuple[Metric, str]:
     """The row of a metric and the part of its family: `lod_loss/2` is `lod_loss` and `2`. Raises KeyError."""
     row = metric(name)

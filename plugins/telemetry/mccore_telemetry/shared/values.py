@@ -72,11 +72,12 @@ class Values:
 
     def record(self, event: Event) -> None:
         """Take over what an event says."""
+        whole = _key(labels(event))
         with self._lock:
             self._newest = max(self._newest, event.time)
             for name, value in event.metrics.items():
                 row, part = split(name)
-                key = _key(labels(event, part))
+                key = _key(labels(event, part)) if part else whole
                 if row.kind == "histogram":
                     self._histograms.setdefault(row.name, {}).setdefault(key, Histogram()).observe(value)
                 else:
