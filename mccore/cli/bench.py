@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mccore.config.stages import TRAINING_STAGES
 from mccore.units import count, size
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def bench() -> None:
     show_default=True,
     help="Tokens of history; k is 1,000, M a million.",
 )
-@click.option("--stage", type=click.Choice(["sft", "mid", "base"]), help="Of which stage; default: the last there is.")
+@click.option("--stage", type=click.Choice(TRAINING_STAGES[::-1]), help="Of which stage; default: the last there is.")
 @click.option(
     "--tokens",
     type=click.IntRange(1, 10**6),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mccore.config.stages import TRAINING_STAGES
 from mccore.errors import UsageError
 from mccore.units import count, duration, size
 
@@ -40,7 +41,7 @@ def context() -> None:
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory to write to.")
 @click.option("--run", "run", help="Whose model makes the gists; default: the newest run that has one.")
-@click.option("--stage", type=click.Choice(["sft", "mid", "base"]), help="Of which stage; default: the last there is.")
+@click.option("--stage", type=click.Choice(TRAINING_STAGES[::-1]), help="Of which stage; default: the last there is.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Of folders take these files only. Repeatable.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Of folders leave these out. Repeatable.")
 @click.option(

@@ -15,7 +15,7 @@ from mccore import plugins
 from mccore.api import Recipe
 from mccore.cli.options import ConfiguredCommand, Given, given, resolve_given
 from mccore.cli.tables import describe
-from mccore.config import HardwareConfig, RunConfig
+from mccore.config import TRAINING_STAGES, HardwareConfig, RunConfig
 from mccore.config.diff import differences
 from mccore.errors import ConfigError, UsageError
 from mccore.host import paths
@@ -142,7 +142,7 @@ def _check_hardware(hardware: HardwareConfig) -> None:
 def _check_width(config: RunConfig, hardware: HardwareConfig) -> None:
     """A resumed run keeps its batch, so the ranks of this start must share it evenly."""
     world = hardware.nproc * hardware.nnodes
-    for stage in ("base", "mid", "sft"):
+    for stage in TRAINING_STAGES:
         rows = getattr(config, stage).batch_tokens // config.model.max_seq_len
         if stage in config.stages and rows % world:
             raise ConfigError(

@@ -14,7 +14,7 @@ from mccore.config.section import (
     flags,
     walk_fields,
 )
-from mccore.config.stages import STAGES, TRAINING_STAGES, StageName
+from mccore.config.stages import STAGES, TRAINING_STAGES, StageName, StageSpec, stage_spec
 from mccore.config.training import (
     BaseConfig,
     ChatConfig,
@@ -30,6 +30,6 @@ __all__ = [
     "SCHEMA_VERSION", "STAGES", "TRAINING_STAGES", "BaseConfig", "ChatConfig", "ChatTrainConfig", "CheckpointConfig",
     "Choice", "Count", "DataConfig", "EvalConfig", "Fraction", "GistNetConfig", "HardwareConfig", "LensConfig",
     "MegaContextConfig", "ModelConfig", "NonNegative", "OptimConfig", "Positive", "RunConfig", "SearchConfig",
-    "Section", "StageName", "TokenizerConfig", "TrainConfig", "describe_validation", "flags", "read_config",
-    "walk_fields",
+    "Section", "StageName", "StageSpec", "TokenizerConfig", "TrainConfig", "describe_validation", "flags", "read_config",
+    "stage_spec", "walk_fields",
 ]  # fmt: skip

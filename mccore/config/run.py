@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from mccore.config.megacontext import MegaContextConfig
 from mccore.config.model import DataConfig, ModelConfig, TokenizerConfig
 from mccore.config.section import Choice, Count, Section, describe_validation, flags
-from mccore.config.stages import STAGES, StageName
+from mccore.config.stages import DEFAULT_STAGES, STAGES, StageName
 from mccore.config.training import (
     BaseConfig,
     ChatConfig,
@@ -33,6 +33,12 @@ from mccore.errors import ConfigError
 SCHEMA_VERSION = 1
 
 
+def _known_stage(name: str) -> StageName:
+    if name not in STAGES:
+        raise ValueError(f"there is no such stage; there are {', '.join(STAGES)}")
+    return name
+
+
 class RunConfig(Section):
     """Everything that decides what a run does."""
 
@@ -41,7 +47,9 @@ class RunConfig(Section):
     seed: Count = Field(
         42, description="seed of initialisation, data order and sampling", json_schema_extra=flags("seed")
     )
-    stages: tuple[StageName, ...] = Field(STAGES, description="stages in order")
+    stages: tuple[Annotated[StageName, AfterValidator(_known_stage)], ...] = Field(
+        DEFAULT_STAGES, description="stages in order"
+    )
     hardware: HardwareConfig = HardwareConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()
@@ -65,8 +73,8 @@ class RunConfig(Section):
     @field_validator("stages")
     @classmethod
     def _stages_in_order(cls, stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
-        ranks = [STAGES.index(stage) for stage in stages]
-        if not stages or ranks != sorted(set(ranks)):
+        wanted = set(stages)
+        if not stages or stages != tuple(stage for stage in STAGES if stage in wanted):
             raise ValueError(f"stages must be some of {', '.join(STAGES)}, each once and in this order")
         return stages
 

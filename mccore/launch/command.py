@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from mccore.config import TRAINING_STAGES, HardwareConfig, StageName, describe_validation
+from mccore.config import HardwareConfig, StageName, describe_validation, stage_spec
 from mccore.errors import ConfigError
 from mccore.host.machine import available_cores
 from mccore.runs.rundir import RunDir
@@ -21,9 +21,9 @@ FREE_SETTINGS = ("hardware.nproc", "hardware.nnodes", "hardware.rdzv_endpoint", 
 def stage_command(
     path: Path, stage: StageName, hardware: HardwareConfig, run_name: str = "", *, worker: str = WORKER
 ) -> list[str]:
-    """The command line of one stage. Training stages run on all ranks, the others on one."""
+    """The command line of one stage, on all ranks or on one, as the table of stages says."""
     target = ["-m", worker, str(path), stage]
-    if stage not in TRAINING_STAGES or hardware.nproc * hardware.nnodes == 1:
+    if not stage_spec(stage).ranks or hardware.nproc * hardware.nnodes == 1:
         return [sys.executable, *target]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(hardware.nproc)]
     if hardware.nnodes == 1:
@@ -46,7 +46,7 @@ _CPU_RUNTIME = {
 
 def stage_environment(stage: StageName, hardware: HardwareConfig) -> dict[str, str]:
     """Variables a stage gets in addition to ours. A thread count the user has set stays, unless the configuration has one."""
-    ranks = hardware.nproc if stage in TRAINING_STAGES else 1
+    ranks = hardware.nproc if stage_spec(stage).ranks else 1
     added = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # the directory one stands in isn't searched for modules
     if hardware.threads or "OMP_NUM_THREADS" not in os.environ:
         added["OMP_NUM_THREADS"] = str(hardware.threads or max(1, available_cores() // ranks))

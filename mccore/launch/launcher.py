@@ -26,7 +26,7 @@ from typing import Protocol
 
 import psutil
 
-from mccore.config import TRAINING_STAGES, HardwareConfig, StageName
+from mccore.config import HardwareConfig, StageName, stage_spec
 from mccore.errors import RunError
 from mccore.events import Event, EventTail, EventWriter
 from mccore.host.files import disk_hint
@@ -271,7 +271,7 @@ class _Launch:
         if failures:
             first = failures[0]
             message = str(first.data.get("message") or "failed")
-            several = self.hardware.nproc * self.hardware.nnodes > 1 and stage in TRAINING_STAGES
+            several = self.hardware.nproc * self.hardware.nnodes > 1 and stage_spec(stage).ranks
             if several:
                 message = f"rank {first.rank}: {message}"
             # What other ranks say later is that a peer was gone: the last word must be that of the one that failed.

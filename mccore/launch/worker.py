@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mccore.config import STAGES, TRAINING_STAGES, StageName
+from mccore.config import STAGES, StageName, stage_spec
 from mccore.errors import Interrupted, MccoreError, UsageError
 from mccore.events import EventWriter
 from mccore.host.processes import die_with_parent
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     die_with_parent()
     try:
         run, stage = _parse(sys.argv[1:] if arguments is None else arguments)
-        stop = StopSignal(interrupts=stage not in TRAINING_STAGES)
+        stop = StopSignal(interrupts=not stage_spec(stage).trains)
         rank = int(os.environ.get("RANK", "0"))
         with run.join(), Emitter(EventWriter(run.events_dir / f"rank{rank}.jsonl", rank=rank)) as emitter:
             return _run_stage(run, stage, emitter, stop)
@@ -82,7 +82,7 @@ def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) 
     try:
         with _join(run, stage) as world:
             runtime = build(run.config, run, stage, world=world, emitter=emitter, stop_requested=stop_requested)
-            if stage not in TRAINING_STAGES:
+            if not stage_spec(stage).trains:
                 runtime.emit("stage.start", world_size=world.size, resumed_step=None, plan={}, durable=True)
             results = STAGE_FUNCTIONS[stage](runtime)
             if world.is_main:
@@ -106,9 +106,7 @@ def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) 
 
 def _join(run: RunDir, stage: StageName) -> AbstractContextManager[World]:
     """The ranks of the stage; one without torch for stages that compute with no model."""
-    from mccore.stages.table import MODEL_STAGES
-
-    if stage not in MODEL_STAGES:
+    if not stage_spec(stage).needs_model:
         return nullcontext(World())
     from mccore.train.gradients import join_world
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from mccore.config import STAGES
+from mccore.config.stages import REPORT_STAGE, STAGES, evaluations
 from mccore.errors import RunError
 from mccore.events import Event
 from mccore.report.environment import changed_settings, describe_environment
@@ -68,7 +68,7 @@ def collect(run: RunDir, events: list[Event]) -> dict[str, Any]:
         "stages": [_stage(run, stage, events) for stage in config.stages],
         "token_loss": _token_losses(events),
         "seconds": _wall_seconds(events),
-        "results": {stage: result for stage, result in results.items() if result is not None and stage != "report"},
+        "results": {stage: result for stage, result in results.items() if result is not None and stage != REPORT_STAGE},
         "samples": _samples(events),
         "alerts": [{"time": _utc(event.time), **event.data} for event in events if event.type == "alert"],
         "megacontext": megacontext,
@@ -92,7 +92,7 @@ def _token_losses(events: Iterable[Event]) -> dict[str, float]:
 
 def _outcome(run: RunDir) -> dict[str, Any]:
     outcome = run.outcome()
-    if outcome.state == "running" and all(run.completed(stage) for stage in run.config.stages if stage != "report"):
+    if outcome.state == "running" and all(run.completed(stage) for stage in run.config.stages if stage != REPORT_STAGE):
         return {"state": "finished", "stage": None, "message": ""}  # the report itself is what still runs
     return asdict(outcome)
 
@@ -194,7 +194,7 @@ def _missing(
         missing.append({"what": what, "why": why})
 
     for stage in STAGES:
-        if stage == "report":
+        if stage == REPORT_STAGE:
             continue
         if stage in damaged:
             add(stage, damaged[stage])
@@ -205,7 +205,7 @@ def _missing(
             not_run = "not reached yet" if run.is_running() else "the run didn't get that far"
             why = {"not run": not_run, "running": "still running"}.get(told["outcome"])
             add(stage, why or f"{told['outcome']}: {told['message']}".removesuffix(": "))
-    for stage in ("chat_eval_mid", "chat_eval_sft"):
+    for stage in (spec.name for spec in evaluations(chat=True)):
         result = results[stage]
         if result is None:
             continue

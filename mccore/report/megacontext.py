@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mccore.config import TRAINING_STAGES, MegaContextConfig, RunConfig
+from mccore.config.stages import STAGE_TABLE
 from mccore.events import METRICS, Event, metric
 from mccore.report.evaluation import finite_number, read_evaluation
 from mccore.report.shape import Record
@@ -184,7 +185,7 @@ def _missing(
     if not refocuses:
         add(", ".join(REFOCUS_FAMILIES), "no refocus of a session was recorded: they come from evaluation and chat")
     if not evaluations:
-        done = [stage for stage in ("base_eval", "chat_eval_mid", "chat_eval_sft") if results.get(stage)]
+        done = [spec.name for spec in STAGE_TABLE if spec.evaluates and results.get(spec.name)]
         why = f"{' and '.join(done)} didn't evaluate it" if done else "no stage that evaluates it was finished"
         add("evaluation of focus", why)
     elif not any(found.get("by_distance") for found in evaluations.values()):

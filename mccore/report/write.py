@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mccore.config.stages import stage_of_work
 from mccore.errors import RunError
 from mccore.events import read_events
 from mccore.host.files import write_atomic
@@ -45,7 +46,7 @@ def write_report(run: RunDir) -> ReportPaths:
         steps, refocuses = training_series(curves(events, step_metrics)), refocus_curves(events)
         contexts = snapshots(events, "working_context_snapshot")
         images |= draw_megacontext(steps, refocuses, data["megacontext"]["evaluations"], contexts)
-    if measured := data["results"].get("tokenizer_eval"):
+    if measured := data["results"].get(stage_of_work("measure_tokenizer")):
         images["tokenizer.png"] = draw_tokenizer(measured)
     for name, image in images.items():
         plots.append(run.report_dir / name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mccore.config.stages import TRAINING_STAGES
 from mccore.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from mccore.runs.rundir import RunDir
 
 
-STAGES = ("sft", "mid", "base")  # best for a chat first
+STAGES = TRAINING_STAGES[::-1]  # best for a chat first
 
 
 def find_run(selector: str | None) -> RunDir:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mccore.config import TRAINING_STAGES, ChatTrainConfig, ModelConfig, RunConfig, StageName, TrainConfig
+from mccore.config import TRAINING_STAGES, ChatTrainConfig, ModelConfig, RunConfig, StageName, TrainConfig, stage_spec
 from mccore.data.batches.rows import Rows
 from mccore.data.batches.store import Encoded, TokenStore, encode_documents, ensure_store, open_store, store_path
 from mccore.data.corpora.catalogue import open_corpus
@@ -124,7 +124,7 @@ class Runtime:
         their mask for the others. `build` also checks a store that is there, and makes it again when it is damaged.
         """
         key: dict[str, Any] = {"kind": "text", "corpus": None, "tokenizer": self.tokenizer.fingerprint}
-        if stage == "base":
+        if not stage_spec(stage).chat:
             return self._store({**key, "corpus": self.corpus.manifest()}, self._encode_corpus, build)
         section = self.chat_section(stage)
         key |= {
@@ -205,7 +205,7 @@ class Runtime:
         tokens = self.store(stage).split(split)
         length = self.config.model.max_seq_len
         seed = self.config.seed if split == "train" else 0
-        if stage == "base":
+        if not stage_spec(stage).chat:
             return Rows(tokens, length, seed=seed)
         return Rows(tokens, length, seed=seed, kind="chat", loss_on=self.chat_section(stage).loss_on)
 

@@ -12,6 +12,7 @@ import math
 from typing import TypeVar
 
 from mccore.config import ModelConfig, RunConfig, TrainConfig
+from mccore.config.stages import CHAT_STAGES, TEXT_STAGE
 from mccore.errors import ConfigError
 from mccore.scaling.megacontext import (
     expanded_context,
@@ -70,9 +71,8 @@ def derive(config: RunConfig) -> RunConfig:
     base = config.base.model_copy(update={"tokens": tokens, "batch_tokens": batch})
     return derived.model_copy(
         update={
-            "base": _derive_rows(base, "base", derived),
-            "mid": _derive_rows(config.mid, "mid", derived, batch),
-            "sft": _derive_rows(config.sft, "sft", derived, batch),
+            TEXT_STAGE: _derive_rows(base, TEXT_STAGE, derived),
+            **{stage: _derive_rows(getattr(config, stage), stage, derived, batch) for stage in CHAT_STAGES},
         }
     )
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mccore.config import TRAINING_STAGES, RunConfig, StageName, TrainConfig
+from mccore.config.stages import TEXT_STAGE
 from mccore.errors import ConfigError
 from mccore.scaling.megacontext import (
     context_activations,
@@ -103,7 +104,7 @@ class MemoryEstimate:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def memory_estimate(config: RunConfig, stage: StageName = "base", *, activation_bytes: int = 4) -> MemoryEstimate:
+def memory_estimate(config: RunConfig, stage: StageName = TEXT_STAGE, *, activation_bytes: int = 4) -> MemoryEstimate:
     """A rough estimate for a derived configuration; `activation_bytes` is 4 for fp32, 2 for bf16.
 
     Weights and gradients are fp32. AdamW keeps two numbers per parameter, Muon one and a variance per row. Activations

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mccore.config import StageName
+from mccore.config import StageName, stage_spec
 from mccore.errors import MccoreError
 from mccore.runtime.runtime import Runtime
+from mccore.scaling.plan import stage_config
 from mccore.stages.prepare import Results
 
 if TYPE_CHECKING:
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
 # --- evaluation and report ---------------------------------------------------------------------------------------------
 
 
-def base_eval(runtime: Runtime) -> Results:
-    """Bits per byte of the base model on the held-out documents, and samples."""
+def evaluate_text(runtime: Runtime) -> Results:
+    """Bits per byte of a model of text on the held-out documents, and samples."""
     from mccore.eval.samples import sample_completions
     from mccore.stages.train import emit_validation
 
-    gpt, meta = runtime.trained_gpt("base")
-    config = runtime.config
-    found = runtime.validate(gpt, runtime.rows("base", "val"), config.eval.bpb_tokens, config.base.micro_batch_rows)
+    config, trained = runtime.config, _evaluated(runtime)
+    gpt, meta = runtime.trained_gpt(trained)
+    rows = stage_config(config, trained).micro_batch_rows
+    found = runtime.validate(gpt, runtime.rows(trained, "val"), config.eval.bpb_tokens, rows)
     emit_validation(runtime, found, None)
     samples = sample_completions(
         runtime.engine(gpt), config.eval.sample_prompts, config.eval.sample_tokens, config.seed
@@ -33,7 +35,7 @@ def base_eval(runtime: Runtime) -> Results:
     for sample in samples:
         runtime.emit("sample", prompt=sample.prompt, text=sample.text)
     results: Results = {"step": meta.step, **found._asdict(), "samples": [sample._asdict() for sample in samples]}
-    nets = runtime.trained_megacontext("base")
+    nets = runtime.trained_megacontext(trained)
     if nets is not None:
         from mccore.stages.focus import focus_table
 
@@ -45,19 +47,11 @@ def base_eval(runtime: Runtime) -> Results:
     return results
 
 
-def chat_eval_mid(runtime: Runtime) -> Results:
-    """Held-out questions for the midtrained model."""
-    return _chat_eval(runtime, "mid")
+def evaluate_chat(runtime: Runtime) -> Results:
+    """Held-out questions for a chat model."""
+    from mccore.eval.chat import evaluate_chat as ask_questions
 
-
-def chat_eval_sft(runtime: Runtime) -> Results:
-    """Held-out questions for the fine-tuned model."""
-    return _chat_eval(runtime, "sft")
-
-
-def _chat_eval(runtime: Runtime, trained: StageName) -> Results:
-    from mccore.eval.chat import evaluate_chat
-
+    trained = _evaluated(runtime)
     gpt, meta = runtime.trained_gpt(trained)
     new_session: Callable[[], Session] | None = None
     if runtime.config.megacontext.enabled:
@@ -65,6 +59,13 @@ def _chat_eval(runtime: Runtime, trained: StageName) -> Results:
 
         model, trees = context_model(runtime.last_checkpoint(trained), gpt, meta, runtime.world.device)
         new_session = partial(session_in_memory, model, trees)
-    found = evaluate_chat(runtime.engine(gpt), runtime.config.eval, seed=runtime.config.seed, new_session=new_session)
+    found = ask_questions(runtime.engine(gpt), runtime.config.eval, seed=runtime.config.seed, new_session=new_session)
     runtime.emit("eval", metrics=found["metrics"], name="chat", details={"stage": trained})
     return {"step": meta.step, **found}
+
+
+def _evaluated(runtime: Runtime) -> StageName:
+    """The training stage whose model this stage measures."""
+    trained = stage_spec(runtime.stage).evaluates
+    assert trained is not None
+    return trained

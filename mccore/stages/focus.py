@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mccore.config import MegaContextConfig, RunConfig
+from mccore.config.stages import TEXT_STAGE
 from mccore.data.batches.rows import Position
 from mccore.errors import ConfigError
 from mccore.runtime.allocators import build_allocator
@@ -42,7 +43,7 @@ def validation_rows(runtime: Runtime, count: int) -> tuple[Tensor, NDArray[np.in
 
     from mccore.data.batches.loader import stack_rows
 
-    rows = runtime.rows("base", "val")
+    rows = runtime.rows(TEXT_STAGE, "val")
     chosen = []
     for row, position in rows.walk(Position()):
         if len(chosen) == count or position.epoch > 0:

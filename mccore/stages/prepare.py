@@ -23,13 +23,13 @@ TOKENIZER_EVAL_DOCUMENTS = 200
 # --- data and tokenizer ------------------------------------------------------------------------------------------------
 
 
-def data(runtime: Runtime) -> Results:
+def find_corpus(runtime: Runtime) -> Results:
     """Find the corpus and say what it is."""
     print(runtime.corpus.describe(), flush=True)
     return {"corpus": runtime.corpus.manifest(), "description": runtime.corpus.describe()}
 
 
-def tokenizer(runtime: Runtime) -> Results:
+def train_tokenizer(runtime: Runtime) -> Results:
     """Train the tokenizer on the training documents of the corpus."""
     config = runtime.config.tokenizer
     began = time.perf_counter()
@@ -55,7 +55,7 @@ def _tokenizer_texts(runtime: Runtime) -> Iterator[str]:
         yield text
 
 
-def tokenizer_eval(runtime: Runtime) -> Results:
+def measure_tokenizer(runtime: Runtime) -> Results:
     """Measure how well the tokenizer compresses fixed texts and the corpus."""
 
     def texts(documents: Iterator[Document]) -> list[str]:

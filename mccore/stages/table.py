@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mccore.config import TRAINING_STAGES, StageName
+from mccore.config.stages import STAGE_TABLE, StageName
 from mccore.runtime.runtime import Runtime
-from mccore.stages.evaluate import base_eval, chat_eval_mid, chat_eval_sft
-from mccore.stages.prepare import Results, data, encode, tokenizer, tokenizer_eval
+from mccore.stages.evaluate import evaluate_chat, evaluate_text
+from mccore.stages.prepare import Results, encode, find_corpus, measure_tokenizer, train_tokenizer
 
 Stage = Callable[[Runtime], Results]
-
-# These compute with a model; the others run without torch.
-MODEL_STAGES: frozenset[StageName] = frozenset((*TRAINING_STAGES, "base_eval", "chat_eval_mid", "chat_eval_sft"))
 
 
 def train(runtime: Runtime) -> Results:
@@ -33,16 +30,10 @@ def report(runtime: Runtime) -> Results:
     return {"path": runtime.run.report_dir.relative_to(runtime.run.path).as_posix()}
 
 
-STAGE_FUNCTIONS: dict[StageName, Stage] = {
-    "data": data,
-    "tokenizer": tokenizer,
-    "tokenizer_eval": tokenizer_eval,
-    "encode": encode,
-    "base": train,
-    "base_eval": base_eval,
-    "mid": train,
-    "chat_eval_mid": chat_eval_mid,
-    "sft": train,
-    "chat_eval_sft": chat_eval_sft,
-    "report": report,
-}
+_WORK: tuple[Stage, ...] = (
+    find_corpus, train_tokenizer, measure_tokenizer, encode, train, evaluate_text, evaluate_chat, report,
+)  # fmt: skip
+
+_BY_NAME = {function.__name__: function for function in _WORK}
+
+STAGE_FUNCTIONS: dict[StageName, Stage] = {spec.name: _BY_NAME[spec.work] for spec in STAGE_TABLE}

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mccore.config import ChatTrainConfig
+from mccore.config import ChatTrainConfig, stage_spec
+from mccore.config.stages import TEXT_STAGE
 from mccore.data.batches.loader import Batch, Loader, stack_rows
 from mccore.data.batches.rows import Position, Rows
 from mccore.data.tokenizer.chat_format import render_for_completion
@@ -253,7 +254,7 @@ class _Hooks:
         runtime, section = self.runtime, self.runtime.train_config
         if self._val_rows is None:
             self._val_rows = runtime.rows(runtime.stage, "val")
-            if self.training.nets is not None and "base" in runtime.config.stages:
+            if self.training.nets is not None and TEXT_STAGE in runtime.config.stages:
                 self._focus_rows = validation_rows(runtime, CHECK_ROWS)
         found = runtime.validate(self.training.gpt, self._val_rows, section.eval_tokens, section.micro_batch_rows)
         if runtime.world.is_main:
@@ -308,7 +309,7 @@ def _samples(runtime: Runtime, training: Training) -> list[tuple[str, str]]:
     """Prompts and what the model says: documents continued after the base stage, questions answered after the others."""
     config, tokenizer = runtime.config, runtime.tokenizer
     engine = runtime.engine(training.gpt)
-    if runtime.stage == "base":
+    if not stage_spec(runtime.stage).chat:
         found = sample_completions(engine, config.eval.sample_prompts, config.eval.sample_tokens, config.seed)
         return [(sample.prompt, sample.text) for sample in found]
     mixture = {name: 1 for name, count in runtime.chat_section(runtime.stage).mixture.items() if count}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mccore.config.stages import stage_spec
 from mccore.errors import UsageError
 from mccore.runtime.open import STAGES, find_checkpoint, find_run, load_engine
 
@@ -110,8 +111,10 @@ def chat(
     )
     history = None
     if megacontext is not False and (megacontext or wanted.given or chosen.config.megacontext.enabled):
-        history = open_history(engine, checkpoint, wanted, stage == "base", {"run": chosen.name, "stage": stage})
-    window = TextContext(engine) if stage == "base" else WindowContext(engine)
+        history = open_history(
+            engine, checkpoint, wanted, not stage_spec(stage).chat, {"run": chosen.name, "stage": stage}
+        )
+    window = TextContext(engine) if not stage_spec(stage).chat else WindowContext(engine)
     session = ChatSession(engine.tokenizer, history.context if history else window, sampling, system)
     source = {"run": chosen.name, "stage": stage, "step": step, **({"session": name} if name else {})}
     terminal = Terminal(session, source, as_json=as_json, history=history)

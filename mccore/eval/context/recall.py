@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mccore.config import MegaContextConfig, ModelConfig, OptimConfig, RunConfig
+from mccore.config.stages import TEXT_STAGE
 from mccore.data.batches.loader import Batch
 from mccore.data.recall import RecallTask, draw_recall
 from mccore.megacontext.networks.networks import MegaContextNets, megacontext_groups
@@ -151,7 +152,7 @@ def build_recall(setting: RecallSetting, seed: int) -> tuple[GPT, MegaContextNet
         grad_clip=1.0,
     )
     run = RunConfig(model=model, optim=optim, megacontext=config)
-    groups = (*gpt_groups(run, "base", "gpt."), *megacontext_groups(config, "mc.", 1.0))
+    groups = (*gpt_groups(run, TEXT_STAGE, "gpt."), *megacontext_groups(config, "mc.", 1.0))
     members = assign_groups(nn.ModuleDict({"gpt": gpt, "mc": nets}), groups)
     return gpt, nets, Optimizer(members, optim, dtype=torch.float32)
 

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mccore.config.stages import CHAT_STAGES, TEXT_STAGE, evaluations
 from mccore.report.pages.markdown import table
 from mccore.report.pages.words import accuracy_text, fenced, mean_text, number_text, percent_text, shortened
 from mccore.report.shape import Data
 
 
-def base_eval_lines(data: Data) -> Iterable[str]:
-    result = data["results"].get("base_eval")
-    if not result:
-        return
-    yield "## Base model"
-    yield (
-        f"Held-out documents: {result['val_bpb']:.4f} bits per byte, {result['val_loss']:.4f} nat per token, over "
-        f"{result['tokens']:,} tokens of {result['bytes']:,} bytes."
-    )
+def text_lines(data: Data) -> Iterable[str]:
+    """What models of text were found to be."""
+    for spec in evaluations(chat=False):
+        if result := data["results"].get(spec.name):
+            yield f"## {str(spec.evaluates).capitalize()} model"
+            yield (
+                f"Held-out documents: {result['val_bpb']:.4f} bits per byte, {result['val_loss']:.4f} nat per token, over "
+                f"{result['tokens']:,} tokens of {result['bytes']:,} bytes."
+            )
 
 
-def chat_eval_lines(data: Data) -> Iterable[str]:
-    found = [(name, data["results"].get(f"chat_eval_{name}")) for name in ("mid", "sft")]
-    found = [(name, result) for name, result in found if result]
+def _chat_results(data: Data) -> list[tuple[str, Data]]:
+    """Name and evaluation of every chat model that was measured."""
+    rows = ((str(spec.evaluates), data["results"].get(spec.name)) for spec in evaluations(chat=True))
+    return [(name, result) for name, result in rows if result]
+
+
+def chat_lines(data: Data) -> Iterable[str]:
+    """How chat models answer held-out questions."""
+    found = _chat_results(data)
     if not found:
         return
     yield "## Chat model"
@@ -85,11 +92,12 @@ def _how_scored(choice: Data) -> str:
 
 
 def sample_lines(data: Data) -> Iterable[str]:
-    base = data["results"].get("base_eval") or {}
-    completions = base.get("samples") or data["samples"].get("base") or []
-    name = next((name for name in ("sft", "mid") if data["results"].get(f"chat_eval_{name}")), "")
-    chat: Data = data["results"][f"chat_eval_{name}"] if name else {}
-    early = [(stage, sample) for stage in ("mid", "sft") for sample in data["samples"].get(stage, []) if not chat]
+    """The last samples of the models."""
+    measured = [data["results"].get(spec.name) or {} for spec in evaluations(chat=False)]
+    completions = next((found["samples"] for found in measured if found.get("samples")), None)
+    completions = completions or data["samples"].get(TEXT_STAGE) or []
+    name, chat = next(reversed(_chat_results(data)), ("", {}))
+    early = [(stage, sample) for stage in CHAT_STAGES for sample in data["samples"].get(stage, []) if not chat]
     if not completions and not chat and not early:
         return
     yield "## Samples"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from mccore.config import TRAINING_STAGES
 from mccore.report.pages.markdown import table
 from mccore.report.shape import Data
 from mccore.units import count, number, size
@@ -17,7 +18,6 @@ _PLOTS = (
     ("mc_curriculum.png", "Entries of a variant over training"),
     ("mc_cost.png", "Waits for the device per step"),
 )
-_STAGES = ("base", "mid", "sft")
 
 
 def render_megacontext(data: Data) -> Iterable[str]:
@@ -276,7 +276,7 @@ def _distance(row: Data) -> str:
 
 def _by_stage(rows: Sequence[Data]) -> str:
     """One line per metric, one column per stage."""
-    stages = [stage for stage in _STAGES if any(row["stage"] == stage for row in rows)]
+    stages = [stage for stage in TRAINING_STAGES if any(row["stage"] == stage for row in rows)]
     lines = []
     for name in dict.fromkeys(row["metric"] for row in rows):
         mine = {row["stage"]: row for row in rows if row["metric"] == name}

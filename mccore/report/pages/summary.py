@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mccore.report.pages.evaluation import base_eval_lines, chat_eval_lines, sample_lines
+from mccore.config.stages import REPORT_STAGE, TRAINING_STAGES, evaluations
+from mccore.report.pages.evaluation import chat_lines, sample_lines, text_lines
 from mccore.report.pages.markdown import table
 from mccore.report.pages.megacontext import render_megacontext, render_violations
 from mccore.report.pages.tokenizer import tokenizer_lines
@@ -26,8 +27,8 @@ def render_report(data: Data) -> str:
         *_model(data),
         *tokenizer_lines(data),
         *training_lines(data),
-        *base_eval_lines(data),
-        *chat_eval_lines(data),
+        *text_lines(data),
+        *chat_lines(data),
         *sample_lines(data),
         *render_megacontext(data),
     ]
@@ -58,14 +59,20 @@ def _summary(data: Data) -> Iterable[str]:
     rows: list[tuple[str, str]] = []
     if model["parameters"]:
         rows.append(("parameters", f"{model['parameters']['total']:,}"))
-    tokens = [results[stage]["tokens"] for stage in ("base", "mid", "sft") if results.get(stage)]
-    if tokens:
-        flops = sum(results[stage]["flops"] for stage in ("base", "mid", "sft") if results.get(stage))
-        rows.append(("training tokens, FLOPs", f"{sum(tokens):,}, {flops:.3g}"))
-    if base := results.get("base_eval"):
-        rows.append(("base: bits per byte", f"{base['val_bpb']:.4f} over {base['bytes']:,} bytes"))
-    for stage, name in (("chat_eval_mid", "mid"), ("chat_eval_sft", "sft")):
-        result = results.get(stage) or {}
+    trained = [results[stage] for stage in TRAINING_STAGES if results.get(stage)]
+    if trained:
+        tokens, flops = (sum(result[name] for result in trained) for name in ("tokens", "flops"))
+        rows.append(("training tokens, FLOPs", f"{tokens:,}, {flops:.3g}"))
+    for spec in evaluations(chat=False):
+        if measured := results.get(spec.name):
+            rows.append(
+                (
+                    f"{spec.evaluates}: bits per byte",
+                    f"{measured['val_bpb']:.4f} over {measured['bytes']:,} bytes",
+                )
+            )
+    for spec in evaluations(chat=True):
+        name, result = spec.evaluates, results.get(spec.name) or {}
         if choice := result.get("choice"):
             rows.append(
                 (
@@ -96,7 +103,7 @@ def _stages(data: Data) -> Iterable[str]:
     rows = []
     for stage in data["stages"]:
         outcome = stage["outcome"] + (f": {stage['message']}" if stage["message"] else "")
-        if stage["stage"] == "report" and stage["outcome"] in ("running", "not run"):
+        if stage["stage"] == REPORT_STAGE and stage["outcome"] in ("running", "not run"):
             outcome = "this report"
         rows.append((stage["stage"], outcome, str(stage["attempts"] or ""), duration_text(stage["seconds"])))
     rows.append(("in total", "", "", duration_text(data["seconds"])))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mccore.config.stages import stage_of_work
 from mccore.report.pages.markdown import table
 from mccore.report.pages.words import duration_text
 from mccore.report.shape import Data
 
 
 def tokenizer_lines(data: Data) -> Iterable[str]:
-    trained, measured = data["results"].get("tokenizer"), data["results"].get("tokenizer_eval")
+    trained = data["results"].get(stage_of_work("train_tokenizer"))
+    measured = data["results"].get(stage_of_work("measure_tokenizer"))
     if not trained and not measured:
         return
     yield "## Tokenizer"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mccore.config import TRAINING_STAGES
 from mccore.report.pages.markdown import table
 from mccore.report.pages.words import number_text
 from mccore.report.shape import Data
@@ -13,7 +14,7 @@ def training_lines(data: Data) -> Iterable[str]:
     reached = {
         stage["stage"]: stage for stage in data["stages"] if stage["reached"] or stage["stage"] in data["results"]
     }
-    stages = [stage for stage in ("base", "mid", "sft") if stage in reached]
+    stages = [stage for stage in TRAINING_STAGES if stage in reached]
     if not stages:
         return
     yield "## Training"

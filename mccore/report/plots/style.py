@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from mccore.config.stages import STAGE_TABLE
 from mccore.runs.series import Points
 
-TITLES = {"base": "base: pretraining", "mid": "mid: midtraining", "sft": "sft: fine-tuning"}
+TITLES = {spec.name: spec.title for spec in STAGE_TABLE if spec.title}
 
 INK, MUTED, GRID = "#1f2933", "#52606d", "#e4e7eb"
 
