@@ -25,13 +25,12 @@ from mccore.data.batches.loader import Batch
 from mccore.megacontext.networks.networks import MegaContextNets, megacontext_groups
 from mccore.megacontext.training.objective import MegaContextObjective
 from mccore.model.gpt import GPT
-from mccore.model.ops.cross_entropy import Losses
 from mccore.model.optim.optimizer import Optimizer, build_optimizer
 from mccore.model.schedule import Schedule
 from mccore.scaling.derive import derive
 from mccore.scaling.megacontext import megacontext_flops_per_token
 from mccore.scaling.model import flops_per_token
-from mccore.train.objective import next_token_objective
+from mccore.train.objective import NextTokenObjective, Objective
 
 PROGRESS = 0.5
 
@@ -108,10 +107,10 @@ def prepare(args: argparse.Namespace, variants: int) -> tuple[Callable[[], None]
         gpt = GPT(config.model, compute_dtype=dtype)
     tokens = torch.randint(0, int(vocab), (count, length + 1), device=device)
     batch = Batch(tokens[:, :-1], tokens[:, 1:], count * length, 0, 0, PROGRESS)
-    objective: Callable[[Batch], Losses]
+    objective: Objective
     optimizer: Optimizer
     if not variants:
-        objective = next_token_objective(gpt, compiled=args.compile)
+        objective = NextTokenObjective(gpt, compiled=args.compile)
         optimizer = build_optimizer(nn.ModuleDict({"gpt": gpt}), config, "base", prefix="gpt.", dtype=dtype)
         flops: float = flops_per_token(config.model)
     else:
@@ -121,6 +120,7 @@ def prepare(args: argparse.Namespace, variants: int) -> tuple[Callable[[], None]
         model = nn.ModuleDict({"gpt": gpt, "mc": nets})
         optimizer = build_optimizer(model, config, "base", prefix="gpt.", extra=groups, dtype=dtype)
         mc = MegaContextObjective(gpt, nets, tokens=length, seed=0, compiled=args.compile)
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, mc.graphs)
         objective = mc
         flops = megacontext_flops_per_token(config)
 

@@ -40,7 +40,7 @@ from mccore.runs.checkpoints import Meta
 from mccore.train.checkpoint.write import CheckpointWriter, write_checkpoint
 from mccore.train.devices import choose_device, choose_dtype
 from mccore.train.loop import Cadence, Progress, train
-from mccore.train.objective import next_token_objective
+from mccore.train.objective import NextTokenObjective
 from mccore.train.world import World
 
 
@@ -80,7 +80,7 @@ def tell(name: str, ours: list[float], reference: list[float], unit: str) -> Non
 def bench_loop(
     gpt: GPT, optimizer: Optimizer, rows: Rows, step_rows: int, micro: int, steps: int, repeats: int
 ) -> None:
-    objective = next_token_objective(gpt)
+    objective = NextTokenObjective(gpt)
     world = World(device_name=str(gpt.device))
     ready = [
         batch.to(gpt.device) for batch in next(Loader(rows, step_rows=step_rows, micro_rows=micro).steps()).batches

@@ -248,7 +248,7 @@ class Runtime:
 
         from mccore.model.gpt import GPT
         from mccore.model.optim.optimizer import build_optimizer
-        from mccore.train.objective import next_token_objective
+        from mccore.train.objective import NextTokenObjective
 
         with self.world.device:
             gpt = GPT(self.model_config, seed=self.config.seed, compute_dtype=self.dtype)
@@ -257,7 +257,7 @@ class Runtime:
         if not self.config.megacontext.enabled:
             model = nn.ModuleDict({"gpt": gpt})
             optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", dtype=self.dtype)
-            return Training(model, gpt, optimizer, next_token_objective(gpt, compiled=compiled))
+            return Training(model, gpt, optimizer, NextTokenObjective(gpt, compiled=compiled))
         from mccore.megacontext.networks.networks import MegaContextNets, megacontext_groups
         from mccore.megacontext.training.objective import MegaContextObjective
 
@@ -278,6 +278,9 @@ class Runtime:
             compiled=compiled,
             all_reduce=self.world.sum if self.world.size > 1 else None,
         )
+        if compiled:
+            dynamo = torch._dynamo.config
+            dynamo.recompile_limit = max(dynamo.recompile_limit, objective.graphs)
         return Training(model, gpt, optimizer, objective, nets)
 
     def previous_stage(self) -> StageName | None:

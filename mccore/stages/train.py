@@ -24,7 +24,6 @@ from mccore.errors import ConfigError, MccoreError, RunError
 from mccore.eval.bits_per_byte import BitsPerByte
 from mccore.eval.samples import sample_completions
 from mccore.host.files import write_atomic
-from mccore.megacontext.training.objective import NO_BASELINE, MegaContextObjective
 from mccore.model.schedule import schedule
 from mccore.runs.checkpoints import Meta, latest
 from mccore.runtime.runtime import Runtime, Stopped, Training
@@ -36,7 +35,7 @@ from mccore.train.checkpoint.read import load_into
 from mccore.train.checkpoint.write import CheckpointWriter, Saved
 from mccore.train.devices import device_name, peak_flops
 from mccore.train.loop import Cadence, Progress, train
-from mccore.train.probe import choose_rows, free_memory, measure
+from mccore.train.probe import choose_rows, free_memory, measure_probes
 
 Results = dict[str, Any]
 
@@ -142,23 +141,15 @@ def _micro_rows(runtime: Runtime, training: Training, rows: Rows, plan: TrainPla
     A resumed run keeps the number of its checkpoint's `state`: memory is another one each time, and another number of rows adds
     up in another order. Only on another number of ranks it is measured again.
     """
-    configured = runtime.train_config.micro_batch_rows
-    objective, nets, world = training.objective, training.nets, runtime.world
-    if not runtime.config.megacontext.auto_batch or not isinstance(objective, MegaContextObjective) or nets is None:
+    configured, world = runtime.train_config.micro_batch_rows, runtime.world
+    probes = training.objective.probes()
+    if not probes:
         return configured
     if state.get(_RANKS) == world.size and isinstance(kept := state.get(_MICRO_ROWS), int):
         return kept
     inputs, targets = stack_rows(rows, [row for row, _ in islice(rows.walk(Position()), 2)])
     batch = Batch(inputs, targets, float((targets >= 0).sum()), progress=0.0).to(world.device)
-    nets_state = {name: tensor.clone() for name, tensor in nets.state_dict().items()}
-    parameters = list(training.model.parameters())
-    share = runtime.config.megacontext.baseline_share
-    # The longest variants come at the start of a stage, LensNet later: the passes with both need the most.
-    footprint = measure(objective.eager(focused=True, baseline_share=1.0), batch, parameters)
-    if share < 1:  # a pass reads its share of the rows in full, at most one row more
-        without = measure(objective.eager(focused=True, baseline_share=NO_BASELINE), batch, parameters)
-        footprint = without.with_share(footprint, share)
-    nets.load_state_dict(nets_state)
+    footprint = measure_probes(probes, batch, training.model)
     hardware = runtime.config.hardware
     found = choose_rows(footprint, free_memory(world.device, hardware.nproc), plan.rows // world.size, configured)
     chosen = torch.tensor([found], device=world.device)
@@ -219,7 +210,7 @@ class _Hooks:
         """Record a step."""
         if not self.runtime.world.is_main:
             return
-        metrics = {**metrics, **self._variant_metrics(progress)}
+        metrics = {**metrics, **self._describe_step(progress)}
         self.runtime.emit("step", step=progress.step, tokens=progress.tokens, metrics=metrics, steps=self.plan.steps)
         now = time.monotonic()
         if now - self._logged >= _LOG_SECONDS or progress.step == self.plan.steps:
@@ -231,23 +222,15 @@ class _Hooks:
                 flush=True,
             )
 
-    def _variant_metrics(self, progress: Progress) -> dict[str, float]:
-        """What a step with MegaContext drew: entries of a variant, and variants so far."""
-        objective = self.training.objective
-        if not isinstance(objective, MegaContextObjective):
-            return {}
-        plan = objective.plan(progress.step - 1, (progress.step - 1) / self.plan.steps)
-        drawn = progress.step * self.plan.rows * (plan.coarse_variants + plan.mixed_variants)
-        found = objective.timings.end()
-        if found:
-            parts = ("build_ms", "positional_ms", "variant_ms", "lens_forward_ms", "lens_loss_ms", "total_ms")
-            times = {name: round(found.get(name, 0.0), 3) for name in parts}
-            times["lens_loss_ms"] = round(times["lens_loss_ms"] - times["lens_forward_ms"], 3)
+    def _describe_step(self, progress: Progress) -> Mapping[str, float]:
+        """What the objective knows of the step before its passes, and on some steps an event of what these took."""
+        objective, step = self.training.objective, progress.step - 1
+        times = objective.timings.end()
+        if times:
             self.runtime.emit("mc_timing", step=progress.step, tokens=progress.tokens, **times, synchronised=True)
         if (progress.step + 1) % TIMED_EVERY == 0:
             objective.timings.begin(synchronised=True)
-        length = (plan.mixed if plan.mixed_variants else plan.coarse).length
-        return {"wc_length": length, "variants_total": drawn}
+        return objective.describe(step, step / self.plan.steps, self.plan.rows)
 
     def evaluate(self, progress: Progress) -> BitsPerByte:
         """Loss on the validation rows, on all ranks together."""

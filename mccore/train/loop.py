@@ -25,11 +25,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mccore.data.batches.loader import Batch, Loader
 from mccore.data.batches.rows import Position
 from mccore.errors import RunError
-from mccore.model.ops.cross_entropy import Losses
 from mccore.model.optim.optimizer import Optimizer
 from mccore.model.schedule import Schedule
 from mccore.train.gradients import GradientSum
 from mccore.train.objective import Objective
+from mccore.train.step_metrics import StepMetrics
 from mccore.train.world import World
 
 COUNT_SYNCS_EVERY = 50  # steps between two whose waits for the device are counted, which slows every operation
@@ -125,7 +125,7 @@ def train(
             settings = schedule(progress.step)
 
             gradients.clear()
-            sums = _Sums(world)
+            passes, loss = StepMetrics(objective.metric_names), torch.zeros((), device=world.device)
             syncs = HostSyncs() if count_syncs and progress.step % COUNT_SYNCS_EVERY == COUNT_SYNCS_EVERY // 2 else None
             with syncs or nullcontext():
                 for last, batch in _mark_last(data.batches):
@@ -133,11 +133,16 @@ def train(
                     with gradients.last_backward() if last else nullcontext():
                         losses = objective(batch)
                         losses.loss.backward()  # type: ignore[no-untyped-call]
-                    sums.add(losses)
+                    passes.merge(losses.metrics)
+                    loss = loss + losses.loss.detach()
                 gradients.finish()
                 norm = gradient_norm(optimizer.parameters.values())
                 optimizer.step(settings)
-            metrics, stop = sums.fetch(norm, hooks.stop_requested())  # the one wait for the device
+            stop = torch.full((), float(hooks.stop_requested()), device=world.device)
+            means, (mean_loss, stops, grad_norm) = passes.fetch(
+                world, (loss, stop), (norm,)
+            )  # the one wait for the device
+            metrics = {"loss": mean_loss, "grad_norm": grad_norm, **means}
             if syncs is not None:
                 metrics["host_syncs"] = syncs.count + 1
 
@@ -167,10 +172,10 @@ def train(
             hooks.on_step(progress, metrics)
 
             done = progress.step == steps
-            if done or stop or _due(cadence.checkpoint, progress.tokens, step_tokens):
+            if done or stops or _due(cadence.checkpoint, progress.tokens, step_tokens):
                 hooks.save(progress)
                 saved = progress.step
-            if done or stop:
+            if done or stops:
                 break
             if _due(cadence.evaluate, progress.tokens, step_tokens):
                 hooks.evaluate(progress)
@@ -227,39 +232,6 @@ def peak_memory(device: torch.device) -> float:
         return float(torch.cuda.max_memory_allocated(device))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(used if sys.platform == "darwin" else used * 1024)
-
-
-class _Sums:
-    """A step's numbers, gathered on the device and fetched at once."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._loss: Tensor | None = None
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, losses: Losses) -> None:
-        """Take one forward pass in."""
-        loss = losses.loss.detach()
-        self._loss = loss if self._loss is None else self._loss + loss
-        for name, (total, count) in losses.sums.items():
-            pair = torch.stack((total.double(), count.double()))
-            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
-
-    def fetch(self, norm: Tensor, stop: bool) -> tuple[dict[str, float], bool]:
-        """The step's metrics over all ranks, and whether any rank wants to stop. One all-reduce, one wait."""
-        assert self._loss is not None
-        flag = torch.full((1,), float(stop), dtype=torch.float64, device=self._loss.device)
-        names = sorted(self._sums)  # the same order on every rank, whatever came first there
-        parts = [self._loss.double().reshape(1), flag, *(self._sums[name] for name in names)]
-        numbers = torch.cat(parts)
-        self._world.sum(numbers)
-        loss, wanted, *rest, grad_norm = torch.cat((numbers, norm.double().reshape(1))).tolist()
-        metrics = {"loss": loss, "grad_norm": grad_norm}
-        for index, name in enumerate(names):
-            total, count = rest[2 * index], rest[2 * index + 1]
-            if count:
-                metrics[name] = total / count
-        return metrics, wanted > 0
 
 
 def _mark_last(batches: Sequence[Batch]) -> Iterator[tuple[bool, Batch]]:

@@ -6,15 +6,15 @@ What autograd keeps for backward grows by the same amount with every row, so two
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mccore.data.batches.loader import Batch
-from mccore.model.ops.cross_entropy import Losses
+from mccore.train.objective import Losses, Probe
 
 MEMORY_SHARE = 0.8  # of what is free; the rest is for kernels' workspaces and fragmentation
 
@@ -33,6 +33,21 @@ class Footprint(NamedTuple):
         """The footprint of passes in which a share of the rows, and at most one row beyond it, takes what `more` takes."""
         extra = max(0.0, more.per_row - self.per_row)
         return Footprint(max(self.fixed, more.fixed) + extra, self.per_row + share * extra)
+
+
+def measure_probes(probes: Sequence[Probe], batch: Batch, model: nn.Module) -> Footprint:
+    """The footprint of passes that are of each kind for its share of the rows. What passes move beside gradients, running
+    scales say, is put back."""
+    kept = [*model.buffers(), *(p for p in model.parameters() if not p.requires_grad)]
+    before = [tensor.detach().clone() for tensor in kept]
+    parameters: list[Tensor] = list(model.parameters())
+    footprint, *others = (measure(probe.run, batch, parameters) for probe in probes)
+    for probe, found in zip(probes[1:], others, strict=True):
+        footprint = footprint.with_share(found, probe.share)
+    with torch.no_grad():
+        for tensor, value in zip(kept, before, strict=True):
+            tensor.copy_(value)
+    return footprint
 
 
 def measure(objective: Callable[[Batch], Losses], batch: Batch, parameters: list[Tensor]) -> Footprint:

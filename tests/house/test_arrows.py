@@ -30,6 +30,7 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
     "model": (("config", "scaling"), "takes embeddings, positions and a bias; knows no gists"),
     "train": (("config", "data", "model", "runs", "host"), "knows no MegaContext: objectives are handed in"),
     "megacontext": (("api", "config", "data", "model", "host"), "the core idea, usable without a run"),
+    "megacontext.training": (("train",), "an objective is written for the loop, and speaks its types"),
     "generate": (("data", "model", "megacontext", "host"), "no server, no task: rewards and stops are handed in"),
     "eval": (
         ("api", "config", "data", "tasks", "model", "megacontext", "generate", "scaling"),
@@ -64,10 +65,13 @@ MEGACONTEXT: dict[str, tuple[str, ...]] = {
 
 def allowed(importer: Module, room: str) -> bool:
     """Whether the table lets this module use that room."""
-    own = room_of(importer.name)
-    rules = [ARROWS[own][0] if own in ARROWS else ()]
-    rules += [ARROWS[importer.name.removeprefix("mccore.")][0]] if importer.name == "mccore.launch.worker" else []
-    return room in SMALL or any(room in rooms for rooms in rules)
+    return room in SMALL or any(room in ARROWS[name][0] for name in rooms_of(importer) if name in ARROWS)
+
+
+def rooms_of(importer: Module) -> list[str]:
+    """The names that a module's rules may stand under: its room, a room inside that, itself."""
+    path = importer.name.removeprefix("mccore.").split(".")
+    return [".".join(path[:length]) for length in range(1, len(path) + 1)]
 
 
 def test_every_room_is_in_the_table() -> None:
@@ -90,7 +94,7 @@ def test_every_arrow_is_in_the_table() -> None:
 
 def test_no_arrow_in_the_table_is_unused() -> None:
     """What nobody needs any more is a wall again. Rooms at the top may use anything below, whether they do or not."""
-    used = {(room_of(arrow.importer.name), room_of(arrow.target)) for arrow in arrows()}
+    used = {(name, room_of(arrow.target)) for arrow in arrows() for name in rooms_of(arrow.importer)}
     for room, (rooms, _) in ARROWS.items():
         if room in ("cli", "stages", "runtime", "launch.worker"):
             continue

@@ -251,10 +251,3 @@ def test_rows_per_pass_are_measured_once_and_kept(
     single = new_run("mc-single", config)
     in_process(single, "base")
     assert losses(single, "base") != losses(whole, "base")
-
-
-def test_a_share_of_rows_in_full_takes_its_share_of_memory() -> None:
-    from mccore.train.probe import Footprint
-
-    without, every = Footprint(100.0, 10.0), Footprint(120.0, 30.0)
-    assert without.with_share(every, 0.25) == Footprint(140.0, 15.0)

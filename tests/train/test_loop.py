@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,12 @@ from mccore.data.batches.rows import Rows
 from mccore.data.batches.store import Encoded, TokenSplit, build_store
 from mccore.errors import RunError
 from mccore.model import GPT
-from mccore.model.ops.cross_entropy import Losses
 from mccore.model.optim.optimizer import Optimizer, build_optimizer
 from mccore.model.schedule import Schedule
 from mccore.scaling.derive import derive
 from mccore.train.loop import Cadence, Progress, gradient_norm, step_seed, train
-from mccore.train.objective import Objective, next_token_objective
+from mccore.train.objective import Losses, NextTokenObjective, Objective
+from mccore.train.step_metrics import StepMetrics
 from mccore.train.world import World
 
 T, ROWS, VOCAB = 16, 8, 265
@@ -49,6 +49,17 @@ def _model(clip: float = 0.0) -> tuple[GPT, Optimizer]:
     config = derive(config.model_copy(update={"base": config.base.model_copy(update={"batch_tokens": T * ROWS})}))
     gpt = GPT(config.model, seed=1)
     return gpt, build_optimizer(nn.ModuleDict({"gpt": gpt}), config, "base", prefix="gpt.")
+
+
+class _Calling(NextTokenObjective):
+    """Plain training, but for what makes losses of a batch."""
+
+    def __init__(self, gpt: GPT, losses_of: Callable[[Batch], Losses]) -> None:
+        super().__init__(gpt)
+        self._losses_of = losses_of
+
+    def __call__(self, batch: Batch) -> Losses:
+        return self._losses_of(batch)
 
 
 class _Hooks:
@@ -86,7 +97,7 @@ def _train(chat: TokenSplit, steps: int = 6, *, micro: int = 4, objective: Objec
         progress, finished = train(
             optimizer=optimizer,
             loader=loader,
-            objective=objective or next_token_objective(gpt),
+            objective=objective or NextTokenObjective(gpt),
             schedule=lambda step: Schedule(lr=0.1),
             steps=steps,
             step_tokens=ROWS * T,
@@ -150,15 +161,12 @@ def test_a_stop_at_the_last_step_is_a_finish(chat: TokenSplit) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_ends_training_without_a_checkpoint(chat: TokenSplit, value: float) -> None:
-    parameter = None
-
-    def objective(batch: Batch) -> Losses:
-        assert parameter is not None
-        loss = parameter.sum() * (value if batch.step == 2 else 1.0)
-        return Losses(loss, {})
-
     gpt, optimizer = _model()
-    parameter = gpt.head.weight
+
+    def diverge(batch: Batch) -> Losses:
+        return Losses(gpt.head.weight.sum() * (value if batch.step == 2 else 1.0), StepMetrics([]))
+
+    objective = _Calling(gpt, diverge)
     hooks = _Hooks()
     rows = Rows(chat, T, kind="chat", loss_on="assistant")
     with (
@@ -183,7 +191,7 @@ def test_progress_survives_json_and_goes_on_exactly(chat: TokenSplit) -> None:
         part = _Hooks()
         with Loader(rows, step_rows=ROWS, micro_rows=4, position=start.position) as loader:
             progress, _ = train(
-                optimizer=optimizer, loader=loader, objective=next_token_objective(gpt), start=start,
+                optimizer=optimizer, loader=loader, objective=NextTokenObjective(gpt), start=start,
                 schedule=lambda step: Schedule(lr=0.1), steps=steps, step_tokens=ROWS * T, hooks=part, world=World(),
                 cadence=Cadence(),
             )  # fmt: skip
@@ -205,12 +213,13 @@ def test_progress_survives_json_and_goes_on_exactly(chat: TokenSplit) -> None:
 def test_randomness_is_keyed_by_seed_step_and_rank(chat: TokenSplit) -> None:
     drawn: dict[int, list[float]] = {}
     gpt, _ = _model()
-    plain = next_token_objective(gpt)
+    plain = NextTokenObjective(gpt)
 
-    def objective(batch: Batch) -> Losses:
+    def draw(batch: Batch) -> Losses:
         drawn.setdefault(batch.step, []).append(torch.rand(()).item())
         return plain(batch)
 
+    objective = _Calling(gpt, draw)
     _train(chat, 3, objective=objective)
     first, drawn_before = dict(drawn), torch.rand(5)
     drawn.clear()
@@ -225,13 +234,13 @@ def test_randomness_is_keyed_by_seed_step_and_rank(chat: TokenSplit) -> None:
 def test_batches_say_where_training_stands(chat: TokenSplit) -> None:
     seen: list[tuple[int, float, int]] = []
     gpt, _ = _model()
-    plain = next_token_objective(gpt)
+    plain = NextTokenObjective(gpt)
 
-    def objective(batch: Batch) -> Losses:
+    def look(batch: Batch) -> Losses:
         seen.append((batch.step, batch.progress, batch.first_row))
         return plain(batch)
 
-    _train(chat, 4, objective=objective)
+    _train(chat, 4, objective=_Calling(gpt, look))
     assert seen == [(step, step / 4, first) for step in range(4) for first in (0, 4)]
 
 
@@ -279,7 +288,7 @@ def test_uniform_random_tokens_teach_nothing(tmp_path: Path) -> None:
     hooks = _Hooks()
     with Loader(Rows(split, T), step_rows=ROWS * 4, micro_rows=ROWS * 4) as loader:
         train(
-            optimizer=optimizer, loader=loader, objective=next_token_objective(gpt), steps=40, step_tokens=1, hooks=hooks,
+            optimizer=optimizer, loader=loader, objective=NextTokenObjective(gpt), steps=40, step_tokens=1, hooks=hooks,
             schedule=lambda step: Schedule(), world=World(), cadence=Cadence(),
         )  # fmt: skip
     assert min(m["loss"] for m in hooks.metrics) > math.log(VOCAB) - 0.05

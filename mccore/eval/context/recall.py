@@ -184,7 +184,9 @@ def train_recall(
         optimizer.step(Schedule(lr=down, momentum=MOMENTUM))
         optimizer.zero_grad()
         if progress is not None and (step % 20 == 19 or step + 1 == setting.steps):
-            progress(step + 1, {name: float(total / count) for name, (total, count) in losses.sums.items() if count})
+            progress(
+                step + 1, {name: float(total / count) for name, (total, count) in losses.metrics.sums.items() if count}
+            )
     return gpt.eval(), nets.eval()
 
 

@@ -20,7 +20,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -39,20 +38,44 @@ from mccore.megacontext.search.bigram_index import MOST
 from mccore.megacontext.training.random_cuts import CutShape, check_shape, draw_cuts, possible_ends, reachable_length
 from mccore.megacontext.training.targets.attention import attention_losses
 from mccore.megacontext.training.targets.preference import budget_balance, policy_divergence, preference_losses
-from mccore.megacontext.training.timings import Timings
 from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
 from mccore.model.chance import hash_uniform
 from mccore.model.gpt import GPT
-from mccore.model.ops.cross_entropy import Losses
+from mccore.train.objective import Losses, Probe
+from mccore.train.step_metrics import StepMetrics
+from mccore.train.timings import Timings
 
 # What a random number is for: the third coordinate of its hash.
 _END, _KIND, _BLOCKS, _EXPANDED, _COARSE, _POLICY, _SKIP, _REBUILT, _PLAIN = range(9)
 
 PHASE = (math.sqrt(5) - 1) / 2  # of a turn, from step to step: spreads as evenly as can be
 
-NO_BASELINE = 1e-9  # a share of rows too small for one of them to be read in full
+# The parts of a step that are timed, and the part that one runs within.
+PARTS: dict[str, str | None] = {
+    "build_ms": None,
+    "positional_ms": None,
+    "variant_ms": None,
+    "lens_forward_ms": "lens_loss_ms",
+    "lens_loss_ms": None,
+    "total_ms": None,
+}
 
 Forward = Callable[..., Tensor]
+
+
+def metric_names(config: MegaContextConfig) -> tuple[str, ...]:
+    """Every metric that a step of this configuration may report, whatever rows a rank has."""
+    names = ["token_loss"]
+    lens, variants = config.lens, config.num_random_variants
+    names += ["recon_loss"] if config.recon_weight else []
+    if variants:
+        names += [f"lod_loss/{lod}" for lod in range(config.max_lod + 1)]
+        names += ["gist_loss", "adv_delta", "adv_delta/p95", "delta_nll"]
+        names += ["distill_loss"] if config.distill_weight else []
+    if variants and lens.loss_weight:
+        names += ["lens_loss", "question_loss", "lens_gain"] if lens.target != "preference" else []
+        names += ["preference_agreement", "preference_loss", "preference_corr"] if lens.target != "attention" else []
+    return tuple(names)
 
 
 class Plan(NamedTuple):
@@ -62,19 +85,6 @@ class Plan(NamedTuple):
     mixed: CutShape
     coarse_variants: int
     mixed_variants: int
-
-
-@dataclass
-class _Sums:
-    """Metrics of a batch: name -> (sum, count), detached."""
-
-    values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def add(self, name: str, total: Tensor, count: Tensor) -> None:
-        total, count = total.detach().double(), count.detach().double()
-        if name in self.values:
-            total, count = total + self.values[name][0], count + self.values[name][1]
-        self.values[name] = (total, count)
 
 
 class _Baseline(NamedTuple):
@@ -98,10 +108,10 @@ class _Group(NamedTuple):
 class MegaContextObjective:
     """One callable from a batch to its losses, for `mccore.train.loop.train`.
 
-    `nets` lie beside the GPT in the trained module; `config` may differ from theirs in how contexts are drawn. With
-    `compiled` the GPT's passes go through torch.compile, one graph per
-    length. `all_reduce` sums a tensor over the ranks in place, for running scales that all ranks share. Raises ConfigError
-    when the configuration has no legal Working Context.
+    `nets` lie beside the GPT in the trained module; `config` may differ from theirs in how contexts are drawn. With `compiled`
+    the GPT's passes go through torch.compile, which has to allow for so many `graphs`. `all_reduce` sums a tensor over the
+    ranks in place, for running scales that all ranks share. Raises ConfigError when the configuration has no legal Working
+    Context.
     """
 
     def __init__(
@@ -120,13 +130,12 @@ class MegaContextObjective:
         self.config = config or nets.config
         self.tokens = tokens
         self.seed = seed
-        self.timings = Timings()
+        self.timings = Timings(PARTS)
+        self.metric_names = metric_names(self.config)
         self._all_reduce = all_reduce
         self._focused_from = self.config.lens.start
+        self._plain_share = self.config.baseline_share
         self._followed = -1  # the step in which the previous policy was moved last
-        if compiled:  # one graph per length and pass, where the default gives up after eight and says nothing
-            dynamo = torch._dynamo.config
-            dynamo.recompile_limit = max(dynamo.recompile_limit, 2 * self.config.wc_length_steps + 12)
         self._forward: Forward = torch.compile(gpt.hidden, dynamic=False) if compiled else gpt.hidden
         self._ends_by_length: dict[tuple[int, int], list[int]] = {}
         for progress in (0.0, 1.0):
@@ -140,15 +149,36 @@ class MegaContextObjective:
                     hint="lower megacontext.horizon or raise megacontext.train_wc_length",
                 )
 
-    def eager(self, *, focused: bool, baseline_share: float | None = None) -> MegaContextObjective:
-        """The same objective without compilation, with LensNet from the first step on if `focused`, and another share of rows
-        with the plain pass: for measuring."""
+    @property
+    def graphs(self) -> int:
+        """Graphs that a stage needs when passes are compiled, one per length and kind of pass. Dynamo's `recompile_limit` has
+        to be as high: beyond it passes run uncompiled, and nothing says so."""
+        return 2 * self.config.wc_length_steps + 12
+
+    def probes(self) -> tuple[Probe, ...]:
+        """Passes without and with the plain pass, in the steps that take most memory: with LensNet, and not compiled.
+
+        The longest variants come at the start of a stage, LensNet later: passes with both need the most.
+        """
+        if not self.config.auto_batch:
+            return ()
+        with_plain = Probe(self._eager(plain_rows=True), self.config.baseline_share)
+        return (with_plain,) if with_plain.share == 1 else (Probe(self._eager(plain_rows=False), 1.0), with_plain)
+
+    def _eager(self, *, plain_rows: bool) -> MegaContextObjective:
+        """The same objective without compilation, with LensNet from the first step on, and all rows or none read plainly."""
         copied = copy.copy(self)
-        if baseline_share is not None:
-            copied.config = self.config.model_copy(update={"baseline_share": baseline_share})
+        copied._plain_share = 1.0 if plain_rows else 0.0
         copied._forward = self.gpt.hidden
-        copied._focused_from = 0.0 if focused else self._focused_from
+        copied._focused_from = 0.0
         return copied
+
+    def describe(self, step: int, progress: float, rows: int) -> dict[str, float]:
+        """Entries of the step's longer variants, and variants drawn in the stage up to this step."""
+        plan = self.plan(step, progress)
+        length = (plan.mixed if plan.mixed_variants else plan.coarse).length
+        drawn = (step + 1) * rows * (plan.coarse_variants + plan.mixed_variants)
+        return {"wc_length": length, "variants_total": drawn}
 
     # --- what is drawn ------------------------------------------------------------------------------------------------
 
@@ -259,7 +289,7 @@ class MegaContextObjective:
 
     def _step(self, batch: Batch) -> Losses:
         config = self.config
-        sums = _Sums()
+        sums = StepMetrics(self.metric_names)
         rows = batch.first_row + torch.arange(batch.inputs.size(0), device=batch.inputs.device)
         weights = (batch.targets >= 0).float()
         if batch.weights is not None:
@@ -280,7 +310,7 @@ class MegaContextObjective:
             loss = loss + 0.0 * sum(parameter.flatten()[0] for parameter in self.nets.lensnet.parameters())
         with self._gpt_held():
             loss = loss + self._contexts(batch, levels, plan, rows, weights, ends, focused, baseline, sums)
-        return Losses(loss, sums.values)
+        return Losses(loss, sums)
 
     @contextmanager
     def _gpt_held(self) -> Iterator[None]:
@@ -304,7 +334,7 @@ class MegaContextObjective:
         ends: Tensor,
         focused: bool,
         baseline: _Baseline,
-        sums: _Sums,
+        sums: StepMetrics,
     ) -> Tensor:
         """The losses of all that gists are for: rebuilding, variants, LensNet."""
         config = self.config
@@ -333,10 +363,10 @@ class MegaContextObjective:
         return loss
 
     def _baseline(
-        self, batch: Batch, embeddings: Tensor, weights: Tensor, ends: Tensor, focused: bool, sums: _Sums
+        self, batch: Batch, embeddings: Tensor, weights: Tensor, ends: Tensor, focused: bool, sums: StepMetrics
     ) -> tuple[_Baseline, Tensor]:
         """The plain pass over `baseline_share` of the rows, evenly spread over the step's, and `baseline_tokens` of each."""
-        config, share, first = self.config, self.config.baseline_share, batch.first_row
+        config, share, first = self.config, self._plain_share, batch.first_row
         count = batch.inputs.size(0)
         # A phase for every step: with few rows and a small share the same ones, or none, would be read in all steps.
         phase = (batch.step * PHASE) % 1.0
@@ -344,7 +374,6 @@ class MegaContextObjective:
         chosen = [i for i in range(count) if share == 1 or marks[i + 1] > marks[i]]
         if not chosen:
             nothing = torch.zeros(weights.shape, device=weights.device)
-            sums.add("token_loss", nothing.sum(), nothing.sum())
             return _Baseline(nothing > 0, nothing, None, None), embeddings.sum() * 0.0
         every, length = len(chosen) == count, config.baseline_tokens or self.tokens
         at = torch.empty(0) if every else torch.tensor(chosen, device=weights.device)
@@ -420,7 +449,7 @@ class MegaContextObjective:
         mixed: bool,
         focus: Tensor | None,
         baseline: _Baseline,
-        sums: _Sums,
+        sums: StepMetrics,
     ) -> tuple[_Group, Tensor]:
         """`count` variants of every row, and the mean of their losses."""
         config = self.config
@@ -480,8 +509,6 @@ class MegaContextObjective:
             term, each = self.gpt.distillation(hidden[:, horizon], baseline.hidden[own].gather(1, at), weight)
             sums.add("distill_loss", (each * paired[:, horizon]).sum(), paired[:, horizon].sum())
             loss = loss + config.distill_weight * term
-        elif config.distill_weight:  # every rank reports the same metrics
-            sums.add("distill_loss", gap.sum() * 0.0, gap.sum() * 0.0)
         return _Group(contexts, hidden, targets, nll), loss
 
     def _skip(self, batch: Batch, count: int) -> Tensor:
@@ -489,7 +516,7 @@ class MegaContextObjective:
         rows = batch.first_row + torch.arange(count, device=batch.inputs.device)
         return (self._random(batch.step, _SKIP, rows) * (self.config.position_skip + 1)).long()
 
-    def _rebuild(self, batch: Batch, gists: Tensor, rows: Tensor, weights: Tensor, sums: _Sums) -> Tensor:
+    def _rebuild(self, batch: Batch, gists: Tensor, rows: Tensor, weights: Tensor, sums: StepMetrics) -> Tensor:
         """The loss of rebuilding some blocks of every row from their gists [B, n, D]."""
         decoder, count = self.nets.decoder, min(self.config.recon_blocks, gists.size(1))
         assert decoder is not None
@@ -521,7 +548,7 @@ class MegaContextObjective:
         weights: Tensor,
         baseline: _Baseline,
         coarse: _Group,
-        sums: _Sums,
+        sums: StepMetrics,
     ) -> tuple[Tensor, Tensor]:
         """LensNet's loss on the histories of one variant per row, and its scores of blocks, fp32 [B, blocks]."""
         config, horizon = self.config, self.config.horizon
@@ -544,15 +571,12 @@ class MegaContextObjective:
             own = (level[:, -(queries - horizon) :] == 0) & (last == position[:, : queries - horizon])
             asking = asking * F.pad(own, (0, horizon), value=True)
             found = attention_losses(focus, wanted, suffered, asking)
-            counted = (baseline.read.all(dim=1) & (suffered.sum(dim=1) > 0)).float() * portion / config.baseline_share
+            counted = (baseline.read.all(dim=1) & (suffered.sum(dim=1) > 0)).float() * portion / self._plain_share
             loss = loss + ((found.focus + config.lens.question_weight * found.questions) * counted).sum()
             there = (counted > 0).float()
             sums.add("lens_loss", (found.focus * there).sum(), there.sum())
             sums.add("question_loss", (found.questions * there).sum(), there.sum())
             sums.add("lens_gain", ((found.uninformed - found.focus) * there).sum(), (found.uninformed * there).sum())
-        elif config.lens.target != "preference":  # every rank reports the same metrics
-            for name in ("lens_loss", "question_loss", "lens_gain"):
-                sums.add(name, loss * 0.0, loss * 0.0)
         loss = loss + self._regularise(batch, group, shape, ends, focus, portion)
         return loss, block_scores(focus, level, index, config.block_size, shape.blocks)
 
@@ -600,7 +624,7 @@ class MegaContextObjective:
         return loss
 
     def _preferences(
-        self, batch: Batch, groups: list[_Group], plan: Plan, ends: Tensor, weights: Tensor, sums: _Sums
+        self, batch: Batch, groups: list[_Group], plan: Plan, ends: Tensor, weights: Tensor, sums: StepMetrics
     ) -> Tensor:
         """Bradley-Terry between the odd variants of each row, by LensNet's scores on the even one."""
         config, rows = self.config, len(ends)

@@ -6,21 +6,11 @@ scored. Logits are `softcap * tanh(z / softcap)` in fp32 over the first `ids` ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-
-class Losses(NamedTuple):
-    """What an objective makes of a batch. `loss`: the batch's share of the step's mean, so that the sum over all forward
-    passes and ranks is the step's loss. `sums`: metric name -> (sum, count), detached; the step reports their quotients.
-    """
-
-    loss: Tensor
-    sums: Mapping[str, tuple[Tensor, Tensor]]
 
 
 class Head(NamedTuple):

@@ -68,7 +68,7 @@ def train(
         losses.loss.backward()
         optimizer.step(Schedule(lr=0.5 * (1 - step / steps)))
         optimizer.zero_grad()
-        history.append({name: (a / b).item() for name, (a, b) in losses.sums.items() if b})
+        history.append({name: (a / b).item() for name, (a, b) in losses.metrics.sums.items() if b})
         graphs.append(counters["stats"]["unique_graphs"])
     return objective, history, graphs
 
@@ -109,6 +109,7 @@ def test_every_length_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     config = run_config(MODEL, **changes)
     objective = objective_of(config, *networks(config), compiled=True)
     shapes = set()
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", objective.graphs)
     for number in range(10):
         plan = objective.plan(number, number / 10)
         shapes |= {plan.mixed.length, plan.coarse.length}

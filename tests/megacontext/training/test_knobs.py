@@ -35,7 +35,7 @@ def step(config: RunConfig, *, progress: float = 0.5, number: int = 1) -> Step:
     gpt, nets = networks(config)
     losses = objective_of(config, gpt, nets)(batch_of(random_tokens(4, T + 1), progress=progress, step=number))
     losses.loss.backward()
-    metrics = {name: (a.item(), b.item()) for name, (a, b) in losses.sums.items()}
+    metrics = {name: (a.item(), b.item()) for name, (a, b) in losses.metrics.sums.items()}
     return Step(losses.loss.item(), metrics, gradients(gpt, nets))
 
 
@@ -144,6 +144,7 @@ def pairs(**lens: Any) -> dict[str, Any]:
 SEARCHED: dict[str, Any] = {"random_share": 0.0, "policy_share": 0.0, "search_share": 1.0}
 
 KNOBS: dict[str, Knob] = {
+    "auto_batch": Knob(True, False, lambda config: len(objective_of(config, *networks(config)).probes())),
     "block_size": Knob(2, 4, cuts),
     "max_lod": Knob(2, 3, cuts, {"block_size": 2, "lod2_probability": 1.0}),
     "gistnet.kind": Knob("transformer", "mean", gists),
@@ -205,7 +206,7 @@ KNOBS: dict[str, Knob] = {
 }
 
 # What the stages of a run read, and the module that does.
-ASSEMBLED = {"enabled": "runtime/runtime.py", "auto_batch": "stages/train.py", "aux_dtype": "runtime/runtime.py"}
+ASSEMBLED = {"enabled": "runtime/runtime.py", "aux_dtype": "runtime/runtime.py"}
 
 # What a session reads while it generates (tests/cli/chat/test_sessions.py has their effects).
 SESSION = {

@@ -28,7 +28,7 @@ from mccore.scaling.plan import train_plan
 from mccore.train.checkpoint.read import load_into
 from mccore.train.checkpoint.write import write_checkpoint
 from mccore.train.loop import Cadence, Progress, train
-from mccore.train.objective import next_token_objective
+from mccore.train.objective import Losses, NextTokenObjective, Objective
 from mccore.train.world import World
 from tests.support.networks import (
     VOCAB,
@@ -260,7 +260,7 @@ def losses_of(config: RunConfig, tokens: Tensor, parts: Parts, sums: list[list[T
         total += losses.loss.item()
         for name, gradient in gradients(gpt, nets).items():
             grads[name] = grads.get(name, 0) + gradient
-        for name, (a, b) in losses.sums.items():
+        for name, (a, b) in losses.metrics.sums.items():
             before = metrics.get(name, (0.0, 0.0))
             metrics[name] = before[0] + a.item(), before[1] + b.item()
         given.append(calls)
@@ -306,15 +306,15 @@ def test_metrics_are_what_their_names_say() -> None:
     gpt, nets = networks(config)
     objective, tokens = objective_of(config, gpt, nets), random_tokens(4, T + 1)
     losses = objective(batch_of(tokens))
-    means = {name: (a / b).item() for name, (a, b) in losses.sums.items()}
+    means = {name: (a / b).item() for name, (a, b) in losses.metrics.sums.items()}
     nll = gpt.loss(tokens[:, :-1], tokens[:, 1:], reduction="none")
     assert means["token_loss"] == pytest.approx(nll.mean().item(), rel=1e-5)
-    assert losses.sums["lod_loss/0"][1].item() + losses.sums["gist_loss"][1].item() == sum(
+    assert losses.metrics.sums["lod_loss/0"][1].item() + losses.metrics.sums["gist_loss"][1].item() == sum(
         contexts.level.numel() for contexts in Scored.of(objective, batch_of(tokens)).cuts
     )
-    parts = [losses.sums[f"lod_loss/{lod}"] for lod in (1, 2)]
-    assert losses.sums["gist_loss"][0].item() == pytest.approx(sum(part[0].item() for part in parts), rel=1e-6)
-    assert losses.sums["delta_nll"][1].item() == 2 * 4 * config.megacontext.horizon
+    parts = [losses.metrics.sums[f"lod_loss/{lod}"] for lod in (1, 2)]
+    assert losses.metrics.sums["gist_loss"][0].item() == pytest.approx(sum(part[0].item() for part in parts), rel=1e-6)
+    assert losses.metrics.sums["delta_nll"][1].item() == 2 * 4 * config.megacontext.horizon
 
 
 # --- training ----------------------------------------------------------------------------------------------------------
@@ -387,6 +387,20 @@ class _Hooks:
         return self._done + 1 >= self._stop
 
 
+class _Noting:
+    """An objective that notes its batches."""
+
+    def __init__(self, inner: Objective) -> None:
+        self._inner = inner
+        self.batches: list[Batch] = []
+        self.metric_names, self.timings = inner.metric_names, inner.timings
+        self.describe, self.probes = inner.describe, inner.probes
+
+    def __call__(self, batch: Batch) -> Losses:
+        self.batches.append(batch)
+        return self._inner(batch)
+
+
 def trained(
     config: RunConfig, split: TokenSplit, directory: Path, *, stop: int = 6, resume: bool = False, micro: int = 4
 ) -> tuple[nn.ModuleDict, dict[str, Tensor], Progress, list[dict[str, float]]]:
@@ -453,14 +467,7 @@ def test_tokens_and_data_are_those_of_plain_training(split: TokenSplit) -> None:
     seen: dict[str, list[list[int]]] = {}
     for kind, micro in (("plain", 8), ("mega", 2)):
         gpt, nets = networks(mega, stirred=False)
-        inner = next_token_objective(gpt) if kind == "plain" else objective_of(mega, gpt, nets)
-        seen[kind] = []
-
-        def objective(batch: Batch, inner: Any = inner, kind: str = kind) -> Any:
-            seen[kind] += batch.inputs.tolist()
-            assert batch.step_targets == 8 * T
-            return inner(batch)
-
+        objective = _Noting(NextTokenObjective(gpt) if kind == "plain" else objective_of(mega, gpt, nets))
         with Loader(Rows(split, T, seed=1), step_rows=8, micro_rows=micro) as loader:
             progress, _ = train(
                 optimizer=optimizer_of(gpt, nets, mega),
@@ -474,6 +481,8 @@ def test_tokens_and_data_are_those_of_plain_training(split: TokenSplit) -> None:
                 cadence=Cadence(),
             )
         assert progress.tokens == 3 * 8 * T
+        assert {batch.step_targets for batch in objective.batches} == {8 * T}
+        seen[kind] = [row for batch in objective.batches for row in batch.inputs.tolist()]
     assert seen["plain"] == seen["mega"]
 
 
@@ -561,7 +570,7 @@ def test_a_plain_pass_over_parts_is_the_plain_loss_of_those_parts() -> None:
     expected = gpt.loss(batch.inputs.gather(1, places), batch.targets.gather(1, places))
     got = objective(batch)
     assert got.loss.item() == pytest.approx(expected.item(), abs=1e-5)
-    assert got.sums["token_loss"][1].item() == 6 * 24
+    assert got.metrics.sums["token_loss"][1].item() == 6 * 24
 
 
 def test_a_plain_pass_over_parts_as_long_as_the_sequence_is_the_whole_pass() -> None:
@@ -585,7 +594,7 @@ def test_only_what_the_plain_pass_read_is_compared_with_it() -> None:
         for row in range(len(contexts.row))
         for last in contexts.last[row][contexts.level[row] == 0]
     )
-    assert objective(batch).sums["adv_delta"][1].item() == shown > 0
+    assert objective(batch).metrics.sums["adv_delta"][1].item() == shown > 0
 
 
 # --- variants that leave the GPT alone ----------------------------------------------------------------------------------
@@ -595,7 +604,7 @@ def test_a_gpt_that_variants_dont_train_is_the_plain_one_exactly() -> None:
     changes = {"recon_weight": 0.5, "num_random_variants": 4, "lens": {"target": "both"}}
     config = run_config({"smear": True, "smear_init": 0.5}, variants_train_gpt=False, **changes)
     batch, found = batch_of(random_tokens(4, T + 1)), []
-    for objective_for in (objective_of, lambda config, gpt, nets: next_token_objective(gpt)):
+    for objective_for in (objective_of, lambda config, gpt, nets: NextTokenObjective(gpt)):
         gpt, nets = networks(config)
         objective_for(config, gpt, nets)(batch).loss.backward()
         found.append({name: p.grad for name, p in gpt.named_parameters()})
