@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from mccore.errors import Interrupted, MccoreError
+from mccore.host.terminal import echo, visible
 
 # command -> (module:function, one line for the overview). The overview is here so that it needs no import.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -27,6 +29,26 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+class VisibleHelp(click.HelpFormatter):
+    """Help texts, in which names and words of plugins occur."""
+
+    def getvalue(self) -> str:
+        return visible(super().getvalue())
+
+
+class CommandContext(click.Context):
+    """The context of every command."""
+
+    formatter_class = VisibleHelp
+
+
+def make_help_visible(command: click.Command) -> None:
+    """Let the help of a command and of those below it pass the door to the terminal."""
+    command.context_class = CommandContext
+    for inner in getattr(command, "commands", {}).values():
+        make_help_visible(inner)
+
+
 class LazyGroup(click.Group):
     """A group whose commands are modules of their own, imported by name."""
 
@@ -39,6 +61,7 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
+        make_help_visible(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -64,7 +87,7 @@ def print_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
         return
     from importlib.metadata import version
 
-    click.echo(f"mccore {version('mccore')}")
+    echo(f"mccore {version('mccore')}")
     ctx.exit()
 
 
@@ -94,13 +117,15 @@ def main(args: Sequence[str] | None = None) -> int:
         result = cli.main(args=args, prog_name="mccore", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except MccoreError as error:
-        click.echo(error.render(), err=True)
+        echo(error.render(), err=True)
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        echo(shown.getvalue(), err=True, nl=False)
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo(Interrupted("interrupted").render(), err=True)
+        echo(Interrupted("interrupted").render(), err=True)
         return Interrupted.exit_code
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mccore.config.stages import TRAINING_STAGES
+from mccore.host.terminal import StatusLine, echo, echo_json
 from mccore.units import count, size
 
 if TYPE_CHECKING:
@@ -161,21 +160,21 @@ def context(
         "threads": torch.get_num_threads(),
     }
     if as_json:
-        click.echo(json.dumps({**about, **costs.to_json()}, indent=2))
+        echo_json({**about, **costs.to_json()})
     else:
         _show(about, costs)
 
 
 def _show(about: dict[str, Any], costs: ContextCosts) -> None:
-    click.echo(
+    echo(
         f"{about['run']}, {about['stage']} step {about['step']:,}, on {about['device']} with {about['threads']} threads; "
         f"allocator {about['allocator']}, search {about['search']}, tree {about['tree']}"
     )
-    click.echo(
+    echo(
         f"Working Context of {costs.wc_length:,} entries, {costs.recent_tokens:,} of them recent tokens, refocused every "
         f"{costs.refocus_interval:,} tokens, keys {costs.kv_policy}"
     )
-    click.echo(
+    echo(
         f"text: {about['text']}, {count(costs.distinct_tokens)} distinct tokens; {costs.rounds} rounds of "
         f"{costs.round_tokens} generated tokens each\n"
     )
@@ -211,16 +210,16 @@ def _show(about: dict[str, Any], costs: ContextCosts) -> None:
     widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
     for row in [head, *rows]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        click.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())
     if costs.longest_to_shortest is not None:
         shortest, longest = costs.histories[0].tokens, costs.histories[-1].tokens
-        click.echo(
+        echo(
             f"\ntime per token, {longest:,} to {shortest:,} tokens of history: {_ratio(costs.longest_to_shortest)}, "
             f"in processor time {_ratio(costs.longest_to_shortest_cpu)}"
         )
-    click.echo("ratios: median over rounds (and their middle half)")
+    echo("ratios: median over rounds (and their middle half)")
     if costs.peak_rss is not None:
-        click.echo(f"highest resident memory of the process: {size(costs.peak_rss)}")
+        echo(f"highest resident memory of the process: {size(costs.peak_rss)}")
 
 
 def _figure(spread: Spread | None, name: str) -> str:
@@ -239,15 +238,11 @@ class Progress:
     """What is being measured, on one line of the terminal."""
 
     def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
+        self._line = StatusLine()
 
     def __call__(self, text: str) -> None:
-        if self._shown:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
+        self._line.show(text)
 
     def clear(self) -> None:
         """Take the line away."""
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        self._line.clear()

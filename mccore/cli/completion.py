@@ -9,6 +9,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from mccore.errors import UsageError
+from mccore.host.terminal import echo
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -28,4 +29,4 @@ def completion(ctx: click.Context, shell: str | None) -> None:
     script = get_completion_class(shell) if shell in SHELLS else None
     if script is None:
         raise UsageError(f"no completion for shell {shell!r}", hint=f"name one: mccore completion {'|'.join(SHELLS)}")
-    click.echo(script(ctx.find_root().command, {}, "mccore", "_MCCORE_COMPLETE").source())
+    echo(script(ctx.find_root().command, {}, "mccore", "_MCCORE_COMPLETE").source())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -14,6 +12,7 @@ import click
 
 from mccore.config.stages import TRAINING_STAGES
 from mccore.errors import UsageError
+from mccore.host.terminal import StatusLine, echo, echo_json
 from mccore.units import count, duration, size
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def build(
     finally:
         progress.clear()
     if as_json:
-        click.echo(json.dumps(_summary(built), indent=2, ensure_ascii=False))
+        echo_json(_summary(built))
     else:
         _show_built(built)
 
@@ -131,15 +130,15 @@ def _summary(built: Built) -> dict[str, Any]:
 
 def _show_built(built: Built) -> None:
     for line in _lines_of_skipped(built.skipped):
-        click.echo(line, err=True)
+        echo(line, err=True)
     documents = "" if built.documents == built.files else f" ({built.documents:,} documents)"
     kept = f", {built.kept:,} of them already there" if built.kept else ""
-    click.echo(f"{built.files:,} files{documents}, {count(built.text_bytes)}B of text: {built.tokens:,} tokens{kept}")
-    click.echo(f"gists: {_levels(built.rows)}")
-    click.echo(f"{size(built.bytes)} on disk, {built.bytes / built.tokens:.1f} bytes per token")
+    echo(f"{built.files:,} files{documents}, {count(built.text_bytes)}B of text: {built.tokens:,} tokens{kept}")
+    echo(f"gists: {_levels(built.rows)}")
+    echo(f"{size(built.bytes)} on disk, {built.bytes / built.tokens:.1f} bytes per token")
     made = (built.tokens - built.kept) / built.seconds
-    click.echo(f"{duration(built.seconds)}, {count(made)} tokens/s")
-    click.echo(str(built.directory))
+    echo(f"{duration(built.seconds)}, {count(made)} tokens/s")
+    echo(str(built.directory))
 
 
 def _lines_of_skipped(skipped: Sequence[Skipped]) -> list[str]:
@@ -166,46 +165,42 @@ def info(path: str, as_json: bool) -> None:
 
     found = describe_context(find_context(path))
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        echo_json(found.to_json())
     else:
         _show_info(found)
 
 
 def _show_info(found: Description) -> None:
     state, manifest, here = found.state, found.manifest, found.here
-    click.echo(f"{'context' if manifest else 'session'} in {found.directory}")
+    echo(f"{'context' if manifest else 'session'} in {found.directory}")
     where = f"{here.run}, {here.stage} step {here.step:,}" if here else ""
     if manifest:
         made = manifest.origin
         named = f"{made.run}, {made.stage} step {made.step:,}"
         where = f"{named} (here{'' if where == named else f' as {where}'})" if here else f"{named} (not here)"
-    click.echo(f"  model       {where or 'not here'}")
+    echo(f"  model       {where or 'not here'}")
     unread = state.tokens - state.covered
-    click.echo(f"  tokens      {state.tokens:,}{f', {unread:,} of them unread' if unread else ''}")
-    click.echo(
-        f"  gists       {_levels(found.rows)}, of {state.block_size} each, {state.stored.removeprefix('torch.')}"
-    )
+    echo(f"  tokens      {state.tokens:,}{f', {unread:,} of them unread' if unread else ''}")
+    echo(f"  gists       {_levels(found.rows)}, of {state.block_size} each, {state.stored.removeprefix('torch.')}")
     each = f", {found.bytes / state.tokens:.1f} bytes per token" if state.tokens else ""
-    click.echo(f"  on disk     {size(found.bytes)}{each}")
+    echo(f"  on disk     {size(found.bytes)}{each}")
     entries = sum(number for _, number in state.cut)
-    click.echo(
-        f"  focus       {entries:,} entries of {state.budget:,}, keys {state.kv_policy if state.keys else 'not kept'}"
-    )
+    echo(f"  focus       {entries:,} entries of {state.budget:,}, keys {state.kv_policy if state.keys else 'not kept'}")
     if state.base:
-        click.echo(f"  mounted on  {state.base.path}, its first {state.base.tokens:,} tokens")
+        echo(f"  mounted on  {state.base.path}, its first {state.base.tokens:,} tokens")
     if found.mounted_by:
-        click.echo(f"  mounted by  {', '.join(found.mounted_by)}")
+        echo(f"  mounted by  {', '.join(found.mounted_by)}")
     if manifest is None:
         return
-    click.echo(f"  made        {manifest.created}")
+    echo(f"  made        {manifest.created}")
     if manifest.skipped:
-        click.echo(f"  left out    {', '.join(f'{number:,} {why}' for why, number in manifest.skipped.items())}")
-    click.echo(f"  files       {len(manifest.files):,}")
+        echo(f"  left out    {', '.join(f'{number:,} {why}' for why, number in manifest.skipped.items())}")
+    echo(f"  files       {len(manifest.files):,}")
     for file in manifest.files[:_SHOWN]:
         documents = f"  {file.documents:,} documents" if file.documents > 1 else ""
-        click.echo(f"    {file.start:>12,} .. {file.stop:<12,} {file.name}{documents}")
+        echo(f"    {file.start:>12,} .. {file.stop:<12,} {file.name}{documents}")
     if len(manifest.files) > _SHOWN:
-        click.echo(f"    and {len(manifest.files) - _SHOWN:,} more; --json lists all")
+        echo(f"    and {len(manifest.files) - _SHOWN:,} more; --json lists all")
 
 
 @context.command()
@@ -252,7 +247,7 @@ def verify(ctx: click.Context, path: str, deep: bool, repair: bool, truncate: bo
         check = check_context(directory, trees, model, every_gist=deep)
     if as_json:
         found = {**check.to_json(), "repair": None if done is None else asdict(done)}
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False, default=str))
+        echo_json(found)
     else:
         if done is not None:
             _show_repair(done)
@@ -291,32 +286,32 @@ def _show_check(check: Check) -> None:
             where.append(", ".join(problem.names[:3]) + more)
         at = "" if problem.bytes is None else f", bytes {problem.bytes[0]:,} to {problem.bytes[1]:,}"
         place = f" ({'; '.join(where)})" if where else ""
-        click.echo(f"damaged: {problem.path}{at}: {problem.what}{place}")
+        echo(f"damaged: {problem.path}{at}: {problem.what}{place}")
     if len(check.problems) > _SHOWN:
-        click.echo(f"and {len(check.problems) - _SHOWN:,} more; --json lists all")
+        echo(f"and {len(check.problems) - _SHOWN:,} more; --json lists all")
     for remark in check.remarks:
-        click.echo(f"note: {remark}")
+        echo(f"note: {remark}")
     rounded = f", {check.rounded:,} of them differ by rounding" if check.rounded else ""
     verdict = "sound" if check.sound else f"{len(check.problems):,} problems"
-    click.echo(f"{check.directory}: {verdict}; {check.tokens:,} tokens, {check.gists:,} gists made again{rounded}")
+    echo(f"{check.directory}: {verdict}; {check.tokens:,} tokens, {check.gists:,} gists made again{rounded}")
 
 
 def _show_repair(done: Repair) -> None:
     def total(nodes: Sequence[Nodes]) -> str:
         return f"{sum(each.stop - each.start for each in nodes):,}"
 
-    click.echo(
+    echo(
         f"repaired: {total(done.restored)} gists made again, {total(done.inexact)} of them not bit for bit; "
         f"{total(done.vouched)} tokens shown to be right by their gists"
     )
     for each in done.lost:
-        click.echo(
+        echo(
             f"lost: LOD{each.level} rows {each.start:,} to {each.stop:,}, tokens {each.first_token:,} to {each.stop_token:,}"
         )
     if done.kept is not None:
-        click.echo(f"cut to {done.tokens:,} tokens; the tree as it was: {done.kept}")
+        echo(f"cut to {done.tokens:,} tokens; the tree as it was: {done.kept}")
     elif done.lost:
-        click.echo("hint: --truncate cuts the history before what is lost, and keeps a copy of the tree as it was")
+        echo("hint: --truncate cuts the history before what is lost, and keeps a copy of the tree as it was")
 
 
 class Progress:
@@ -324,25 +319,22 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._shown = sys.stderr.isatty()
+        self._line = StatusLine()
         self._began = time.perf_counter()
         self._last = 0.0
 
     def __call__(self, tokens: int, read: int) -> None:
         now = time.perf_counter()
-        if not self._shown or now - self._last < 0.1:
+        if not self._line.shown or now - self._last < 0.1:
             return
         self._last = now
         seconds = now - self._began
         left = duration(seconds * (self._total - read) / read) if read else "?"
-        sys.stderr.write(
-            f"\r\x1b[K{count(tokens)} tokens, {read / 1e6:.1f} of {self._total / 1e6:.1f} MB, "
+        self._line.show(
+            f"{count(tokens)} tokens, {read / 1e6:.1f} of {self._total / 1e6:.1f} MB, "
             f"{count(tokens / seconds)} tokens/s, {left} to go"
         )
-        sys.stderr.flush()
 
     def clear(self) -> None:
         """Take the line away."""
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        self._line.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from mccore import plugins
 from mccore.errors import MccoreError
 from mccore.host import env as settings
 from mccore.host import machine, paths
+from mccore.host.terminal import echo, echo_json, style
 from mccore.units import size
 
 State = Literal["ok", "warn", "fail"]
@@ -58,7 +58,7 @@ def doctor(as_json: bool) -> int:
     checks = [check for look in CHECKS for check in look()]
     failed = any(check.state == "fail" for check in checks)
     if as_json:
-        click.echo(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2))
+        echo_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
     else:
         print_checks(checks)
     return int(failed)
@@ -69,11 +69,9 @@ def print_checks(checks: list[Check]) -> None:
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     width = max(len(check.name) for check in checks)
     for check in checks:
-        click.echo(
-            f"{click.style(f'{check.state:<4}', fg=colours[check.state])}  {check.name:<{width}}  {check.detail}"
-        )
+        echo(style(f"{check.state:<4}", fg=colours[check.state]), f"  {check.name:<{width}}  {check.detail}")
         if check.hint and check.state != "ok":
-            click.echo(f"{'':<{width + 8}}{check.hint}")
+            echo(f"{'':<{width + 8}}{check.hint}")
 
 
 # --- the installation ---------------------------------------------------------------------------------------------------

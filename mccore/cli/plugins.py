@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import click
 
 from mccore.errors import MccoreError, RunError, UsageError
+from mccore.host.terminal import echo, echo_json, one_line, style
 from mccore.plugins import registry
 
 
@@ -29,11 +29,11 @@ def plugins(ctx: click.Context, as_json: bool, check: bool) -> int:
         return 0
     rows = check_all() if check else registry.describe()
     if as_json:
-        click.echo(json.dumps([_as_json(row) for row in rows], indent=2))
+        echo_json([_as_json(row) for row in rows])
     else:
         _print_table(rows)
     for item in registry.disabled_without_effect():
-        click.echo(f"note: {registry.DISABLE_VARIABLE} names {item!r}, which is no plugin", err=True)
+        echo(f"note: {registry.DISABLE_VARIABLE} names {item!r}, which is no plugin", err=True)
     return 1 if check and any(row.problem for row in rows) else 0
 
 
@@ -49,8 +49,8 @@ def new(kind: registry.KindName, name: str, directory: Path | None) -> None:
     """Write a working plugin package of a KIND, to be chosen by NAME."""
     directory = directory or Path(f"mccore-{kind}-{name.replace('_', '-')}")
     for path in write_package(kind, name, directory):
-        click.echo(path)
-    click.echo(f"\nNext: cd {directory} && uv pip install -e . && mccore plugins --check && python -m pytest")
+        echo(path)
+    echo(f"\nNext: cd {directory} && uv pip install -e . && mccore plugins --check && python -m pytest")
 
 
 # --- listing -------------------------------------------------------------------------------------------------------------
@@ -90,26 +90,34 @@ def _as_json(row: registry.Plugin) -> dict[str, str]:
 def _print_table(rows: list[registry.Plugin]) -> None:
     """Aligned columns, the summary cut to a terminal's width. By hand: a table library imports longer than this takes."""
     if not rows:
-        click.echo("no plugins are installed")
+        echo("no plugins are installed")
         return
     cells = [("kind", "name", "distribution", "version", "health")]
     cells += [
-        (row.kind, row.name, row.distribution, row.version, "faulty" if row.problem else row.health) for row in rows
+        (
+            row.kind,
+            one_line(row.name),
+            one_line(row.distribution),
+            one_line(row.version),
+            "faulty" if row.problem else row.health,
+        )
+        for row in rows
     ]
     widths = [max(len(line[column]) for line in cells) for column in range(5)]
     room = shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths) if sys.stdout.isatty() else None
     for line, summary in zip(cells, ["summary", *(row.summary for row in rows)], strict=True):
         fields = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        if line is cells[0]:
-            fields = [click.style(field, bold=True) for field in fields]
-        else:
-            fields[4] = click.style(fields[4], fg={"ok": "green", "disabled": "yellow"}.get(line[4], "red"))
+        summary = one_line(summary)
         if room is not None and len(summary) > room:
             summary = summary[: max(0, room - 1)] + "…"
-        click.echo("  ".join([*fields, summary]).rstrip())
+        if line is cells[0]:
+            echo(style("  ".join(fields), bold=True), "  ", summary)
+        else:
+            health = style(fields[4], fg={"ok": "green", "disabled": "yellow"}.get(line[4], "red"))
+            echo("  ".join(fields[:4]), "  ", health, *(("  ", summary) if summary else ()))
     for row in rows:
         if row.problem:
-            click.echo(f"\n{registry.KINDS[row.kind].noun} {row.name!r}: {row.problem}\nfrom: {row.blame}")
+            echo(f"\n{registry.KINDS[row.kind].noun} {row.name!r}: {row.problem}\nfrom: {row.blame}")
 
 
 # --- a new package -------------------------------------------------------------------------------------------------------

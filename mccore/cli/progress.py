@@ -7,9 +7,8 @@ import sys
 import time
 from typing import IO, Any
 
-import click
-
 from mccore.events import Event
+from mccore.host.terminal import echo, echo_json_text, one_line, visible
 from mccore.launch.launcher import Listener
 from mccore.units import count, duration, number
 
@@ -27,7 +26,7 @@ class Notices:
     """Lines for a human, on standard error."""
 
     def notice(self, text: str) -> None:
-        click.echo(text, err=True)
+        echo(text, err=True)
 
     def tick(self) -> None:
         """Nothing changes by time alone."""
@@ -37,7 +36,7 @@ class JsonLines(Notices):
     """Every event as one line of JSON on standard output."""
 
     def event(self, event: Event) -> None:
-        click.echo(event.to_json())
+        echo_json_text(event.to_json())
 
 
 class Lines(Notices):
@@ -51,11 +50,11 @@ class Lines(Notices):
     def event(self, event: Event) -> None:
         line = self._line(event)
         if line:
-            self._stream.write(f"{line}\n")
+            self._stream.write(f"{visible(line)}\n")
             self._stream.flush()
 
     def notice(self, text: str) -> None:
-        self._stream.write(f"{text}\n")
+        self._stream.write(f"{visible(text)}\n")
         self._stream.flush()
 
     def _line(self, event: Event) -> str:
@@ -106,7 +105,7 @@ class Bars(Notices):
             plan = event.data.get("plan")
             steps = plan.get("steps") if isinstance(plan, dict) else None
             if event.stage not in self._tasks:
-                self._tasks[event.stage] = self._progress.add_task(event.stage, total=steps, info="")
+                self._tasks[event.stage] = self._progress.add_task(one_line(event.stage), total=steps, info="")
         task = self._tasks.get(event.stage)
         if task is None:
             return
@@ -125,15 +124,15 @@ class Bars(Notices):
                 task,
                 completed=event.data.get("done"),
                 total=event.data.get("total"),
-                info=str(event.data.get("unit") or ""),
+                info=one_line(str(event.data.get("unit") or "")),
             )
         elif event.type == "stage.end":
             self._end(task, event)
         elif event.type in ("eval", "alert", "telemetry", "checkpoint") and (line := describe_event(event)):
-            self._progress.console.print(line, markup=False, highlight=False)
+            self._progress.console.print(visible(line), markup=False, highlight=False)
 
     def notice(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(visible(text), markup=False, highlight=False)
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -150,7 +149,7 @@ class Bars(Notices):
             results = describe_results(event.data.get("results"))
             self._progress.update(task, completed=total, total=total, info=f"{took}{results}")
         else:
-            self._progress.update(task, info=f"{outcome} after {took}")
+            self._progress.update(task, info=f"{one_line(outcome)} after {took}")
             self._progress.stop_task(task)
 
 

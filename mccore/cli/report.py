@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
+
+from mccore.host.terminal import echo, echo_json, visible
 
 
 @click.command()
@@ -24,14 +25,14 @@ def report(run: str, as_json: bool, path_only: bool, open_it: bool) -> None:
     chosen = RunDir.open(run)
     paths = write_report(chosen)
     if as_json:
-        click.echo(json.dumps(read_report(chosen), indent=2, ensure_ascii=False))
+        echo_json(read_report(chosen))
     elif path_only:
-        click.echo(str(paths.markdown))
+        echo(str(paths.markdown))
     else:
         _show_summary(read_report(chosen))
-        click.echo(f"{paths.markdown}")
+        echo(f"{paths.markdown}")
         for plot in paths.plots:
-            click.echo(f"{plot}")
+            echo(f"{plot}")
     if open_it:
         click.launch(str(paths.markdown))
 
@@ -41,9 +42,9 @@ def _show_summary(data: dict[str, object]) -> None:
 
     text = render_summary(data)
     if not sys.stdout.isatty():
-        click.echo(text)
+        echo(text)
         return
     from rich.console import Console
     from rich.markdown import Markdown
 
-    Console().print(Markdown(text))
+    Console().print(Markdown(visible(text)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from mccore.config import TRAINING_STAGES, HardwareConfig, RunConfig
 from mccore.config.diff import differences
 from mccore.errors import ConfigError, UsageError
 from mccore.host import paths
+from mccore.host.terminal import echo, echo_json
 from mccore.launch.command import FREE_SETTINGS, effective_hardware, stage_command, stage_environment
 from mccore.launch.launcher import launch, stages_to_do
 from mccore.resolve.draft import parse_set
@@ -179,23 +179,23 @@ def _show_plan(
             "estimate": cost.to_json(),
             "run_dir": str(path),
         }
-        click.echo(json.dumps(plan, indent=2))
+        echo_json(plan)
         return
-    click.echo("\n".join(describe(config, cost)))
-    click.echo(f"\nrun directory\n  {path}\n\nconfiguration (run.json)\n{config.to_json()}\ncommands")
+    echo("\n".join(describe(config, cost)))
+    echo(f"\nrun directory\n  {path}\n\nconfiguration (run.json)\n{config.to_json()}\ncommands")
     for item in commands:
         environment = " ".join(f"{name}={value}" for name, value in item["environment"].items())
-        click.echo(f"  {environment} {shlex.join(item['command'])}")
+        echo(f"  {environment} {shlex.join(item['command'])}")
 
 
 def _print_cost(config: RunConfig, hardware: HardwareConfig) -> None:
-    click.echo("\n".join(describe(config, estimate(config, hardware))), err=True)
+    echo("\n".join(describe(config, estimate(config, hardware))), err=True)
 
 
 def _start(started: RunDir, hardware: HardwareConfig, *, as_json: bool) -> int:
     from mccore.cli.progress import make_listener
 
-    click.echo(f"run         {started.name} in {started.path}", err=True)
+    echo(f"run         {started.name} in {started.path}", err=True)
     listener = make_listener(as_json)
     outcome = launch(started, hardware=hardware, listener=listener)
     _say_outcome(started, outcome)
@@ -217,6 +217,6 @@ def _say_outcome(ended: RunDir, outcome: Outcome) -> None:
         lines.append(f"log: {log}")
         lines.append(f"hint: mccore run --resume {shlex.quote(ended.name)} goes on from the last checkpoint")
     try:
-        click.echo("\n".join(lines), err=True)
+        echo("\n".join(lines), err=True)
     except OSError:  # the terminal went away while the run went on
         return

@@ -13,6 +13,7 @@ import click
 from mccore.config.diff import differences
 from mccore.errors import ConfigError, RunError
 from mccore.events import Event, EventTail, finite, metric
+from mccore.host.terminal import echo, echo_json, one_line
 from mccore.runs.rundir import RunDir, list_runs
 from mccore.units import count, duration, number
 
@@ -43,10 +44,10 @@ def list_command(as_json: bool) -> None:
 def _list(as_json: bool) -> None:
     rows = sorted((_overview(run) for run in list_runs()), key=lambda row: row["started"])
     if as_json:
-        click.echo(json.dumps(finite(rows), indent=2))
+        echo_json(finite(rows))
         return
     if not rows:
-        click.echo("no runs yet; start one with `mccore run tiny`")
+        echo("no runs yet; start one with `mccore run tiny`")
         return
     table = [
         [
@@ -87,11 +88,11 @@ def show(run: str, as_json: bool) -> None:
     found = RunDir.open(run)
     detail = _detail(found)
     if as_json:
-        click.echo(json.dumps(finite(detail), indent=2, ensure_ascii=False))
+        echo_json(finite(detail))
         return
     outcome = detail["outcome"]
     message = f": {outcome['message']}" if outcome["message"] else ""
-    click.echo(f"{found.name}: {outcome['state']}{message}\nrecipe {detail['recipe']}, in {found.path}\n")
+    echo(f"{found.name}: {outcome['state']}{message}\nrecipe {detail['recipe']}, in {found.path}\n")
     table = [
         [
             stage["stage"],
@@ -103,7 +104,7 @@ def show(run: str, as_json: bool) -> None:
     ]
     _print_table(["stage", "state", "took", "results"], table)
     if detail["metrics"]:
-        click.echo()
+        echo()
         values = [[name, number(value), _unit(name)] for name, value in detail["metrics"].items()]
         _print_table(["metric", "last value", "unit"], values)
 
@@ -187,11 +188,11 @@ def stop(run: str, wait: bool, timeout: float, as_json: bool) -> None:
             time.sleep(0.1)
     outcome = found.outcome()
     if as_json:
-        click.echo(json.dumps({"name": found.name, "state": outcome.state, "stage": outcome.stage}))
+        echo_json({"name": found.name, "state": outcome.state, "stage": outcome.stage}, indent=None)
     elif wait:
-        click.echo(f"{found.name}: {outcome.state}")
+        echo(f"{found.name}: {outcome.state}")
     else:
-        click.echo(f"{found.name}: asked to stop; it saves first")
+        echo(f"{found.name}: asked to stop; it saves first")
 
 
 # --- compare ------------------------------------------------------------------------------------------------------------
@@ -215,14 +216,14 @@ def compare(a: str, b: str, as_json: bool) -> None:
             "config": {path: list(values) for path, values in changed.items()},
             "metrics": metrics,
         }
-        click.echo(json.dumps(finite(content), indent=2, ensure_ascii=False))
+        echo_json(finite(content))
         return
     if changed:
         table = [[path, _value(before), _value(after)] for path, (before, after) in changed.items()]
         _print_table(["setting", left.name, right.name], table)
     else:
-        click.echo("the configurations are the same")
-    click.echo()
+        echo("the configurations are the same")
+    echo()
     rows = []
     for name, (before, after) in metrics.items():
         difference = number(after - before) if before is not None and after is not None else ""
@@ -248,7 +249,7 @@ def _value(value: Any) -> str:
 
 
 def _print_table(header: list[str], rows: Iterable[list[str]]) -> None:
-    lines = [header, *rows]
+    lines = [[one_line(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

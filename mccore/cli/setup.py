@@ -16,6 +16,7 @@ from mccore.errors import UsageError
 from mccore.host import env as settings
 from mccore.host.env import FILE_NAME, SETTINGS, Setting
 from mccore.host.files import write_atomic
+from mccore.host.terminal import echo, one_line
 
 _OPTIONS = {
     "base_dir": "MCCORE_BASE_DIR",
@@ -52,9 +53,9 @@ def setup(yes: bool, **options: str | None) -> None:
             variable = _OPTIONS[option]
             _set(values, _BY_VARIABLE[variable], sys.stdin.readline() if value == "-" else value)
     print_checks([*check_versions(), *check_machine()])
-    click.echo()
+    echo()
     if not yes:
-        click.echo("Enter keeps what is set, `clear` removes it.")
+        echo("Enter keeps what is set, `clear` removes it.")
         for setting in SETTINGS:
             if _option_value(options, setting) is None:
                 _ask(values, setting)
@@ -72,7 +73,7 @@ def _ask(values: dict[str, str], setting: Setting) -> None:
     choices = f", one of {', '.join(setting.choices)}" if setting.choices else ""
     while True:
         answer = click.prompt(
-            f"{setting.description}{choices} [{shown}]",
+            f"{setting.description}{choices} [{one_line(shown)}]",
             default="",
             show_default=False,
             hide_input=setting.secret,
@@ -82,7 +83,7 @@ def _ask(values: dict[str, str], setting: Setting) -> None:
         try:
             _set(values, setting, "" if answer == "clear" else answer)
         except UsageError as error:
-            click.echo(error.render(), err=True)
+            echo(error.render(), err=True)
         else:
             return
 
@@ -132,12 +133,12 @@ def _write(before: dict[str, str], values: dict[str, str]) -> None:
     path = settings.write_settings(values)
     names = ", ".join(values) or "nothing"
     removed = [name for name in before if name not in values]
-    click.echo(f"wrote {path} with {names}" + (f"; removed {', '.join(removed)}" if removed else ""))
+    echo(f"wrote {path} with {names}" + (f"; removed {', '.join(removed)}" if removed else ""))
     if ignore := _git_ignore(path.parent):
-        click.echo(f"added {FILE_NAME} to {ignore}")
+        echo(f"added {FILE_NAME} to {ignore}")
     if _is_tracked(path.parent):
         hint = f"git rm --cached {FILE_NAME}"
-        click.echo(f"warning: {FILE_NAME} is tracked by git, credentials included; untrack it with `{hint}`", err=True)
+        echo(f"warning: {FILE_NAME} is tracked by git, credentials included; untrack it with `{hint}`", err=True)
 
 
 def _git_ignore(directory: Path) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import sys
@@ -15,6 +14,7 @@ import click
 
 from mccore.data.corpora.text_files import is_records, record_texts, unreadable
 from mccore.errors import DataError, RunError, UsageError
+from mccore.host.terminal import StatusLine, echo, echo_json
 from mccore.units import count, duration, size
 
 if TYPE_CHECKING:
@@ -102,15 +102,15 @@ def train(
         "path": str(out / FILE_NAME),
     }
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        echo_json(found)
         return
-    click.echo(f"{tokenizer.vocab_size:,} ids from {count(progress.bytes)}B in {len(files):,} files")
+    echo(f"{tokenizer.vocab_size:,} ids from {count(progress.bytes)}B in {len(files):,} files")
     if tokenizer.vocab_size < vocab_size:
-        click.echo(f"the corpus is too small for {vocab_size:,} ids: no pair is left to merge")
-    click.echo(
+        echo(f"the corpus is too small for {vocab_size:,} ids: no pair is left to merge")
+    echo(
         f"{duration(seconds)} ({seconds:.3f} s), {found['mb_per_second']:.1f} MB/s, peak memory of the process {size(peak)}"
     )
-    click.echo(found["path"])
+    echo(found["path"])
 
 
 @tok.command("eval")
@@ -149,10 +149,10 @@ def evaluate(
 
         write_atomic(plot, draw_tokenizer(found))
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo_json(found)
         return
-    click.echo(f"{found['vocab_size']:,} ids, fingerprint {found['fingerprint'][:12]}\n")
-    click.echo(tokenizer_table(found))
+    echo(f"{found['vocab_size']:,} ids, fingerprint {found['fingerprint'][:12]}\n")
+    echo(tokenizer_table(found))
 
 
 def _open(selector: str) -> Tokenizer:
@@ -231,22 +231,19 @@ class Progress:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._shown = sys.stderr.isatty()
+        self._line = StatusLine()
         self._began = time.perf_counter()
 
     def __call__(self, phase: str, done: int, total: int | None) -> None:
         if phase == "count":
             self.bytes = done
-        if not self._shown:
+        if not self._line.shown:
             return
         share = f" of {count(total)}" if total else ""
         seconds = time.perf_counter() - self._began
         what = f"reading and splitting: {count(done)}{share} bytes" if phase == "count" else f"merging: {done:,}{share}"
-        sys.stderr.write(f"\r\x1b[K{what}, {duration(seconds)}")
-        sys.stderr.flush()
+        self._line.show(f"{what}, {duration(seconds)}")
 
     def clear(self) -> None:
         """Take the line away."""
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        self._line.clear()

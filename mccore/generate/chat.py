@@ -16,6 +16,7 @@ from mccore.generate.answer import Finish
 from mccore.generate.memory import Context
 from mccore.generate.sampling import Sampling
 from mccore.host.files import write_atomic
+from mccore.host.text import mend, read_text
 
 if TYPE_CHECKING:
     from mccore.data.tokenizer.tokenizer import Tokenizer
@@ -118,10 +119,10 @@ def message_content(pieces: Sequence[Piece]) -> str | list[Part]:
 def read_conversation(path: Path) -> tuple[str | None, list[Message]]:
     """The system message and the messages of a saved conversation. Raises UsageError or DataError, naming the file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror}") from error
-    except ValueError as error:
+        content = json.loads(read_text(path))
+    except DataError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} holds no conversation: {error}") from error
     system: str | None = None
     messages = content
@@ -129,6 +130,7 @@ def read_conversation(path: Path) -> tuple[str | None, list[Message]]:
         system, messages = content.get("system"), content.get("messages")
         if system is not None and not isinstance(system, str):
             raise DataError(f"{path}: the system message isn't text")
+    system = None if system is None else mend(system)
     if messages == []:
         return system, []
     found = validate_conversation(messages, where=str(path), task="chat", id=path.name)["messages"]

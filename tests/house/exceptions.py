@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 LARGE_FILES: dict[str, str] = {
-    "mccore/cli/chat/terminal.py": "still to be split",
     "mccore/eval/context/long_history.py": "still to be split",
     "mccore/megacontext/training/objective.py": "still to be split",
     "mccore/model/gpt.py": "still to be split",

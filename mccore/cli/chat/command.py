@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import click
 
 from mccore.config.stages import stage_spec
 from mccore.errors import UsageError
+from mccore.host.text import stdin_text, typed
 from mccore.runtime.open import STAGES, find_checkpoint, find_run, load_engine
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def chat(
         run, stage = saved_run(name, stage)
     chosen = find_run(run)
     stage, checkpoint = find_checkpoint(chosen, stage)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = stdin_text() if prompt == "-" else None if prompt is None else typed(prompt)
     if text is not None and not text.strip():
         raise UsageError("the prompt is empty", hint="give a message with -p, or leave -p away to chat")
 
@@ -115,6 +115,7 @@ def chat(
             engine, checkpoint, wanted, not stage_spec(stage).chat, {"run": chosen.name, "stage": stage}
         )
     window = TextContext(engine) if not stage_spec(stage).chat else WindowContext(engine)
+    system = None if system is None else typed(system)
     session = ChatSession(engine.tokenizer, history.context if history else window, sampling, system)
     source = {"run": chosen.name, "stage": stage, "step": step, **({"session": name} if name else {})}
     terminal = Terminal(session, source, as_json=as_json, history=history)

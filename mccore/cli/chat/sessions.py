@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mccore.errors import UsageError
+from mccore.host.terminal import echo
 
 if TYPE_CHECKING:
     from mccore.generate.engine import Engine
@@ -41,7 +41,7 @@ def warn_of_missing_search(model: ContextModel) -> None:
 
     lacking = missing_search(model)
     if lacking is not None:
-        print(f"({lacking})", file=sys.stderr)
+        echo(f"({lacking})", err=True)
 
 
 def saved_run(name: str, stage: str | None) -> tuple[str | None, str | None]:
@@ -140,7 +140,7 @@ def open_history(
                 hint="leave --context away, or begin another session",
             )
         session, notes = open_session(model, directory, trees)
-        print(f"(session {choice.name!r}: {session.tokens:,} tokens of history)", file=sys.stderr)
+        echo(f"(session {choice.name!r}: {session.tokens:,} tokens of history)", err=True)
     elif choice.context is not None:
         from mccore.contexts.manifest import find_context
         from mccore.megacontext.sessions.files import mount_context

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 import threading
@@ -14,9 +13,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from mccore.data.tokenizer.reply import PartType, Piece, merge
-from mccore.errors import Interrupted, MccoreError, UsageError
+from mccore.errors import DataError, Interrupted, MccoreError, UsageError
 from mccore.generate.chat import ChatSession, TurnStats
 from mccore.generate.memory import TextContext
+from mccore.host.terminal import StatusLine, echo, echo_json, style, write_answer
+from mccore.host.text import open_stdin, read_text, spell, stdin_lines, typed
 
 if TYPE_CHECKING:
     from mccore.cli.chat.sessions import History
@@ -32,10 +33,6 @@ SESSION_HELP = (
     "/cut              show the Working Context\n"
     "/sources          show what the last answer saw word for word\n"
 )
-
-# Control characters move cursors and change titles; a model must not be able to. Shown as what they are instead.
-_VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
-_VISIBLE |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD)}
 
 
 class Terminal:
@@ -53,15 +50,11 @@ class Terminal:
         self.history = history  # where the conversation has a session of its own
         self.source = source
         self.as_json = as_json
-        self.interactive = sys.stdin.isatty()
-        self.styled = sys.stdout.isatty() and not as_json
+        self.interactive = sys.stdin is not None and sys.stdin.isatty()
         self._attached: list[tuple[str, str]] = []  # files to go with the next message: name, text
         self._interrupted = False
         if history is not None:
             history.context.on_progress = self._read_on
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, not a traceback
 
     def answer_once(self, text: str) -> None:
         """Answer one message. Raises Interrupted when the user stopped it."""
@@ -88,14 +81,14 @@ class Terminal:
 
     def _lines(self) -> Iterator[str]:
         if not self.interactive:
-            for line in sys.stdin:
-                yield line.rstrip("\n")
+            yield from stdin_lines()
             return
+        open_stdin()
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives `input` editing and history)
         while True:
             try:
-                yield input(PROMPT)
+                yield typed(input(PROMPT))
             except KeyboardInterrupt:
                 self._note("\n(Ctrl-D or /quit leaves)")
             except EOFError:
@@ -124,11 +117,11 @@ class Terminal:
         self._attached.clear()
         stats = self.session.turns[-1]
         if self.as_json:
-            self._write(json.dumps(self._record(text, pieces, stats), ensure_ascii=False) + "\n")
+            echo_json(self._record(text, pieces, stats), indent=None)
             return
         if pieces and pieces[-1].type != "text":
-            self._write(self._dim("]"))
-        self._write("\n")
+            write_answer("]", dim=True)
+        write_answer("\n")
         for remark in self._remarks(stats):
             self._note(f"({remark})")
 
@@ -136,8 +129,8 @@ class Terminal:
         """A part of a long message has been read. Raises Interrupted where the user doesn't want to wait for the rest."""
         if self._interrupted:
             raise Interrupted(f"stopped: {done:,} of {total:,} tokens are in the history")
-        if total >= REPORTED and sys.stderr.isatty():
-            print(f"\r(reading: {done:,} of {total:,} tokens)\x1b[K", end="", file=sys.stderr, flush=True)
+        if total >= REPORTED:
+            StatusLine().show(f"(reading: {done:,} of {total:,} tokens)")
 
     def _show(self, before: PartType, piece: Piece) -> None:
         """Write one piece; a tool call reads `[expression = result]`."""
@@ -145,9 +138,8 @@ class Terminal:
             opening = {"python": "[", "python_output": " = ", "text": "]"}[piece.type]
             if before == "python_output" and piece.type == "python":
                 opening = "] ["
-            self._write(self._dim(opening))
-        text = piece.text.translate(_VISIBLE) if self.styled else piece.text
-        self._write(text if piece.type == "text" else self._dim(text))
+            write_answer(opening, dim=True)
+        write_answer(piece.text, dim=piece.type != "text")
 
     def _remarks(self, stats: TurnStats) -> Iterator[str]:
         if self._interrupted:
@@ -333,14 +325,10 @@ class Terminal:
         """Put a text file before the next message. Raises UsageError for what isn't one."""
         most = MAX_FILE_BYTES if self.history is None else MAX_HISTORY_FILE_BYTES
         try:
-            if path.stat().st_size > most:
-                raise UsageError(f"{path} is larger than {most // 2**20} MiB")
-            content = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"can't read {path}: {error.strerror}", hint="give a text file's path") from error
-        except UnicodeDecodeError:
-            raise UsageError(f"{path} isn't UTF-8 text", hint="convert it first") from None
-        self._attached.append((path.name, content.strip("\n")))
+            content = read_text(path, most=most)
+        except DataError as error:
+            raise UsageError(error.message, hint=error.hint) from error
+        self._attached.append((spell(path.name), content.strip("\n")))
         self._note(f"({path.name}: {len(content):,} characters go with the next message)")
 
     def _system(self, argument: str) -> None:
@@ -362,16 +350,8 @@ class Terminal:
 
     # --- output ---------------------------------------------------------------------------------------------------------
 
-    def _write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
     def _note(self, text: str) -> None:
-        sys.stdout.flush()
-        print(self._dim(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
-
-    def _dim(self, text: str) -> str:
-        return f"\x1b[2m{text}\x1b[0m" if self.styled and text else text
+        echo(style(text, dim=True), err=True)
 
 
 def describe_session(session: Session) -> str:

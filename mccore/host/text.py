@@ -1,0 +1,162 @@
+"""The door by which text comes in: from files, standard input, arguments and names to clean str, by one rule.
+
+| what comes | what it becomes |
+|---|---|
+| a byte order mark at the start | nothing |
+| CRLF, a lone CR | LF |
+| bytes that aren't UTF-8, in a file | DataError with file and line: a guess would be trained on |
+| bytes that aren't UTF-8, from a person | U+FFFD: a slip must not end a conversation |
+| halves of surrogate pairs | the character that a pair stands for; U+FFFD for a lone one |
+| bytes of a file's name that aren't UTF-8 | `\\xe9`, wherever the name is shown, stored or hashed |
+
+Text inside records (JSON Lines, parquet) is text already: its line ends are its own, only surrogates are mended.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from mccore.errors import DataError
+
+PIECE = 2**20  # bytes that are read at once
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def mend(text: str) -> str:
+    """`text` with pairs of surrogates as the characters they stand for and lone ones as U+FFFD: it can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def typed(text: str | bytes) -> str:
+    """What a person wrote, whatever it is: bytes that aren't UTF-8 become U+FFFD."""
+    if isinstance(text, str):
+        text = text.encode("utf-8", "surrogateescape") if _escaped(text) else mend(text).encode()
+    return _lines(text.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"))
+
+
+def spell(name: str | os.PathLike[str]) -> str:
+    """A file's name as text that can be shown, stored and hashed: bytes that aren't UTF-8 as `\\xe9`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def decode(data: bytes, source: str) -> str:
+    """The text of a file's bytes. Raises DataError, naming `source` and the line, for what isn't UTF-8."""
+    try:
+        return _lines(data.removeprefix(codecs.BOM_UTF8).decode())
+    except UnicodeDecodeError as error:
+        at = error.start + (len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0)
+        raise not_utf8(source, data[:at].count(b"\n") + 1, data[:2]) from error
+
+
+def not_utf8(source: str, line: int, start: bytes = b"") -> DataError:
+    """The error for a text in another encoding. `start`: its first bytes, which tell UTF-16."""
+    encoding = " -f UTF-16" if start in _UTF16 else ""
+    what = "UTF-16, not UTF-8" if encoding else "not valid UTF-8"
+    return DataError(f"{source}, line {line}: {what}", hint=f"convert it: iconv{encoding} -t UTF-8")
+
+
+def read_text(path: Path, *, most: int | None = None) -> str:
+    """The text of a regular file of at most `most` bytes. Raises DataError for anything else and for what isn't UTF-8."""
+    with open_regular(path) as file:
+        try:
+            data = file.read(-1 if most is None else most + 1)
+        except OSError as error:
+            raise unreadable(error, path) from error
+    if most is not None and len(data) > most:
+        raise DataError(f"{spell(path)} is larger than {most // 2**20} MiB", hint="give a smaller file")
+    return decode(data, spell(path))
+
+
+def text_pieces(path: Path) -> Iterator[str]:
+    """A file's text in pieces, in bounded memory; they end at line ends where lines aren't endless. Raises as `read_text`."""
+    source, lines, first, rest = spell(path), 1, b"", ""
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
+    with open_regular(path) as file:
+        more = True
+        while more:
+            try:
+                piece = file.read(PIECE)
+            except OSError as error:
+                raise unreadable(error, path) from error
+            more = bool(piece)
+            first = first or piece[:2]
+            try:
+                text = rest + decoder.decode(piece, final=not more)
+            except UnicodeDecodeError as error:
+                raise not_utf8(source, lines + error.object[: error.start].count(b"\n"), first) from error
+            lines += piece.count(b"\n")
+            end = _end_of_line(text) if more else len(text)
+            rest = text[end:]
+            if end:
+                yield text[:end]
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file to read bytes from: a FIFO or a device is refused, not waited for. Raises DataError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise unreadable(error, path) from error
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return os.fdopen(fd, "rb")
+    kind = "a folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "a device, a pipe or a socket"
+    os.close(fd)
+    raise DataError(f"{spell(path)} is {kind}, not a file", hint="name a regular file")
+
+
+def unreadable(error: OSError | ValueError, path: str | os.PathLike[str]) -> DataError:
+    """The error for a file that the system doesn't give."""
+    name = spell(getattr(error, "filename", None) or path)
+    why = getattr(error, "strerror", None) or error
+    hint = "check the path" if isinstance(error, FileNotFoundError | ValueError) else None
+    return DataError(f"can't read {name}: {why}", hint=hint or "put it back, correct its permissions, or leave it out")
+
+
+def open_stdin() -> None:
+    """Let standard input follow the rules of this module from now on; call it before the first read."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        encoding = "utf-8-sig" if codecs.lookup(sys.stdin.encoding).name == "utf-8" else sys.stdin.encoding
+        interactive = sys.stdin.isatty()  # `input` wants the terminal's own encoding
+        sys.stdin.reconfigure(encoding=None if interactive else encoding, errors="replace", newline=None)
+
+
+def stdin_text() -> str:
+    """All of standard input."""
+    open_stdin()
+    return typed(sys.stdin.read())
+
+
+def stdin_lines() -> Iterator[str]:
+    """The lines of standard input as they come, without their ends."""
+    open_stdin()
+    for line in sys.stdin:
+        yield typed(line.rstrip("\r\n"))
+
+
+def _escaped(text: str) -> bool:
+    """Whether the bytes that a str came from, where they weren't UTF-8, stand in it as Python's surrogate escapes alone."""
+    halves = [character for character in text if "\ud800" <= character <= "\udfff"]
+    return bool(halves) and all(character >= "\udc80" for character in halves) and max(halves) <= "\udcff"
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def _end_of_line(text: str) -> int:
+    """Where to cut a text for reading on: after the last line end that a word follows, else after the last line end."""
+    end = text.rfind("\n")
+    while end >= 0 and text[end + 1 : end + 2].isspace():
+        end = text.rfind("\n", 0, end)
+    return end + 1 or text.rfind("\n") + 1 or len(text)
