@@ -8,6 +8,7 @@ import time
 from typing import IO, Any
 
 from mccore.events import Event
+from mccore.events.alerts import describe_alert
 from mccore.host.terminal import echo, echo_json_text, one_line, visible
 from mccore.launch.launcher import Listener
 from mccore.units import count, duration, number
@@ -196,9 +197,7 @@ def describe_event(event: Event) -> str:
             at = f" at step {event.step}" if event.step is not None else ""
             return f"{event.stage}: {data.get('name', 'evaluation')}{at}{describe_metrics(event)}"
         case "alert":
-            return (
-                f"alert: {data.get('metric')} is {data.get('value')}, expected {data.get('band')}; {data.get('advice')}"
-            )
+            return f"alert: {f'{event.stage}: ' if event.stage else ''}{describe_alert(data)}"
         case "telemetry":
             lost = f", {data['lost']} events lost" if data.get("lost") else ""
             message = f" ({data['message']})" if data.get("message") else ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable
 
+from mccore.events.alerts import VALUES_IN_A_ROW, band_words
 from mccore.events.metrics import METRICS, Metric
 from mccore.events.types import EVENT_TYPES, EVENT_VERSION
 
@@ -51,24 +51,33 @@ def _types() -> Iterable[str]:
 def _metrics() -> Iterable[str]:
     yield (
         "One table for every sink. Units are UCUM, `1` is a share or a count without a unit. `family/label` is a value of the "
-        "same kind: `lod_loss/2`, `dwell/p95`. Outside its band a value deserves a look: the report lists and the plots mark it."
+        "same kind: `lod_loss/2`, `dwell/p95`. Outside its band a value deserves a look: the plots mark it."
     )
     rows = [
-        f"| `{row.name}` | `{row.unit}` | {row.kind} | {row.scope} | {row.definition} | {_band(row)} |"
+        f"| `{row.name}` | `{row.unit}` | {row.kind} | {row.scope} | {row.definition} | {band_words(row.band)} |"
         for row in METRICS.values()
     ]
     yield "\n".join(
         ["| metric | unit | kind | scope | definition | band |", "| --- | --- | --- | --- | --- | --- |", *rows]
     )
+    yield "## Alerts"
+    yield (
+        f"A metric that stays outside its band, for so long and for {VALUES_IN_A_ROW} values in a row, is an alert: a line of "
+        "the log, an `alert` event for every telemetry provider, a row of the report. One evaluator finds them, so all agree."
+    )
+    yield "\n".join(
+        ["| metric | expected | alert after | what to look at next |", "| --- | --- | --- | --- |", *_alerts()]
+    )
 
 
-def _band(row: Metric) -> str:
-    if row.band is None:
-        return ""
-    low, high = row.band
-    if math.isinf(low):
-        return f"at most {high:g}"
-    return f"at least {low:g}" if math.isinf(high) else f"{low:g} to {high:g}"
+def _alerts() -> Iterable[str]:
+    for row in METRICS.values():
+        if expected := band_words(row.band):
+            yield f"| `{row.name}` | {expected} | {_hold(row)} | {row.advice} |"
+
+
+def _hold(row: Metric) -> str:
+    return f"{row.hold:g} s" if row.hold else "at once"
 
 
 if __name__ == "__main__":

@@ -156,12 +156,13 @@ _RUN = (
     ),
     EventType(
         "alert",
-        "a metric left its band",
+        "a metric stayed outside its band, or a run fell silent",
         {
             "metric": _text("its name in METRICS"),
             "value": _number("what was seen"),
             "band": _list("lower and upper end of what is expected, null where open"),
             "since": _number("seconds it has been outside"),
+            "began": _number("when it left its band, in seconds since 1970-01-01 00:00 UTC"),
             "advice": _text("what to look at"),
         },
     ),

@@ -28,7 +28,7 @@ import psutil
 
 from mccore.config import HardwareConfig, StageName, stage_spec
 from mccore.errors import RunError
-from mccore.events import Event, EventTail, EventWriter
+from mccore.events import Alert, AlertWatch, Event, EventTail, EventWriter
 from mccore.host.files import disk_hint
 from mccore.host.processes import adopt_orphans, parent_death_hook
 from mccore.launch.command import WORKER, stage_command, stage_environment
@@ -112,6 +112,7 @@ class _Launch:
         self.lock = lock
         self.writer = writer
         self.tail = EventTail(run.events_dir)
+        self.alerts = AlertWatch()
         self.signals: list[int] = []
         self.stage = ""  # the one that runs
         self.ends: list[Event] = []  # its stage.end events, of all ranks
@@ -296,7 +297,15 @@ class _Launch:
             if event.type == "stage.end" and event.stage == self.stage:
                 self.ends.append(event)
             self._pass_on("event", event)
+            self._raise_alerts(self.alerts.feed(event))
+        self._raise_alerts(self.alerts.tick(time.time()))
         self._pass_on("tick")
+
+    def _raise_alerts(self, alerts: Sequence[Alert]) -> None:
+        """Write alerts where everything else is written: the log, providers and the report read them there."""
+        for alert in alerts:
+            with contextlib.suppress(RunError):  # a full disk ends the run where it trains
+                self.writer.emit("alert", stage=alert.stage, step=alert.step, tokens=alert.tokens, **alert.data())
 
     def _tell(self, text: str) -> None:
         self._pass_on("notice", text)

@@ -12,12 +12,11 @@ from typing import Any
 
 from mccore.config.stages import REPORT_STAGE, STAGES, evaluations
 from mccore.errors import RunError
-from mccore.events import Event
+from mccore.events import Event, find_alerts
 from mccore.report.environment import changed_settings, describe_environment
-from mccore.report.megacontext import collect_megacontext, describe_series, violations
+from mccore.report.megacontext import collect_megacontext
 from mccore.runs.rundir import RunDir
 from mccore.runs.series import (
-    banded_metrics,
     curves,
     has_other_parts,
     refocus_curves,
@@ -70,11 +69,26 @@ def collect(run: RunDir, events: list[Event]) -> dict[str, Any]:
         "seconds": _wall_seconds(events),
         "results": {stage: result for stage, result in results.items() if result is not None and stage != REPORT_STAGE},
         "samples": _samples(events),
-        "alerts": [{"time": _utc(event.time), **event.data} for event in events if event.type == "alert"],
+        "alerts": _alerts(run, events),
         "megacontext": megacontext,
-        "violations": violations(describe_series(curves(events, banded_metrics)) + describe_series(refocuses)),
         "missing": missing,
     }  # fmt: skip
+
+
+def _alerts(run: RunDir, events: Iterable[Event]) -> list[dict[str, Any]]:
+    """Every alert, found again from the events: also for a run whose launcher was killed. Those still on come first."""
+    found = find_alerts(events, time.time() if run.is_running() else None)
+    return [
+        {
+            **alert.data(),
+            "stage": alert.stage,
+            "step": alert.step,
+            "began": _utc(alert.began),
+            "until": None if alert.until is None else _utc(alert.until),
+            "seconds": round((alert.until or alert.fired) - alert.began, 3),
+        }
+        for alert in sorted(found, key=lambda alert: (alert.until is not None, alert.began))
+    ]
 
 
 def _token_losses(events: Iterable[Event]) -> dict[str, float]:

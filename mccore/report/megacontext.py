@@ -59,12 +59,6 @@ def _describe(stage: str, name: str, values: Sequence[float]) -> Record:
     return row
 
 
-def violations(rows: Iterable[Record]) -> list[Record]:
-    """The rows with values outside their band; those that end outside first, then by the share of points outside."""
-    found = [row for row in rows if row["outside"]]
-    return sorted(found, key=lambda row: (not row["end_outside"], -row["outside"]))
-
-
 # --- the section -------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mccore.config import TRAINING_STAGES
-from mccore.events import METRICS, Event
+from mccore.events import Event
 
 Points = Sequence[tuple[float, float]]
 Series = Mapping[str, Mapping[str, Points]]  # stage -> metric -> points in order
@@ -91,13 +91,6 @@ def training_series(steps: Series) -> Series:
         for stage, metrics in steps.items()
         if any(family(name) not in PLAIN_FAMILIES for name in metrics)
     }
-
-
-def banded_metrics(event: Event) -> dict[str, float]:
-    """The metrics of a training step that have a band, MegaContext's or not."""
-    if event.type not in ("step", "mc_batch_stats"):
-        return {}
-    return {name: value for name, value in event.metrics.items() if name in METRICS and METRICS[name].band is not None}
 
 
 def refocus_curves(events: Iterable[Event]) -> dict[str, dict[str, list[tuple[float, float]]]]:

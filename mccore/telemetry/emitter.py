@@ -15,7 +15,7 @@ from typing import Any
 
 from mccore.api import TelemetryProvider
 from mccore.errors import RunError
-from mccore.events import Event, EventWriter
+from mccore.events import AlertWatch, Event, EventWriter
 from mccore.telemetry.delivery import END_SECONDS, FLUSH_SECONDS, PATIENCE_SECONDS, Delivery, Queue, State, close_all
 
 QUEUE_EVENTS = 4096
@@ -24,7 +24,8 @@ QUEUE_EVENTS = 4096
 class Emitter:
     """Writes events of one process and hands them to its telemetry providers. `emit` may be called from any thread.
 
-    Owns `writer`: `close` closes it. The stages of a run have no providers: `relay` reads what they write.
+    Owns `writer`: `close` closes it. The stages of a run have no providers: `relay` reads what they write. `alerts` watches what
+    is emitted; a run's launcher does that for all its stages.
     """
 
     def __init__(
@@ -32,11 +33,13 @@ class Emitter:
         writer: EventWriter,
         providers: Sequence[tuple[str, TelemetryProvider]] = (),
         *,
+        alerts: AlertWatch | None = None,
         queue_events: int = QUEUE_EVENTS,
         flush_seconds: float = FLUSH_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._writer = writer
+        self._alerts = alerts
         self._file = threading.Lock()  # guards the writer
         self._closed = False
         self._pid = os.getpid()
@@ -70,6 +73,8 @@ class Emitter:
         for delivery, queue in zip(self._deliveries, self._queues, strict=True):
             if not queue.put(event):
                 delivery.lose(1, "it is too slow: the oldest events were dropped")
+        for alert in self._alerts.feed(event) if self._alerts is not None else ():
+            self.emit("alert", stage=alert.stage, step=alert.step, tokens=alert.tokens, **alert.data())
         return event
 
     def close(self, deadline_seconds: float = END_SECONDS) -> None:

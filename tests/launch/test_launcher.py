@@ -16,7 +16,7 @@ import pytest
 
 from mccore.config import HardwareConfig, RunConfig
 from mccore.errors import RunError
-from mccore.events import read_events
+from mccore.events import find_alerts, read_events
 from mccore.launch.command import stage_command, stage_environment
 from mccore.launch.launcher import launch
 from mccore.runs.rundir import RunDir
@@ -317,3 +317,15 @@ def small_disk(tmp_path):
         pytest.skip("mounting a tmpfs isn't permitted here")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_an_alert_is_written_while_the_run_goes_on(make_run, start):
+    bad = [{"do": "step", "metrics": {"swap_rate": 0.9}, "later": 100.0 * part} for part in range(3)]
+    run = make_run({"base": [*bad, {"do": "finish"}]}, stages=("base",))
+    launched = start(run)
+    assert launched.outcome()["state"] == "finished"
+    (event,) = [event for event in read_events(run.events_dir) if event.type == "alert"]
+    assert (event.stage, event.data["metric"], round(event.data["since"])) == ("base", "swap_rate", 200)
+    assert '"type":"alert"' in launched.out, "whoever watches the launch is told"
+    (found,) = find_alerts(read_events(run.events_dir))
+    assert found.data() == event.data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from mccore.config import BaseConfig, LensConfig, MegaContextConfig, ModelConfig, RunConfig, TokenizerConfig
 from mccore.events import METRICS, Event, EventWriter
 from mccore.report.evaluation import read_evaluation
-from mccore.report.megacontext import describe_series, violations
+from mccore.report.megacontext import describe_series
 from mccore.report.pages.megacontext import render_megacontext
 from mccore.report.plots.megacontext import REFOCUS_PANELS, STEP_FIGURES, draw_curves, draw_megacontext
 from mccore.report.write import write_report
@@ -90,7 +91,9 @@ def evaluate(run: RunDir, writer: EventWriter) -> None:
 
 
 @pytest.fixture
-def finished(tmp_path: Path) -> RunDir:
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    clock = itertools.count(0.0, 30.0)
+    monkeypatch.setattr("time.time", lambda: next(clock))
     run = make_run(tmp_path, num_random_variants=4, lens=LensConfig(target="both"), distill_weight=0.1)
     with EventWriter(run.events_dir / "rank0.jsonl") as writer:
         lens = {
@@ -144,8 +147,8 @@ def test_a_run_with_everything(finished: RunDir) -> None:
         "| 1,024 and more | +0.0800 ± 0.0100 | 9 |", "| nowhere | +0.0100 ± 0.0050 | 70 |",
         "| shown as | delta NLL | tokens |", "| LOD2 | +0.2000 ± 0.0200 |",
         "| training loss (nat) | whole objective (nat) |", "| 0.1134 | 0.2250 |",
-        "| `mfu` | base | 0.4 to 1 | 100% of 40 | **0.3** | 0.3 | 0.3 |",
-        "| `thrash` | base_eval | 0 to 0.05 | 100% of 30 | **0.5** |",
+        "| **`mfu`** | base | 0.3 at step 11 | 0.4 to 1 | 1970-01-01 00:00:30 UTC | the end | data_wait",
+        "| **`thrash`** | base_eval | 0.5 | 0 to 0.05 |",
     ):  # fmt: skip
         assert expected in text, expected
     assert told(data) == {"recon_loss": "megacontext.recon_weight is 0"}
@@ -197,12 +200,16 @@ def test_a_plain_run_has_no_section(tmp_path: Path) -> None:
     run = make_run(tmp_path, enabled=False)
     with EventWriter(run.events_dir / "rank0.jsonl") as writer:
         metrics = {"loss": 3.0, "token_loss": 3.0, "mfu": 0.2}
-        writer.emit("step", stage="base", step=1, tokens=512, metrics=metrics, steps=1)
+        for step in range(1, 4):
+            writer.write(Event("step", 200.0 * step, 0, "base", step, 512 * step, metrics, {"steps": 3}))
     text, data, plots = read(run)
     assert data["megacontext"] is None
     assert "## MegaContext\n\nNot part of this run." in text
     assert not [name for name in plots if name.startswith("mc_")]
-    assert [row["metric"] for row in data["violations"]] == ["mfu"]
+    (alert,) = data["alerts"]
+    assert (alert["metric"], alert["value"], alert["band"], alert["step"]) == ("mfu", 0.2, [0.4, 1.0], 3)
+    assert (alert["began"], alert["seconds"], alert["until"]) == ("1970-01-01 00:03:20 UTC", 400.0, None)
+    assert "| **`mfu`** | base | 0.2 at step 3 | 0.4 to 1 | 1970-01-01 00:03:20 UTC | the end | data_wait" in text
 
 
 def test_every_metric_of_megacontext_has_its_panel() -> None:
@@ -237,15 +244,6 @@ def test_bands_by_hand() -> None:
     assert (total["end"], total["band"]) == (30, None)
     assert describe_series({"base": {"dwell/p95": points(0.1)}})[0]["band"] is None
     assert describe_series({"base": {"dwell": points(0.1)}})[0]["end_outside"] is True
-
-
-def test_what_ends_outside_comes_first() -> None:
-    rows = describe_series(
-        {"base": {
-            "swap_rate": points(*[0.5] * 17, 0.1, 0.1, 0.1), "residency": points(1.0, 0.2), "thrash": points(0.0, 0.01),
-        }}
-    )  # fmt: skip
-    assert [row["metric"] for row in violations(rows)] == ["residency", "swap_rate"]
 
 
 def test_curves_of_steps_and_refocuses() -> None:

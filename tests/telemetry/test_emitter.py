@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 
 import pytest
 
-from mccore.events import EventWriter, read_events
+from mccore.events import AlertWatch, EventWriter, read_events
 from mccore.telemetry.delivery import STEADY_EVENTS
 from mccore.telemetry.emitter import Emitter
 
@@ -224,3 +225,16 @@ def test_an_event_outside_the_schema_reaches_nobody(make, tmp_path):
         emitter.emit("nonsense")
     emitter.close()
     assert recorder.steps == []
+
+
+def test_alerts_go_where_everything_goes(tmp_path, monkeypatch):
+    recorder, clock = Recorder(), itertools.count(0.0, 100.0)
+    taken = []
+    recorder.record = taken.append
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    with Emitter(EventWriter(tmp_path / "chat.jsonl"), [("p", recorder)], alerts=AlertWatch()) as emitter:
+        for _ in range(4):
+            emitter.emit("inference_update", stage="chat", metrics={"swap_rate": 0.9})
+    (alert,) = [event for event in taken if event.type == "alert"]
+    assert (alert.stage, alert.data["metric"], alert.data["since"]) == ("chat", "swap_rate", 200.0)
+    assert [event.type for event in read_events(tmp_path)].count("alert") == 1

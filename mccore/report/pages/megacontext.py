@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from mccore.config import TRAINING_STAGES
+from mccore.events.alerts import band_words
 from mccore.report.pages.markdown import table
 from mccore.report.shape import Data
 from mccore.units import count, number, size
@@ -37,40 +38,6 @@ def render_megacontext(data: Data) -> Iterable[str]:
     if found["missing"]:
         yield "### Not in this section"
         yield table(("what", "why"), [(entry["what"], entry["why"]) for entry in found["missing"]])
-
-
-def render_violations(data: Data) -> Iterable[str]:
-    """Metrics that left their band, of MegaContext or not."""
-    rows = data.get("violations") or ()
-    if not rows:
-        return
-    yield "## Metrics outside their band"
-    yield "Where a metric is expected, by definition in docs/events.md; **bold** where it still was outside at the end."
-    yield table(
-        ("metric", "stage", "expected", "points outside", "at the end", "lowest", "highest"),
-        [
-            (
-                f"`{_name(row)}`",
-                row["stage"],
-                band_text(row["band"]),
-                f"{row['outside']:.0%} of {row['points']:,}",
-                f"**{number(row['end'])}**" if row["end_outside"] else number(row["end"]),
-                number(row["lowest"]),
-                number(row["highest"]),
-            )
-            for row in rows
-        ],
-    )
-
-
-def band_text(band: Sequence[float | None] | None) -> str:
-    """A band in words, empty where there is none."""
-    if band is None:
-        return ""
-    low, high = band
-    if low is None:
-        return "" if high is None else f"at most {high:g}"
-    return f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
 
 
 # --- parts -------------------------------------------------------------------------------------------------------------
@@ -142,7 +109,7 @@ def _refocuses(found: Data, plots: Sequence[str]) -> Iterable[str]:
                 f"{number(row['mean'])} {_unit(row)}",
                 number(row["lowest"]),
                 number(row["highest"]),
-                band_text(row["band"]),
+                band_words(row["band"]),
             )
             for row in rows
         ],
@@ -286,7 +253,7 @@ def _by_stage(rows: Sequence[Data]) -> str:
             row = mine.get(stage)
             shown = "" if row is None else number(row["end"])
             cells.append(f"**{shown}**" if row is not None and row["end_outside"] else shown)
-        lines.append((f"`{_name(some)}`", *cells, _unit(some), band_text(some["band"])))
+        lines.append((f"`{_name(some)}`", *cells, _unit(some), band_words(some["band"])))
     return table(("metric", *stages, "unit", "expected"), lines)
 
 

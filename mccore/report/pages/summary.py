@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mccore.config.stages import REPORT_STAGE, TRAINING_STAGES, evaluations
+from mccore.events.alerts import band_words
 from mccore.report.pages.evaluation import chat_lines, sample_lines, text_lines
 from mccore.report.pages.markdown import table
-from mccore.report.pages.megacontext import render_megacontext, render_violations
+from mccore.report.pages.megacontext import render_megacontext
 from mccore.report.pages.tokenizer import tokenizer_lines
 from mccore.report.pages.training import training_lines
 from mccore.report.pages.words import accuracy_text, code_text, duration_text, percent_text
-from mccore.report.shape import Data
-from mccore.units import size
+from mccore.report.shape import Data, Record
+from mccore.units import number, size
 
 
 def render_report(data: Data) -> str:
@@ -20,7 +21,6 @@ def render_report(data: Data) -> str:
     parts = [
         *_summary(data),
         *_missing(data),
-        *render_violations(data),
         *_stages(data),
         *_environment(data),
         *_configuration(data),
@@ -92,10 +92,27 @@ def _missing(data: Data) -> Iterable[str]:
         yield table(("what", "why"), [(entry["what"], entry["why"]) for entry in data["missing"]])
     if data["alerts"]:
         yield "## Alerts"
-        yield table(
-            ("time", "metric", "value", "advice"),
-            [(entry["time"], entry.get("metric"), entry.get("value"), entry.get("advice")) for entry in data["alerts"]],
+        yield (
+            "Metrics that stayed outside their band (docs/events.md), or no events at all; **bold** where that was so at "
+            "the end."
         )
+        yield table(
+            ("metric", "stage", "value", "expected", "since", "until", "look at"),
+            [_alert_row(entry) for entry in data["alerts"]],
+        )
+
+
+def _alert_row(entry: Record) -> tuple[str, ...]:
+    value = number(entry["value"])
+    return (
+        f"`{entry['metric']}`" if entry["until"] else f"**`{entry['metric']}`**",
+        entry["stage"] or "",
+        f"{value} at step {entry['step']}" if entry["step"] is not None else value,
+        band_words(entry["band"]),
+        entry["began"],
+        entry["until"] or "the end",
+        entry["advice"],
+    )
 
 
 def _stages(data: Data) -> Iterable[str]:

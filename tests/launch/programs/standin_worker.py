@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mccore.events import EventWriter
+from mccore.events import Event, EventWriter
 from mccore.host.processes import die_with_parent
 from mccore.runs.rundir import RunDir
 
@@ -41,7 +41,8 @@ def main() -> int:
 def act(behaviour: dict[str, Any], run: RunDir, stage: str, rank: int, events: EventWriter) -> int | None:
     match behaviour["do"]:
         case "step":
-            events.emit("step", stage=stage, step=1, tokens=64, metrics={"loss": 2.5}, steps=10)
+            metrics, later = behaviour.get("metrics", {"loss": 2.5}), behaviour.get("later", 0.0)
+            events.write(Event("step", time.time() + later, rank, stage, 1, 64, metrics, {"steps": 10}))
         case "finish":
             if rank == 0:
                 run.write_result(stage, {"threads": os.environ["OMP_NUM_THREADS"], "pid": os.getpid()})
