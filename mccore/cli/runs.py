@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -92,7 +93,10 @@ def show(run: str, as_json: bool) -> None:
         return
     outcome = detail["outcome"]
     message = f": {outcome['message']}" if outcome["message"] else ""
-    echo(f"{found.name}: {outcome['state']}{message}\nrecipe {detail['recipe']}, in {found.path}\n")
+    echo(f"{found.name}: {outcome['state']}{message}\nrecipe {detail['recipe']}, in {found.path}")
+    for address in detail["metrics_at"]:
+        echo(f"metrics for Prometheus at {address}")
+    echo()
     table = [
         [
             stage["stage"],
@@ -129,8 +133,20 @@ def _detail(run: RunDir) -> dict[str, Any]:
         "stages": [
             _stage(run, stage, starts.get(stage), ends.get(stage), outcome.state) for stage in run.config.stages
         ],
+        "metrics_at": _metrics_at(run),
         "metrics": {name: value for name, value in sorted({**others, **own}.items()) if not math.isnan(value)},
     }
+
+
+def _metrics_at(run: RunDir) -> list[str]:
+    """Where the metrics of a run can be scraped now. The files are in the format of Prometheus' file discovery."""
+    found = []
+    for path in sorted(run.path.glob("telemetry/prometheus-*.json")) if run.is_running() else ():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it ends at this moment, or isn't ours
+            for group in json.loads(path.read_bytes()):
+                scheme = group["labels"]["__scheme__"]
+                found += [f"{scheme}://{target}/metrics" for target in group["targets"]]
+    return found
 
 
 def _stage(run: RunDir, stage: str, start: Event | None, end: Event | None, run_state: str) -> dict[str, Any]:

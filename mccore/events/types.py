@@ -129,7 +129,11 @@ _RUN = (
     EventType(
         "eval",
         "an evaluation",
-        {"name": _text("which evaluation"), "details": _object("its parts")},
+        {
+            "name": _text("which evaluation"),
+            "seconds": _number("wall time"),
+            "details": _object("its parts"),
+        },
         metrics=True,
     ),
     EventType(

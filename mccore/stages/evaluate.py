@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,8 +28,9 @@ def evaluate_text(runtime: Runtime) -> Results:
     config, trained = runtime.config, _evaluated(runtime)
     gpt, meta = runtime.trained_gpt(trained)
     rows = stage_config(config, trained).micro_batch_rows
+    began = time.perf_counter()
     found = runtime.validate(gpt, runtime.rows(trained, "val"), config.eval.bpb_tokens, rows)
-    emit_validation(runtime, found, None)
+    emit_validation(runtime, found, time.perf_counter() - began, None)
     samples = sample_completions(
         runtime.engine(gpt), config.eval.sample_prompts, config.eval.sample_tokens, config.seed
     )
@@ -59,8 +61,10 @@ def evaluate_chat(runtime: Runtime) -> Results:
 
         model, trees = context_model(runtime.last_checkpoint(trained), gpt, meta, runtime.world.device)
         new_session = partial(session_in_memory, model, trees)
+    began = time.perf_counter()
     found = ask_questions(runtime.engine(gpt), runtime.config.eval, seed=runtime.config.seed, new_session=new_session)
-    runtime.emit("eval", metrics=found["metrics"], name="chat", details={"stage": trained})
+    seconds = round(time.perf_counter() - began, 6)
+    runtime.emit("eval", metrics=found["metrics"], name="chat", seconds=seconds, details={"stage": trained})
     return {"step": meta.step, **found}
 
 

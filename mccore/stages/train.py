@@ -239,9 +239,10 @@ class _Hooks:
             self._val_rows = runtime.rows(runtime.stage, "val")
             if self.training.nets is not None and TEXT_STAGE in runtime.config.stages:
                 self._focus_rows = validation_rows(runtime, CHECK_ROWS)
+        began = time.perf_counter()
         found = runtime.validate(self.training.gpt, self._val_rows, section.eval_tokens, section.micro_batch_rows)
         if runtime.world.is_main:
-            emit_validation(runtime, found, progress)
+            emit_validation(runtime, found, time.perf_counter() - began, progress)
             if self.training.nets is not None and self._focus_rows is not None:
                 try:
                     check_focus(runtime, self.training.gpt, self.training.nets, *self._focus_rows, progress)
@@ -276,7 +277,7 @@ class _Hooks:
         return self.runtime.stop_requested()
 
 
-def emit_validation(runtime: Runtime, found: BitsPerByte, progress: Progress | None) -> None:
+def emit_validation(runtime: Runtime, found: BitsPerByte, seconds: float, progress: Progress | None) -> None:
     metrics = {
         "val_loss": found.val_loss,
         "val_bpb": found.val_bpb,
@@ -284,7 +285,8 @@ def emit_validation(runtime: Runtime, found: BitsPerByte, progress: Progress | N
     }
     details = {"tokens": found.tokens, "bytes": found.bytes}
     step, tokens = (progress.step, progress.tokens) if progress else (None, None)
-    runtime.emit("eval", step=step, tokens=tokens, metrics=metrics, name="bits_per_byte", details=details)
+    at = {"step": step, "tokens": tokens, "seconds": round(seconds, 6)}
+    runtime.emit("eval", **at, metrics=metrics, name="bits_per_byte", details=details)
     print(f"validation: loss {found.val_loss:.4f}, {found.val_bpb:.4f} bits per byte", flush=True)
 
 

@@ -98,6 +98,18 @@ class TestShow:
         # rank 0's word counts, the other ranks fill in; what isn't finite is left out
         assert detail["metrics"] == {"lod_loss/1": 3.0, "loss": 2.5, "mfu": 0.5}
         assert output(capsys, "show", str(run.path)) == output(capsys, "show") == detail
+
+    def test_says_where_a_running_run_can_be_scraped(self, root, capsys):
+        run = make(root, "one", start=1000.0, loss=2.5)
+        (run.path / "telemetry").mkdir()
+        place = [{"targets": ["127.0.0.1:9464"], "labels": {"__scheme__": "http"}}]
+        (run.path / "telemetry" / "prometheus-rank0.json").write_text(json.dumps(place))
+        (run.path / "telemetry" / "prometheus-rank1.json").write_text("{")
+        assert output(capsys, "show", "one")["metrics_at"] == [], "a run that is over serves nothing"
+        with run.lock():
+            assert output(capsys, "show", "one")["metrics_at"] == ["http://127.0.0.1:9464/metrics"]
+            assert main(["runs", "show", "one"]) == 0
+        assert "metrics for Prometheus at http://127.0.0.1:9464/metrics" in capsys.readouterr().out
         assert main(["runs", "show", "one"]) == 0
         text = capsys.readouterr().out
         assert "vocab_size 2,048" in text

@@ -47,7 +47,13 @@ def run_events() -> list[Event]:
         Event("stage.start", BEGAN + 1, stage="base", data={"world_size": 2, "resumed_step": None}),
         Event("stage.start", BEGAN + 1, rank=1, stage="base", data={"world_size": 2, "resumed_step": None}),
         Event("step", BEGAN + 2, metrics={"loss": 3.5, "step_duration": 0.05, "tokens_total": 512.0}, **at),
-        Event("eval", BEGAN + 3, metrics={"val_bpb": 1.25}, data={"name": "bits_per_byte", "details": {}}, **at),
+        Event(
+            "eval",
+            BEGAN + 3,
+            metrics={"val_bpb": 1.25},
+            data={"name": "bits_per_byte", "seconds": 0.75, "details": {}},
+            **at,
+        ),
         Event("checkpoint", BEGAN + 4, data={"path": "checkpoints/base", "bytes": 1000, "seconds": 0.5}, **at),
         Event(
             "focus_allocator",

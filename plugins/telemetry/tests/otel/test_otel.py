@@ -109,6 +109,7 @@ def check_spans(found: Received) -> None:
     assert duration(run) == pytest.approx(8.0)
     assert duration(stage) == pytest.approx(6.0)
     assert duration(by_name["checkpoint", 0]) == pytest.approx(0.5)
+    assert duration(by_name["evaluation bits_per_byte", 0]) == pytest.approx(0.75)
     assert duration(by_name["refocus", 0]) == pytest.approx(0.01)
     assert [event["name"] for event in stage["events"]] == ["alert"]
     for span in found.spans:
