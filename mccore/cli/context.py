@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mccore.contexts.check import Check
     from mccore.contexts.manifest import Description, Origin
     from mccore.data.corpora.text_files import Skipped
-    from mccore.megacontext.sessions.model import ContextModel
+    from mccore.megacontext.sessions.model import SessionModel
     from mccore.megacontext.sessions.mounts import Trees
     from mccore.megacontext.tree.repair import Nodes, Repair
 
@@ -255,7 +255,7 @@ def verify(ctx: click.Context, path: str, deep: bool, repair: bool, truncate: bo
     ctx.exit(0 if check.sound else 1)
 
 
-def _load_model(origin: Origin, device: str) -> tuple[ContextModel, Trees]:
+def _load_model(origin: Origin, device: str) -> tuple[SessionModel, Trees]:
     from mccore.contexts.manifest import checkpoint_of
     from mccore.runs.checkpoints import read_meta
     from mccore.runs.rundir import RunDir

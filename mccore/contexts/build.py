@@ -27,7 +27,7 @@ from mccore.megacontext.sessions.state import STATE, TREE, SessionError
 
 if TYPE_CHECKING:
     from mccore.data.tokenizer.tokenizer import Tokenizer
-    from mccore.megacontext.sessions.model import ContextModel
+    from mccore.megacontext.sessions.model import SessionModel
     from mccore.runtime.sessions import TreeBuilder
 
 UNFINISHED = "build.json"  # is there from the first token to the last
@@ -56,7 +56,7 @@ class Built:
 
 
 def build_context(
-    model: ContextModel,
+    model: SessionModel,
     trees: TreeBuilder,
     tokenizer: Tokenizer,
     files: Sequence[TextFile],
@@ -137,7 +137,7 @@ def build_context(
     )
 
 
-def _claim(directory: Path, model: ContextModel) -> None:
+def _claim(directory: Path, model: SessionModel) -> None:
     """Make the directory that of an unfinished build of this model. Raises SessionError where it is something else's."""
     if (directory / STATE).exists():
         raise SessionError(

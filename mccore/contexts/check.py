@@ -21,7 +21,7 @@ from mccore.megacontext.sessions.state import STATE, TREE, SessionError, Session
 from mccore.megacontext.tree.overlay import lengths_at
 
 if TYPE_CHECKING:
-    from mccore.megacontext.sessions.model import ContextModel
+    from mccore.megacontext.sessions.model import SessionModel
     from mccore.megacontext.sessions.mounts import Trees
     from mccore.megacontext.tree.repair import Repair
 
@@ -64,7 +64,7 @@ class Check:
         return {**asdict(self), "directory": str(self.directory), "sound": self.sound}
 
 
-def check_context(directory: Path, trees: Trees, model: ContextModel | None, *, every_gist: bool = False) -> Check:
+def check_context(directory: Path, trees: Trees, model: SessionModel | None, *, every_gist: bool = False) -> Check:
     """Check all that is stored in a saved session; with the model that made it, also gists: some, or every one.
 
     Nothing is written, and a writer isn't in the way. Raises SessionError where there is no session, RunError for files that
@@ -110,7 +110,7 @@ def check_context(directory: Path, trees: Trees, model: ContextModel | None, *, 
     return check
 
 
-def repair_context(directory: Path, trees: Trees, model: ContextModel, *, truncate: bool = False) -> Repair:
+def repair_context(directory: Path, trees: Trees, model: SessionModel, *, truncate: bool = False) -> Repair:
     """Make damaged gists again, and keys and values that are lost; with `truncate` cut the history before the first token or
     gist that can't be saved, keeping a copy of the tree as it was.
 
@@ -258,7 +258,7 @@ def _lost_keys(state: SessionState, directory: Path) -> list[Problem]:
 def _check_gists(
     check: Check,
     backend: TreeBackend,
-    model: ContextModel,
+    model: SessionModel,
     damaged: list[TreeDamage],
     manifest: ContextManifest | None,
     every: bool,

@@ -27,7 +27,7 @@ from mccore.data.corpora.catalogue import open_corpus
 from mccore.data.corpora.text_files import find_text_files, read_documents
 from mccore.errors import DataError, UsageError
 from mccore.megacontext.focus.state import check_fits
-from mccore.megacontext.sessions.model import ContextModel
+from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.session import APPEND, Session
 from mccore.megacontext.tree.tree import Tree
 from mccore.units import size
@@ -126,7 +126,7 @@ class ContextCosts:
 
 
 def measure_context(
-    model: ContextModel,
+    model: SessionModel,
     trees: Trees,
     text: NDArray[np.int64],
     histories: Sequence[int],
@@ -233,7 +233,7 @@ def _part(text: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
 # --- room -------------------------------------------------------------------------------------------------------------
 
 
-def tree_bytes(model: ContextModel, tokens: int) -> int:
+def tree_bytes(model: SessionModel, tokens: int) -> int:
     """Bytes of the rows of a tree of so many tokens."""
     levels = model.encoder.spec().levels
     return sum(
@@ -242,7 +242,7 @@ def tree_bytes(model: ContextModel, tokens: int) -> int:
     )
 
 
-def check_room(tokens: int, model: ContextModel, free: int | None, what: str) -> None:
+def check_room(tokens: int, model: SessionModel, free: int | None, what: str) -> None:
     """Raise UsageError where trees of so many tokens have no room."""
     needed = round(_SPARE * tree_bytes(model, tokens))
     if free is not None and needed > free:
@@ -313,7 +313,7 @@ class _Decoding:
         self.seconds: list[float] = []  # of each token
         self.controller: list[float] = []  # of each refocus
         self.with_refocus: list[float] = []  # of each token that needed one
-        self.entries = session.context.entries_read
+        self.entries = session.working_context.entries_read
 
     def begin(self) -> None:
         """A round begins."""
@@ -330,7 +330,7 @@ class _Decoding:
 
     def forget(self) -> None:
         """Measure from here on."""
-        self.entries = self.session.context.entries_read
+        self.entries = self.session.working_context.entries_read
         for each in (self.seconds, self.controller, self.with_refocus):
             each.clear()
 
@@ -338,7 +338,7 @@ class _Decoding:
 class _Plain:
     """The plain model with keys and values of as many tokens as a Working Context has entries, or up to a round fewer."""
 
-    def __init__(self, model: ContextModel, ids: ArrayLike, round_tokens: int) -> None:
+    def __init__(self, model: SessionModel, ids: ArrayLike, round_tokens: int) -> None:
         self.gpt, self.round_tokens = model.gpt, round_tokens
         self.capacity = model.settings.budget
         self.cache = model.gpt.new_cache(1, self.capacity)
@@ -388,7 +388,7 @@ def _decode_by_turns(costs: ContextCosts, sessions: Sequence[_Decoding], plain: 
         cost.refocuses = len(session.controller)
         cost.controller_ms = _milliseconds(session.controller)
         cost.refocus_token_ms = _milliseconds(session.with_refocus)
-        cost.entries_per_token = (session.session.context.entries_read - session.entries) / len(session.seconds)
+        cost.entries_per_token = (session.session.working_context.entries_read - session.entries) / len(session.seconds)
         cost.to_plain, cost.to_plain_cpu = Ratio.of(wall[at], wall[-1]), Ratio.of(cpu[at], cpu[-1])
     costs.plain_ms = _milliseconds(plain.seconds)
     if len(sessions) > 1:

@@ -73,7 +73,7 @@ def evaluate_generated(
     scorers = SCORERS if scorers is None else scorers
     tokenizer = engine.tokenizer
     prompts = [render_for_completion(tokenizer, conversation["messages"]) for conversation in conversations]
-    room = [engine.context - len(prompt) for prompt in prompts]
+    room = [engine.max_tokens - len(prompt) for prompt in prompts]
     fits = [
         new_session is not None or free > len(tokenizer.encode(right_reply(conversation)))
         for free, conversation in zip(room, conversations, strict=True)

@@ -13,7 +13,7 @@ from mccore.data.conversation import Message, Part, validate_conversation
 from mccore.data.tokenizer.reply import Piece, ReplyDecoder, merge
 from mccore.errors import DataError, UsageError
 from mccore.generate.answer import Finish
-from mccore.generate.memory import Context
+from mccore.generate.memory import Memory
 from mccore.generate.sampling import Sampling
 from mccore.host.files import write_atomic
 from mccore.host.text import mend, read_text
@@ -49,7 +49,7 @@ class ChatSession:
     """One conversation. `turns` has the statistics of every answer given."""
 
     tokenizer: Tokenizer
-    context: Context
+    memory: Memory
     sampling: Sampling
     system: str | None = None
     messages: list[Message] = field(default_factory=list)
@@ -65,7 +65,7 @@ class ChatSession:
         started = time.monotonic()
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
         sampling = Sampling(**{**vars(self.sampling), "seed": self.sampling.seed + len(self.turns)})
-        view, generation = self.context.generate(self.system, messages, sampling)
+        view, generation = self.memory.generate(self.system, messages, sampling)
         stats.prompt_tokens = len(view.ids)
         stats.messages_left_out, stats.tokens_left_out = view.messages_left_out, view.tokens_left_out
         self.turns.append(stats)

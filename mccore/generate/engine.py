@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """Generation from `model` with `tokenizer`. `context` limits prompt and answer together; default: the trained length."""
+    """Generation from `model` with `tokenizer`. `max_tokens` limits prompt and answer together; default: the trained length."""
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, *, context: int | None = None, tools: bool = True) -> None:
+    def __init__(self, model: GPT, tokenizer: Tokenizer, *, max_tokens: int | None = None, tools: bool = True) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.context = context or model.config.max_seq_len
+        self.max_tokens = max_tokens or model.config.max_seq_len
         self.tools = tools
         self._end = frozenset((tokenizer.special("assistant_end"), tokenizer.special("bos")))
         self._python_start = tokenizer.special("python_start")
@@ -60,7 +60,7 @@ class Engine:
         row = self._row(0, ids, max_new_tokens, seed)
 
         def start() -> Reader:
-            return TokenRows(self.model, [ids], row.limit, self.context, prefix)
+            return TokenRows(self.model, [ids], row.limit, self.max_tokens, prefix)
 
         steps = self._decode([row], start, temperature, top_k, self._end if stop is None else stop)
         return Generation(row, steps)
@@ -124,7 +124,7 @@ class Engine:
         rows = [self._row(i, ids, max_new_tokens, seed) for i, ids in enumerate(prompts)]
 
         def start() -> Reader:
-            return TokenRows(self.model, prompts, max(row.limit for row in rows), self.context, None)
+            return TokenRows(self.model, prompts, max(row.limit for row in rows), self.max_tokens, None)
 
         return self._finish(rows, start, temperature, top_k, stop)
 
@@ -145,10 +145,10 @@ class Engine:
     def _row(self, index: int, ids: Sequence[int], max_new_tokens: int, seed: int) -> Row:
         if not ids:
             raise ValueError("a prompt needs at least one token")
-        room = self.context - len(ids)
+        room = self.max_tokens - len(ids)
         if room <= 0:
             raise ContextOverflow(
-                f"a prompt of {len(ids)} tokens leaves no room for an answer in a context of {self.context}",
+                f"a prompt of {len(ids)} tokens leaves no room for an answer in a context of {self.max_tokens}",
                 hint="shorten the prompt",
             )
         full: Finish = "length" if max_new_tokens <= room else "context"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from mccore.api import TreeBackend
-    from mccore.megacontext.sessions.model import ContextModel
+    from mccore.megacontext.sessions.model import SessionModel
     from mccore.megacontext.sessions.session import Session
     from mccore.model.gpt import GPT
     from mccore.runs.checkpoints import Meta
@@ -66,7 +66,7 @@ def load_context_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     overrides: Overrides | None = None,
-) -> tuple[ContextModel, TreeBuilder, Meta]:
+) -> tuple[SessionModel, TreeBuilder, Meta]:
     """The model of a checkpoint as sessions share it, and what builds their trees.
 
     Raises UsageError for a model that was trained without MegaContext, or a search that was asked for with an allocator that
@@ -79,11 +79,11 @@ def load_context_model(
 
 def context_model(
     checkpoint: Path, gpt: GPT, meta: Meta, device: torch.device | str = "cpu", overrides: Overrides | None = None
-) -> tuple[ContextModel, TreeBuilder]:
+) -> tuple[SessionModel, TreeBuilder]:
     """`load_context_model` around a GPT that is there already."""
     import torch
 
-    from mccore.megacontext.sessions.model import ContextModel, SessionSettings
+    from mccore.megacontext.sessions.model import SessionModel, SessionSettings
 
     nets = load_megacontext(checkpoint, device, gpt.compute_dtype)
     if nets is None:
@@ -105,7 +105,7 @@ def context_model(
         surprise=config.surprise or None,
         search=config.search,
     )
-    model = ContextModel(
+    model = SessionModel(
         gpt,
         nets,
         lambda spec: extension.build(options, spec),
@@ -121,12 +121,12 @@ def context_model(
     return model, TreeBuilder(config.tree)
 
 
-def shows_what_is_found(model: ContextModel) -> bool:
+def shows_what_is_found(model: SessionModel) -> bool:
     """Whether the allocator of a model goes by what a search of the history finds."""
     return bool(getattr(model.allocator(model.nets.config.max_lod, 0), "reads_found", False))
 
 
-def missing_search(model: ContextModel) -> str | None:
+def missing_search(model: SessionModel) -> str | None:
     """What to tell a user whose allocator waits for a search and has none; None where all is well."""
     if model.settings.search.kind != "none" or not shows_what_is_found(model):
         return None
@@ -136,7 +136,7 @@ def missing_search(model: ContextModel) -> str | None:
     )
 
 
-def session_in_memory(model: ContextModel, trees: TreeBuilder) -> Session:
+def session_in_memory(model: SessionModel, trees: TreeBuilder) -> Session:
     """A new session without a place of its own."""
     from mccore.megacontext.sessions.session import Session
     from mccore.megacontext.tree.tree import Tree

@@ -300,7 +300,7 @@ def _samples(runtime: Runtime, training: Training) -> list[tuple[str, str]]:
     mixture = {name: 1 for name, count in runtime.chat_section(runtime.stage).mixture.items() if count}
     conversations = mix_conversations(mixture, "val", seed=config.seed)[:CHAT_SAMPLES]
     prompts = [render_for_completion(tokenizer, conversation["messages"]) for conversation in conversations]
-    room = engine.context - config.eval.sample_tokens
+    room = engine.max_tokens - config.eval.sample_tokens
     kept = [(c, ids) for c, ids in zip(conversations, prompts, strict=True) if len(ids) <= room]
     if not kept:
         return []

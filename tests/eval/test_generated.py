@@ -125,7 +125,7 @@ def test_batch_size_changes_nothing(random_gpt: Callable[..., GPT], byte_tokeniz
 def test_from_sessions_come_the_same_answers_and_no_question_is_too_long(
     random_gpt: Callable[..., GPT], byte_tokenizer: Tokenizer
 ) -> None:
-    from tests.generate.test_session_memory import context_model, new_session
+    from tests.generate.test_memory import context_model, new_session
 
     model = context_model(random_gpt(), budget=128)
     engine = Engine(model.gpt, byte_tokenizer)

@@ -13,7 +13,7 @@ from mccore.errors import DataError, UsageError
 from mccore.generate.answer import ContextOverflow
 from mccore.generate.chat import ChatSession, message_content
 from mccore.generate.engine import Engine
-from mccore.generate.memory import TextContext, WindowContext, fit_window, prompt_room
+from mccore.generate.memory import TextMemory, WindowMemory, fit_window, prompt_room
 from mccore.generate.sampling import Sampling
 
 
@@ -75,7 +75,7 @@ def test_an_answer_is_kept_at_most_a_quarter_of_the_context() -> None:
 
 def session_of(engine: Engine, **sampling: int | float) -> ChatSession:
     return ChatSession(
-        engine.tokenizer, WindowContext(engine), Sampling(**{"temperature": 0.0, "max_new_tokens": 12, **sampling})
+        engine.tokenizer, WindowMemory(engine), Sampling(**{"temperature": 0.0, "max_new_tokens": 12, **sampling})
     )  # type: ignore[arg-type]
 
 
@@ -139,7 +139,7 @@ def test_answers_to_the_same_question_differ_by_turn_and_repeat_by_seed(engine: 
 
 
 def test_base_models_continue_the_text(engine: Engine) -> None:
-    session = ChatSession(engine.tokenizer, TextContext(engine), Sampling(temperature=0.0, max_new_tokens=10))
+    session = ChatSession(engine.tokenizer, TextMemory(engine), Sampling(temperature=0.0, max_new_tokens=10))
     t = engine.tokenizer
     said = "".join(piece.text for piece in session.ask("def f"))
     expected = engine.generate([t.bos_id, *t.encode("def f")], max_new_tokens=10, stop=(t.bos_id,))

@@ -98,7 +98,7 @@ def chat(
 
     from mccore.cli.chat.terminal import Terminal
     from mccore.generate.chat import ChatSession
-    from mccore.generate.memory import TextContext, WindowContext
+    from mccore.generate.memory import TextMemory, WindowMemory
     from mccore.generate.sampling import Sampling
 
     engine, step = load_engine(chosen, checkpoint, device)
@@ -114,9 +114,9 @@ def chat(
         history = open_history(
             engine, checkpoint, wanted, not stage_spec(stage).chat, {"run": chosen.name, "stage": stage}
         )
-    window = TextContext(engine) if not stage_spec(stage).chat else WindowContext(engine)
+    window = TextMemory(engine) if not stage_spec(stage).chat else WindowMemory(engine)
     system = None if system is None else typed(system)
-    session = ChatSession(engine.tokenizer, history.context if history else window, sampling, system)
+    session = ChatSession(engine.tokenizer, history.memory if history else window, sampling, system)
     source = {"run": chosen.name, "stage": stage, "step": step, **({"session": name} if name else {})}
     terminal = Terminal(session, source, as_json=as_json, history=history)
     try:
@@ -136,5 +136,5 @@ def describe(run: RunDir, stage: str, step: int, engine: Engine) -> str:
     parameters = sum(parameter.numel() for parameter in engine.model.parameters())
     return (
         f"mccore chat: {run.name}, {stage} step {step:,}, {parameters / 1e6:.1f}M parameters, "
-        f"context {engine.context:,} tokens, on {engine.model.device.type}"
+        f"context {engine.max_tokens:,} tokens, on {engine.model.device.type}"
     )

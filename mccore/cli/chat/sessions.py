@@ -12,8 +12,8 @@ from mccore.host.terminal import echo
 
 if TYPE_CHECKING:
     from mccore.generate.engine import Engine
-    from mccore.generate.session_memory import HistoryContext
-    from mccore.megacontext.sessions.model import ContextModel
+    from mccore.generate.memory import SessionMemory
+    from mccore.megacontext.sessions.model import SessionModel
     from mccore.megacontext.sessions.session import Session
     from mccore.runtime.sessions import TreeBuilder
 
@@ -35,7 +35,7 @@ class SessionChoice:
         return any(value is not None for value in vars(self).values())
 
 
-def warn_of_missing_search(model: ContextModel) -> None:
+def warn_of_missing_search(model: SessionModel) -> None:
     """One line for a user whose allocator shows what a search finds, where nothing searches."""
     from mccore.runtime.sessions import missing_search
 
@@ -59,21 +59,21 @@ def saved_run(name: str, stage: str | None) -> tuple[str | None, str | None]:
 class History:
     """The session of a chat, and where it is kept."""
 
-    context: HistoryContext
-    model: ContextModel
+    memory: SessionMemory
+    model: SessionModel
     trees: TreeBuilder
     notes: dict[str, Any]
 
     @property
     def session(self) -> Session:
         """The session that the chat goes on in now."""
-        return self.context.session
+        return self.memory.session
 
     def save(self) -> None:
         """Keep what was said, where the session has a place. Raises SessionError, RunError."""
         from mccore.megacontext.sessions.files import save_session
 
-        self.context.finish()
+        self.memory.finish()
         if self.session.directory is not None:
             save_session(self.session, self.session.directory, self.trees, notes=self._notes())
 
@@ -89,18 +89,18 @@ class History:
         save_session(self.session, directory, self.trees, notes=self._notes())
         copy, _ = open_session(self.model, directory, self.trees)
         self.session.close()
-        self.context.session = copy
+        self.memory.session = copy
         return directory
 
     def clear(self) -> None:
         """Begin anew. Raises UsageError for a session that is kept."""
-        from mccore.generate.session_memory import HistoryContext, require_unnamed
+        from mccore.generate.memory import SessionMemory
         from mccore.runtime.sessions import session_in_memory
 
         require_unnamed(self.session)
-        old = self.context
+        old = self.memory
         old.session.close()
-        self.context = HistoryContext(
+        self.memory = SessionMemory(
             old.engine, session_in_memory(self.model, self.trees), plain=old.plain, on_progress=old.on_progress
         )
 
@@ -109,7 +109,7 @@ class History:
         self.session.close()
 
     def _notes(self) -> dict[str, Any]:
-        return {**self.notes, "system": self.context.system}
+        return {**self.notes, "system": self.memory.system}
 
 
 def open_history(
@@ -117,7 +117,7 @@ def open_history(
 ) -> History:
     """The session that was asked for. Raises UsageError for a model without MegaContext, SessionError, RunError."""
     from mccore.config import Choice
-    from mccore.generate.session_memory import HistoryContext
+    from mccore.generate.memory import SessionMemory
     from mccore.megacontext.sessions.files import create_session, open_session
     from mccore.megacontext.sessions.state import STATE
     from mccore.runs.checkpoints import read_meta
@@ -151,5 +151,14 @@ def open_history(
     else:
         session = session_in_memory(model, trees)
     system = notes.pop("system", None)
-    context = HistoryContext(engine, session, plain=plain, system=system if isinstance(system, str) else None)
-    return History(context, model, trees, {**notes, **source})
+    memory = SessionMemory(engine, session, plain=plain, system=system if isinstance(system, str) else None)
+    return History(memory, model, trees, {**notes, **source})
+
+
+def require_unnamed(session: Session) -> None:
+    """Raise UsageError for a session that has a place of its own, and keeps its history."""
+    if session.directory is not None:
+        raise UsageError(
+            f"the session {session.directory.name!r} keeps its history",
+            hint="leave with /quit and start another one with --session, or without",
+        )

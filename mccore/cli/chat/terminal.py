@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mccore.data.tokenizer.reply import PartType, Piece, merge
 from mccore.errors import DataError, Interrupted, MccoreError, UsageError
 from mccore.generate.chat import ChatSession, TurnStats
-from mccore.generate.memory import TextContext
+from mccore.generate.memory import TextMemory
 from mccore.host.terminal import StatusLine, echo, echo_json, style, write_answer
 from mccore.host.text import open_stdin, read_text, spell, stdin_lines, typed
 
@@ -54,7 +54,7 @@ class Terminal:
         self._attached: list[tuple[str, str]] = []  # files to go with the next message: name, text
         self._interrupted = False
         if history is not None:
-            history.context.on_progress = self._read_on
+            history.memory.on_progress = self._read_on
 
     def answer_once(self, text: str) -> None:
         """Answer one message. Raises Interrupted when the user stopped it."""
@@ -66,7 +66,7 @@ class Terminal:
         """Answer line after line until the input ends or /quit."""
         if self.interactive:
             self._note(banner)
-            if isinstance(self.session.context, TextContext):
+            if isinstance(self.session.memory, TextMemory):
                 self._note("a base model continues text; it was never taught to answer")
             self._note("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves")
         for line in self._lines():
@@ -150,7 +150,7 @@ class Terminal:
         elif stats.finish == "length":
             yield f"cut off after {stats.new_tokens} tokens; --max-new-tokens allows more"
         elif stats.finish == "context":
-            yield f"cut off: the model's context of {self.session.context.size} tokens is full"
+            yield f"cut off: the model's context of {self.session.memory.size} tokens is full"
         if stats.messages_left_out:
             yield f"the oldest {stats.messages_left_out} messages no longer fit and were left out"
         if stats.tokens_left_out:
@@ -244,7 +244,7 @@ class Terminal:
     def _clear(self, argument: str) -> None:
         if self.history is not None:
             self.history.clear()
-            self.session.context = self.history.context
+            self.session.memory = self.history.memory
         self.session.clear()
         self._attached.clear()
         self._note("(forgotten)")
@@ -262,7 +262,7 @@ class Terminal:
             f"{last.new_tokens} written, first after "
             f"{last.first_token_seconds:.2f} s, then {last.tokens_per_second:.1f} tokens/s\n"
             + (
-                f"context: {last.prompt_tokens + last.new_tokens} of {self.session.context.size} tokens in use, "
+                f"context: {last.prompt_tokens + last.new_tokens} of {self.session.memory.size} tokens in use, "
                 f"{last.messages_left_out} messages left out\n"
                 if self.history is None
                 else ""
@@ -315,7 +315,7 @@ class Terminal:
         path = _path(argument, "/load FILE")
         self.session.load(path)
         if self.history is not None:
-            self.history.context.replace_messages()
+            self.history.memory.replace_messages()
         self._note(f"({len(self.session.messages)} messages loaded)")
 
     def _file(self, argument: str) -> None:
@@ -361,13 +361,13 @@ def describe_session(session: Session) -> str:
     controller = sorted(1000 * done.duration for done in session.recent)
     lines = [
         f"history: {session.tokens:,} tokens; Working Context: {session.entries:,} of "
-        f"{session.model.settings.budget:,} entries, keys and values {size(session.context.cache.nbytes)}"
+        f"{session.model.settings.budget:,} entries, keys and values {size(session.working_context.cache.nbytes)}"
     ]
     if controller:
         p50, p95 = (controller[int(share * (len(controller) - 1))] for share in (0.5, 0.95))
         lines.append(
             f"refocuses: {session.refocuses:,}, one in {session.model.settings.interval} tokens; "
-            f"controller p50 {p50:.1f} ms, p95 {p95:.1f} ms; {session.context.entries_read:,} entries read in all"
+            f"controller p50 {p50:.1f} ms, p95 {p95:.1f} ms; {session.working_context.entries_read:,} entries read in all"
         )
     if session.search is not None:
         lines.append(f"search: {session.search.tokens:,} tokens searched in spans of {session.search.span}")

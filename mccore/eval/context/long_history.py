@@ -45,8 +45,8 @@ from mccore.megacontext.focus.controller import score_cuts
 from mccore.megacontext.networks.nodes import AttentionMass
 from mccore.megacontext.networks.positions import spans_of
 from mccore.megacontext.search.ngram import Found, HistorySearch
-from mccore.megacontext.sessions.cache import ContextCache
-from mccore.megacontext.sessions.model import ContextModel
+from mccore.megacontext.sessions.cache import WorkingContextCache
+from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.cut import Cut
 from mccore.megacontext.tree.tree import Entries, Tree
@@ -91,7 +91,7 @@ class LongHistoryReport(Comparison):
 
 
 def evaluate_long_histories(
-    model: ContextModel,
+    model: SessionModel,
     new_tree: Callable[[], Tree],
     rows: NDArray[Any],
     documents: Sequence[int],
@@ -202,7 +202,7 @@ class _Row:
 
     def __init__(
         self,
-        model: ContextModel,
+        model: SessionModel,
         tree: Tree,
         other: Tree | None,
         ids: NDArray[Any],
@@ -377,7 +377,7 @@ class _Row:
 
     def _read(self, entries_of: Callable[[Cut], Entries]) -> Tensor:
         """Losses behind the session's cut with other entries."""
-        context = ContextCache(self.model.gpt, self.model.nets, self.model.settings.budget)
+        context = WorkingContextCache(self.model.gpt, self.model.nets, self.model.settings.budget)
         return self._rest(context, self.model.gpt.logits(context.read(self.cut, entries_of))[0])
 
     def _placed(self, token_positions: Any) -> Tensor:
@@ -400,9 +400,9 @@ class _Row:
 
     def _behind(self, session: Session) -> Tensor:
         assert session.logits is not None
-        return self._rest(session.context, session.logits)
+        return self._rest(session.working_context, session.logits)
 
-    def _rest(self, context: ContextCache, logits: Tensor) -> Tensor:
+    def _rest(self, context: WorkingContextCache, logits: Tensor) -> Tensor:
         """Losses [H] of the tokens behind what a cache has read, from the logits [V] that this gave."""
         first = F.cross_entropy(logits.float(), self.later[0]).unsqueeze(0)
         if len(self.later) == 1:

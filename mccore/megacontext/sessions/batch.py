@@ -19,7 +19,7 @@ _HIDDEN = -1e30  # finite: nothing may turn into NaN
 
 
 class SessionBatch:
-    """B sessions of one `ContextModel`, all of them read to their ends.
+    """B sessions of one `SessionModel`, all of them read to their ends.
 
     While it is in use the sessions' own caches are behind; `release` brings them up to date, and so must end every use.
     """
@@ -28,7 +28,7 @@ class SessionBatch:
         self.sessions = list(sessions)
         self.model = self.sessions[0].model
         if any(session.model is not self.model for session in self.sessions):
-            raise ValueError("sessions that decode together share one ContextModel")
+            raise ValueError("sessions that decode together share one SessionModel")
         if len(set(map(id, self.sessions))) < len(self.sessions):
             raise ValueError("a session can't be in a batch twice")
         self._cache: KVCache | None = None
@@ -84,7 +84,7 @@ class SessionBatch:
         hidden = self.model.gpt.hidden(
             torch.tensor(tokens, device=device).unsqueeze(1),
             positions=torch.tensor([[session.covered - 1] for session in self.sessions], device=device),
-            smear_mask=torch.tensor([[float(s.context.ends_in_token())] for s in self.sessions], device=device),
+            smear_mask=torch.tensor([[float(s.working_context.ends_in_token())] for s in self.sessions], device=device),
             attn_bias=torch.where(columns < self._pads, _HIDDEN, 0.0)[:, None, None, :],
             key_bias_weights=None if cache.key_bias is None else self.model.nets.bias.weights,
             cache=cache,
@@ -92,7 +92,7 @@ class SessionBatch:
         logits = self.model.gpt.logits(hidden[:, -1])
         for row, session in enumerate(self.sessions):
             self._ahead[row] += 1
-            session.context.hold_tokens(1)
+            session.working_context.hold_tokens(1)
             session.take_logits(logits[row])
         return logits
 
@@ -100,7 +100,7 @@ class SessionBatch:
         """All rows in a new cache, the longest from its first column on."""
         for row in range(len(self.sessions)):
             self._unload(row)
-        lengths = [session.context.cache.length for session in self.sessions]
+        lengths = [session.working_context.cache.length for session in self.sessions]
         rows, device = len(self.sessions), self.model.gpt.device
         self._cache = self.model.gpt.new_cache(rows, self.model.settings.budget + SLACK)
         self._cache.length = max(lengths)
@@ -111,7 +111,7 @@ class SessionBatch:
 
     def _load(self, row: int) -> None:
         """A row's own cache into the batch's."""
-        own, cache = self.sessions[row].context.cache, self._cache
+        own, cache = self.sessions[row].working_context.cache, self._cache
         assert cache is not None
         if own.length > cache.length:  # longer than any other: the others make room
             self._pack()
@@ -133,7 +133,7 @@ class SessionBatch:
         session, cache = self.sessions[row], self._cache
         if cache is None:
             return
-        own, count = session.context.cache, self._ahead[row]
+        own, count = session.working_context.cache, self._ahead[row]
         if not count:
             return
         held, stop = own.length, cache.length

@@ -30,7 +30,7 @@ KvPolicy = Literal["exact", "reuse"]
 CHUNK = 1024  # entries of one pass: bounds the mask and the activations of a long Working Context
 
 
-class ContextCache:
+class WorkingContextCache:
     """The cut that a model has read, entry by entry, and its keys and values. Read under `torch.inference_mode`."""
 
     def __init__(self, gpt: GPT, nets: MegaContextNets, capacity: int) -> None:

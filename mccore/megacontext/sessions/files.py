@@ -26,7 +26,7 @@ from pydantic import JsonValue
 
 from mccore.host.files import write_atomic
 from mccore.megacontext.focus.state import Focus
-from mccore.megacontext.sessions.model import ContextModel
+from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.mounts import MountedTree, Trees, mount, open_shared, refer
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.sessions.state import STATE, TREE, BaseReference, SessionError, SessionState, read_state
@@ -37,7 +37,7 @@ from mccore.megacontext.tree.tree import Tree
 _COPY_BYTES = 2**24
 
 
-def create_session(model: ContextModel, directory: Path, trees: Trees, *, seed: int = 0) -> Session:
+def create_session(model: SessionModel, directory: Path, trees: Trees, *, seed: int = 0) -> Session:
     """A new session whose tree lives in `directory`. Raises SessionError where there is one already, RunError."""
     if (directory / STATE).exists():
         raise SessionError(f"there is a session in {directory} already", hint="open it, or choose another name")
@@ -58,7 +58,7 @@ def create_session(model: ContextModel, directory: Path, trees: Trees, *, seed: 
 
 
 def mount_context(
-    model: ContextModel, path: Path, trees: Trees, directory: Path | None = None, *, seed: int = 0
+    model: SessionModel, path: Path, trees: Trees, directory: Path | None = None, *, seed: int = 0
 ) -> Session:
     """A new session that begins with what is saved in `path`, focus and, where settings agree, keys and values included.
 
@@ -91,7 +91,7 @@ def mount_context(
     return session
 
 
-def open_tree(model: ContextModel, directory: Path | None, reference: BaseReference | None, trees: Trees) -> Tree:
+def open_tree(model: SessionModel, directory: Path | None, reference: BaseReference | None, trees: Trees) -> Tree:
     """The tree of a session that lives in `directory`, or in memory: its own rows, behind those of its base if it has one."""
     own = trees(model.encoder.spec(None if directory is None else directory / TREE))
     try:
@@ -128,7 +128,11 @@ def save_session(
         _copy_tree(session, directory, trees)
     cut, model = session.focus.cut, session.model
     name = digest = None
-    if keys and session.logits is not None and session.context.cache.length == session.context.entries == len(cut):
+    if (
+        keys
+        and session.logits is not None
+        and session.working_context.cache.length == session.working_context.entries == len(cut)
+    ):
         content = _pack_keys(session)
         digest = hashlib.sha256(content).hexdigest()
         name = f"keys-{digest[:12]}.safetensors"
@@ -159,7 +163,7 @@ def save_session(
             old.unlink(missing_ok=True)
 
 
-def open_session(model: ContextModel, directory: Path, trees: Trees) -> tuple[Session, dict[str, JsonValue]]:
+def open_session(model: SessionModel, directory: Path, trees: Trees) -> tuple[Session, dict[str, JsonValue]]:
     """A saved session and its notes. What was in the tree and hadn't been read is unread.
 
     With another budget or policy than it was saved with, its Working Context is read again. Raises SessionError for another
@@ -211,7 +215,7 @@ def _restore(session: Session, state: SessionState, directory: Path) -> None:
         _unpack_keys(session, directory / state.keys, state.keys_sha256)
 
 
-def _check_model(state: SessionState, model: ContextModel, directory: Path) -> None:
+def _check_model(state: SessionState, model: SessionModel, directory: Path) -> None:
     if state.model != model.identity:
         raise SessionError(
             f"the session in {directory} is of another model than this one",
@@ -250,7 +254,7 @@ def _copy_tree(session: Session, directory: Path, trees: Trees) -> None:
 
 
 def _pack_keys(session: Session) -> bytes:
-    cache, logits = session.context.cache, session.logits
+    cache, logits = session.working_context.cache, session.logits
     assert logits is not None
     held = slice(0, cache.length)
     tensors = {
@@ -274,7 +278,7 @@ def _unpack_keys(session: Session, path: Path, digest: str | None) -> None:
         tensors = safetensors.torch.load(content)
     except (OSError, safetensors.SafetensorError):
         return
-    cache, device = session.context.cache, session.model.gpt.device
+    cache, device = session.working_context.cache, session.model.gpt.device
     count = tensors["keys"].size(3)
     cache.reserve(1, count)
     cache.keys[:, :, :, :count] = tensors["keys"].to(device)
@@ -285,7 +289,7 @@ def _unpack_keys(session: Session, path: Path, digest: str | None) -> None:
         cache.key_bias = bias.new_zeros((1, cache.capacity, bias.size(-1)))
         cache.key_bias[:, :count] = bias
     cache.advance(count)
-    session.context.adopt(session.focus.cut)
+    session.working_context.adopt(session.focus.cut)
     session.take_logits(tensors["logits"].to(device))
 
 

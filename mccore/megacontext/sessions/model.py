@@ -45,7 +45,7 @@ class SessionSettings:
     search: SearchConfig = field(default_factory=SearchConfig)
 
 
-class ContextModel:
+class SessionModel:
     """A model with MegaContext as many sessions share it.
 
     Args:

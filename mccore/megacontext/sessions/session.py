@@ -4,7 +4,7 @@ on the Working Context alone.
 A `Session` is one history: its tree, its focus, and the keys and values of its Working Context. `append` only remembers; `read`
 brings what is unread before the model. Whenever the Working Context is full, `refocus_interval` tokens have passed, a token
 came as a surprise, or someone asked for it, LensNet scores the entries and the allocator edits them. All that sessions
-share is in a `ContextModel`.
+share is in a `SessionModel`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from mccore.megacontext.focus.controller import plan_and_apply, prefill_focus, s
 from mccore.megacontext.focus.measures import Refocus, measure
 from mccore.megacontext.focus.state import Focus, check_fits
 from mccore.megacontext.search.ngram import HistorySearch
-from mccore.megacontext.sessions.cache import ContextCache, cut_part
-from mccore.megacontext.sessions.model import ContextModel, grown
+from mccore.megacontext.sessions.cache import WorkingContextCache, cut_part
+from mccore.megacontext.sessions.model import SessionModel, grown
 from mccore.megacontext.sessions.seen import Runs, finest, runs_of
 from mccore.megacontext.tree.cut import Cut
 from mccore.megacontext.tree.tree import Tree, TreeError
@@ -50,16 +50,16 @@ class Session:
     seed: of an allocator that draws. search: what searches the history, where it isn't to be what the model's settings say.
     """
 
-    def __init__(self, model: ContextModel, tree: Tree, *, seed: int = 0, search: HistorySearch | None = None) -> None:
+    def __init__(self, model: SessionModel, tree: Tree, *, seed: int = 0, search: HistorySearch | None = None) -> None:
         self.model, self.tree, self.seed = model, tree, seed
-        self.context = ContextCache(model.gpt, model.nets, model.settings.budget)
+        self.working_context = WorkingContextCache(model.gpt, model.nets, model.settings.budget)
         self.covered = 0  # tokens that the focus covers, read or about to be
         self.logits: Tensor | None = None  # fp32 [V], after the last token read
         self.directory: Path | None = None  # where it lives, when it is saved
         self.refocuses = 0
         self.recent: deque[Refocus] = deque(maxlen=KEPT_REFOCUSES)
         self.since = 0  # tokens read since the last refocus
-        self._focus = Focus(self.context.cut, np.zeros(0, dtype=np.int32))
+        self._focus = Focus(self.working_context.cut, np.zeros(0, dtype=np.int32))
         self._grown = 0  # tokens of the focus behind `_focus`: arrays that grow by one per token would cost too much
         self._has_gists = False
         self._buffer: list[int] = []  # tokens that aren't in the tree yet
@@ -161,15 +161,15 @@ class Session:
         self.logits = None  # until this ends well
         if due:
             self._refocus(count)
-            hidden = self.context.read(self.focus.cut, self.tree.entries, policy)
+            hidden = self.working_context.read(self.focus.cut, self.tree.entries, policy)
         elif count == 1 and self._buffer and self.covered and self._all_read():
             self._grow(1)
             newest = torch.tensor(self._buffer[-1:], device=self.model.gpt.device)
-            hidden = self.context.read_tokens(newest, self.covered - 1)
+            hidden = self.working_context.read_tokens(newest, self.covered - 1)
         else:
             self._settle()
             self._grow(count)
-            hidden = self.context.read(self.focus.cut, self.tree.entries, policy)
+            hidden = self.working_context.read(self.focus.cut, self.tree.entries, policy)
         return self.take_logits(self.model.gpt.logits(hidden)[0])
 
     def refocus_is_due(self, count: int, newest: int | None = None) -> bool:
@@ -207,7 +207,7 @@ class Session:
         cut = self.focus.cut
         if len(cut) > 1:
             before = cut_part(cut, slice(0, -1))
-            self.context.prepare(before, self.tree.entries, self.model.settings.kv_policy, later=1)
+            self.working_context.prepare(before, self.tree.entries, self.model.settings.kv_policy, later=1)
         return True
 
     def take_logits(self, logits: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ class Session:
 
     def _all_read(self) -> bool:
         """Whether the context cache holds all that the focus covers: after a read that failed it doesn't."""
-        return self.context.entries == self.entries
+        return self.working_context.entries == self.entries
 
     def _grow(self, count: int) -> None:
         self._grown += count

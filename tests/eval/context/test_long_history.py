@@ -26,7 +26,7 @@ from mccore.eval.context.policies import bm25
 from mccore.eval.context.statistics import Comparison
 from mccore.megacontext.networks.nodes import AttentionMass
 from mccore.megacontext.networks.positions import Spans
-from mccore.megacontext.sessions.model import ContextModel, SessionSettings
+from mccore.megacontext.sessions.model import SessionModel, SessionSettings
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.tree import Tree
 from mccore.megacontext.working_context import assemble, model_inputs
@@ -47,13 +47,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def searching(**changes: Any) -> ContextModel:
+def searching(**changes: Any) -> SessionModel:
     settings = {"token_positions": "contiguous", "search": SEARCH, **changes}
     return context_model(allocator="spans", options={"spans": 1, "hysteresis": 0.0}, **settings)
 
 
 @pytest.fixture(scope="module")
-def model() -> ContextModel:
+def model() -> SessionModel:
     return searching()
 
 
@@ -62,7 +62,7 @@ def rows_of(count: int = 3, horizon: int = INTERVAL, seed: int = 0) -> NDArray[n
     return np.random.default_rng(seed).integers(0, 12, (count, HISTORY + horizon))
 
 
-def evaluate(model: ContextModel, rows: NDArray[Any], documents: Any = None, **changes: Any) -> LongHistoryReport:
+def evaluate(model: SessionModel, rows: NDArray[Any], documents: Any = None, **changes: Any) -> LongHistoryReport:
     ram = plugins.load("tree", "ram")
 
     def new_tree() -> Tree:
@@ -72,7 +72,7 @@ def evaluate(model: ContextModel, rows: NDArray[Any], documents: Any = None, **c
     return evaluate_long_histories(model, new_tree, rows, own, **{"horizon": rows.shape[1] - HISTORY, **changes})
 
 
-def streamed(model: ContextModel, row: NDArray[np.int64], **options: Any) -> tuple[Session, list[float]]:
+def streamed(model: SessionModel, row: NDArray[np.int64], **options: Any) -> tuple[Session, list[float]]:
     """A session that read the history of a row and then token by token what follows, and its losses."""
     session, losses = new_session(model, **options), []
     session.append(row[:HISTORY])
@@ -136,7 +136,7 @@ def test_context_is_a_session_that_is_fed_token_by_token(changes: dict[str, Any]
     assert report.history == HISTORY
 
 
-def test_windows_and_the_tail_have_the_plain_models_losses(model: ContextModel) -> None:
+def test_windows_and_the_tail_have_the_plain_models_losses(model: SessionModel) -> None:
     rows, twin = rows_of(), GPT(model.gpt.config, seed=5).eval()
     stir(twin, 5)
     report = evaluate(model, rows, twin=twin)
@@ -174,7 +174,7 @@ def test_a_context_of_unseen_gists_and_no_spans_is_its_tail() -> None:
 # --- other gists, other histories, other places ------------------------------------------------------------------------
 
 
-def test_swapping_with_the_same_history_changes_nothing(model: ContextModel) -> None:
+def test_swapping_with_the_same_history_changes_nothing(model: SessionModel) -> None:
     rows = rows_of(2)
     rows[1, :HISTORY] = rows[0, :HISTORY]
     report = evaluate(model, rows)
@@ -182,7 +182,7 @@ def test_swapping_with_the_same_history_changes_nothing(model: ContextModel) -> 
         assert close(report.losses[name], report.losses["context"]), name
 
 
-def test_controls_differ_where_histories_do(model: ContextModel) -> None:
+def test_controls_differ_where_histories_do(model: SessionModel) -> None:
     report = evaluate(model, rows_of())
     names = ("context", "gists_zeroed", "gists_swapped", "history_swapped", "absolute", "nothing_found", "tail")
     for i, one in enumerate(names):
@@ -190,7 +190,7 @@ def test_controls_differ_where_histories_do(model: ContextModel) -> None:
             assert (np.abs(report.losses[one] - report.losses[other]).max(axis=1) > 1e-2).all(), (one, other)
 
 
-def test_only_what_lies_before_the_tail_is_swapped(model: ContextModel) -> None:
+def test_only_what_lies_before_the_tail_is_swapped(model: SessionModel) -> None:
     rows = rows_of(2)
     session = new_session(model)
     session.append(rows[0, :HISTORY])
@@ -209,7 +209,7 @@ def test_only_what_lies_before_the_tail_is_swapped(model: ContextModel) -> None:
     assert not close(before["history_swapped"][0], after["history_swapped"][0])
 
 
-def test_a_swapped_history_is_what_the_other_document_shows(model: ContextModel) -> None:
+def test_a_swapped_history_is_what_the_other_document_shows(model: SessionModel) -> None:
     rows, phrase = rows_of(2), np.arange(20, 26)
     for row in rows:
         row[97:103] = row[HISTORY - 6 : HISTORY] = phrase  # so that both show [96, 104), with own tokens at its ends
@@ -230,7 +230,7 @@ def test_tokens_are_placed_as_the_other_kind_of_model_places_them() -> None:
     assert absolute.nets.config.token_positions == "absolute"
 
 
-def test_rows_of_one_document_are_swapped_with_none(model: ContextModel) -> None:
+def test_rows_of_one_document_are_swapped_with_none(model: SessionModel) -> None:
     rows, swapped = rows_of(), {"gists_swapped", "history_swapped"}
     of_one = evaluate(model, rows, [7, 7, 7])
     assert set(of_one.losses) == set(CONDITIONS) - swapped - {"contiguous", "twin", "twin_full", *ON_DEMAND}
@@ -249,7 +249,7 @@ def test_rows_of_one_document_are_swapped_with_none(model: ContextModel) -> None
 # --- what is found -----------------------------------------------------------------------------------------------------
 
 
-def test_a_search_that_finds_nothing_is_a_model_without_one(model: ContextModel) -> None:
+def test_a_search_that_finds_nothing_is_a_model_without_one(model: SessionModel) -> None:
     alone = evaluate(searching(search=SearchConfig()), rows_of())
     report = evaluate(model, rows_of())
     assert alone.far_tokens == 0
@@ -259,7 +259,7 @@ def test_a_search_that_finds_nothing_is_a_model_without_one(model: ContextModel)
     assert not alone.scores
 
 
-def test_routers_show_the_spans_of_highest_score(model: ContextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_routers_show_the_spans_of_highest_score(model: SessionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Session] = []
 
     class Kept(Session):
@@ -299,7 +299,7 @@ def best_of(scores: NDArray[np.float64]) -> int:
     return len(scores) - 1 - int(scores[::-1].argmax())
 
 
-def lens_shares(model: ContextModel, session: Session, tail: int) -> NDArray[np.float64]:
+def lens_shares(model: SessionModel, session: Session, tail: int) -> NDArray[np.float64]:
     """The shares of attention by span that LensNet expects of gists of everything before the tail."""
     blocks = tail // K
     level = torch.tensor([[1] * blocks + [0] * (HISTORY - tail)])
@@ -323,7 +323,7 @@ def test_what_was_said_far_back_is_found_and_helps() -> None:
     spans = plugins.load("allocator", "spans")
     options = spans.options.model_validate({"spans": 1, "recent_tokens": RECENT})
     settings = SessionSettings(W, INTERVAL, search=SEARCH)
-    knowing = ContextModel(gpt.eval(), nets.eval(), lambda spec: spans.build(options, spec), settings)
+    knowing = SessionModel(gpt.eval(), nets.eval(), lambda spec: spans.build(options, spec), settings)
     rows = np.random.default_rng(0).integers(8, 30, (6, HISTORY + INTERVAL))
     phrase = np.arange(30, 35)
     for row, at in enumerate((10, 42, 83, 120, 161, 202)):
@@ -364,7 +364,7 @@ def test_what_was_said_far_back_is_found_and_helps() -> None:
     assert gain.z < -10
 
 
-def test_recency_shows_the_newest_span_outside_of_the_tail(model: ContextModel) -> None:
+def test_recency_shows_the_newest_span_outside_of_the_tail(model: SessionModel) -> None:
     rows = rows_of(2)
     report = evaluate(model, rows, conditions=["recency"])
     every = np.arange(1.0, HISTORY // SPAN + 1)
@@ -375,7 +375,7 @@ def test_recency_shows_the_newest_span_outside_of_the_tail(model: ContextModel) 
     assert report.scores["recency"][0].tolist() == sorted(report.scores["recency"][0])
 
 
-def test_raw_attention_is_that_of_the_newest_tokens_to_gists_made_as_in_training(model: ContextModel) -> None:
+def test_raw_attention_is_that_of_the_newest_tokens_to_gists_made_as_in_training(model: SessionModel) -> None:
     rows, size = rows_of(2), SPAN // K
     report = evaluate(model, rows, conditions=["raw_attention"])
     gpt, nets = model.gpt, model.nets
@@ -442,7 +442,7 @@ def test_shares_of_gaps_are_ratios_of_means() -> None:
     assert Comparison({"window": gaps}, np.arange(4), {}, None).gap_closed("window") is None
 
 
-def test_a_history_hardly_longer_than_the_window_has_no_oracle(model: ContextModel) -> None:
+def test_a_history_hardly_longer_than_the_window_has_no_oracle(model: SessionModel) -> None:
     rows = np.random.default_rng(0).integers(0, 12, (2, W + 1 + INTERVAL))
     assert (W + 1 - (W - INTERVAL)) // SPAN == 0
     report = evaluate(model, rows, conditions=ON_DEMAND, horizon=INTERVAL)
@@ -463,7 +463,7 @@ def test_only_the_conditions_that_were_asked_for() -> None:
     assert done == [1, 2]
 
 
-def test_what_cant_be_compared_is_refused(model: ContextModel) -> None:
+def test_what_cant_be_compared_is_refused(model: SessionModel) -> None:
     with pytest.raises(DataError, match=f"histories of {W} tokens fit a Working Context of {W}"):
         evaluate(model, rows_of()[:, : W + INTERVAL], horizon=INTERVAL)
     for horizon in (0, INTERVAL + 1):

@@ -20,7 +20,7 @@ from mccore.api import TreeBackend, TreeSpec
 from mccore.errors import RunError
 from mccore.megacontext.sessions.batch import SessionBatch
 from mccore.megacontext.sessions.files import create_session, open_session, save_session
-from mccore.megacontext.sessions.model import ContextModel
+from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.sessions.state import SessionError, read_state
 from tests.megacontext.sessions.test_session import VOCAB, W, context_model, ids_of, new_session, reread
@@ -42,7 +42,7 @@ def feed(session: Session, tokens: list[int]) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def model() -> ContextModel:
+def model() -> SessionModel:
     return context_model(allocator="stochastic_greedy")
 
 
@@ -59,7 +59,7 @@ def test_what_goes_on_after_loading_has_the_same_bits(tmp_path: Path, policy: st
     session.close()
     session, notes = open_session(model, tmp_path / "one", trees)
     assert notes == {"turn": 3}
-    assert session.context.entries_read == 0
+    assert session.working_context.entries_read == 0
     assert torch.equal(feed(session, ids_of(60, 2)), feed(twin, ids_of(60, 2)))
     assert session.focus.cut == twin.focus.cut
     session.close()  # without a save: what came since is there, and unread
@@ -81,13 +81,13 @@ def test_a_copy_goes_on_with_the_same_bits(tmp_path: Path, policy: str, tokens: 
     save_session(session, tmp_path / "copy", trees)
     again, _ = open_session(model, tmp_path / "copy", trees)
     assert torch.equal(again.read(), session.read())
-    assert again.context.entries_read == 0
+    assert again.working_context.entries_read == 0
     assert torch.equal(feed(again, ids_of(60, 2)), feed(session, ids_of(60, 2)))
     assert again.focus.cut == session.focus.cut
     again.close()
 
 
-def test_without_keys_the_context_is_read_again(tmp_path: Path, model: ContextModel) -> None:
+def test_without_keys_the_context_is_read_again(tmp_path: Path, model: SessionModel) -> None:
     session = new_session(model)
     session.append(ids_of(300))
     session.read()
@@ -95,11 +95,11 @@ def test_without_keys_the_context_is_read_again(tmp_path: Path, model: ContextMo
     assert not list(tmp_path.glob("keys-*"))
     again, _ = open_session(model, tmp_path, trees)
     assert torch.allclose(again.read(), session.read(), atol=2e-4)
-    assert again.context.entries_read == len(session.focus.cut)
+    assert again.working_context.entries_read == len(session.focus.cut)
     again.close()
 
 
-def test_only_the_newest_keys_are_kept(tmp_path: Path, model: ContextModel) -> None:
+def test_only_the_newest_keys_are_kept(tmp_path: Path, model: SessionModel) -> None:
     session = create_session(model, tmp_path / "s", trees)
     for seed in range(3):
         session.append(ids_of(100, seed))
@@ -123,7 +123,7 @@ def test_other_settings_read_the_context_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "empty", "missing"])
-def test_damaged_keys_are_made_again(tmp_path: Path, model: ContextModel, damage: str) -> None:
+def test_damaged_keys_are_made_again(tmp_path: Path, model: SessionModel, damage: str) -> None:
     session = new_session(model)
     session.append(ids_of(300))
     session.read()
@@ -157,7 +157,7 @@ def test_damaged_keys_are_made_again(tmp_path: Path, model: ContextModel, damage
         (lambda state: state.pop("cut"), "is damaged"),
     ],
 )
-def test_what_can_not_be_opened_is_named(tmp_path: Path, model: ContextModel, change: Any, message: str) -> None:
+def test_what_can_not_be_opened_is_named(tmp_path: Path, model: SessionModel, change: Any, message: str) -> None:
     session = new_session(model)
     session.append(ids_of(300))
     session.read()
@@ -175,7 +175,7 @@ def test_what_can_not_be_opened_is_named(tmp_path: Path, model: ContextModel, ch
         read_state(tmp_path / "nowhere")
 
 
-def test_a_history_without_its_state_is_not_taken_for_a_new_session(tmp_path: Path, model: ContextModel) -> None:
+def test_a_history_without_its_state_is_not_taken_for_a_new_session(tmp_path: Path, model: SessionModel) -> None:
     session = create_session(model, tmp_path, trees)
     session.append(ids_of(50))
     session.close()
@@ -200,7 +200,7 @@ def test_keys_that_a_batch_holds_are_not_saved(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_session_lives_in_one_process_and_one_place(tmp_path: Path, model: ContextModel) -> None:
+def test_a_session_lives_in_one_process_and_one_place(tmp_path: Path, model: SessionModel) -> None:
     session = create_session(model, tmp_path / "one", trees)
     with pytest.raises(SessionError, match="there is a session in"):
         create_session(model, tmp_path / "one", trees)
@@ -320,12 +320,12 @@ TestInterleavingsFromMemory = InterleavingsFromMemory.TestCase
 TestInterleavingsFromMemory.settings = SETTINGS
 
 
-def test_opening_does_not_depend_on_the_length_of_the_history(tmp_path: Path, model: ContextModel) -> None:
+def test_opening_does_not_depend_on_the_length_of_the_history(tmp_path: Path, model: SessionModel) -> None:
     session = new_session(model)
     session.append(np.random.default_rng(0).integers(0, VOCAB, 200_000))
     session.read()
     save_session(session, tmp_path, trees)
     again, _ = open_session(model, tmp_path, trees)
     assert torch.equal(again.read(), session.read())
-    assert again.context.entries_read == 0
+    assert again.working_context.entries_read == 0
     again.close()

@@ -13,19 +13,19 @@ from mccore import plugins
 from mccore.api import TreeBackend, TreeSpec
 from mccore.errors import RunError
 from mccore.megacontext.sessions.files import create_session, mount_context, open_session, save_session
-from mccore.megacontext.sessions.model import ContextModel
+from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.state import SessionError, read_state
 from tests.megacontext.sessions.test_files import feed, trees
 from tests.megacontext.sessions.test_session import context_model, ids_of, new_session
 
 
 @pytest.fixture(scope="module")
-def model() -> ContextModel:
+def model() -> SessionModel:
     return context_model({"smear": True}, allocator="stochastic_greedy")
 
 
 @pytest.fixture
-def build(tmp_path: Path, model: ContextModel) -> Callable[..., Path]:
+def build(tmp_path: Path, model: SessionModel) -> Callable[..., Path]:
     def make(tokens: int = 777, seed: int = 0, name: str = "base") -> Path:
         session = create_session(model, tmp_path / name, trees, seed=5)
         session.append(ids_of(tokens, seed))
@@ -45,7 +45,7 @@ def content(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("tokens", [3, 300, 777])
 def test_a_mounted_session_goes_on_with_the_bits_of_its_base(
-    tmp_path: Path, model: ContextModel, build: Callable[..., Path], tokens: int
+    tmp_path: Path, model: SessionModel, build: Callable[..., Path], tokens: int
 ) -> None:
     base = build(tokens)
     before = content(base)
@@ -53,7 +53,7 @@ def test_a_mounted_session_goes_on_with_the_bits_of_its_base(
     twin.append(ids_of(tokens))
     mounted = mount_context(model, base, trees, tmp_path / "own", seed=5)
     assert torch.equal(mounted.read(), twin.read())
-    assert mounted.context.entries_read == 0  # its keys came with it
+    assert mounted.working_context.entries_read == 0  # its keys came with it
     assert torch.equal(feed(mounted, ids_of(60, 2)), feed(twin, ids_of(60, 2)))
     save_session(mounted, tmp_path / "own", trees, notes={"turn": 1})
     mounted.close()
@@ -75,7 +75,7 @@ def test_a_mounted_session_goes_on_with_the_bits_of_its_base(
 
 
 def test_many_mount_one_context_at_once_beside_its_writer(
-    tmp_path: Path, model: ContextModel, build: Callable[..., Path]
+    tmp_path: Path, model: SessionModel, build: Callable[..., Path]
 ) -> None:
     base = build()
     writer, _ = open_session(model, base, trees)
@@ -97,7 +97,7 @@ def test_many_mount_one_context_at_once_beside_its_writer(
     again.close()
 
 
-def test_a_mounted_session_is_mounted(tmp_path: Path, model: ContextModel, build: Callable[..., Path]) -> None:
+def test_a_mounted_session_is_mounted(tmp_path: Path, model: SessionModel, build: Callable[..., Path]) -> None:
     twin = new_session(model)
     twin.append(ids_of(777))
     base = build()
@@ -118,18 +118,18 @@ def test_a_mounted_session_is_mounted(tmp_path: Path, model: ContextModel, build
 
 
 def test_with_other_settings_the_context_is_read_again(
-    tmp_path: Path, build: Callable[..., Path], model: ContextModel
+    tmp_path: Path, build: Callable[..., Path], model: SessionModel
 ) -> None:
     other = context_model({"smear": True}, allocator="greedy", budget=60)
     session = mount_context(other, build(), trees)
-    assert session.context.entries_read == 0
+    assert session.working_context.entries_read == 0
     session.read()
-    assert session.context.entries_read > 0
+    assert session.working_context.entries_read > 0
     session.close()
 
 
 def test_a_base_that_is_gone_or_another_is_named(
-    tmp_path: Path, model: ContextModel, build: Callable[..., Path]
+    tmp_path: Path, model: SessionModel, build: Callable[..., Path]
 ) -> None:
     base = build()
     mount_context(model, base, trees, tmp_path / "own").close()
@@ -149,7 +149,7 @@ def test_a_base_that_is_gone_or_another_is_named(
     session.close()
 
 
-def test_what_can_not_be_mounted_is_named(tmp_path: Path, model: ContextModel, build: Callable[..., Path]) -> None:
+def test_what_can_not_be_mounted_is_named(tmp_path: Path, model: SessionModel, build: Callable[..., Path]) -> None:
     base = build()
     with pytest.raises(SessionError, match="there is no session in"):
         mount_context(model, tmp_path / "nowhere", trees)

@@ -20,9 +20,9 @@ from mccore.megacontext.focus.state import FocusError
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.sessions import session as session_module
 from mccore.megacontext.sessions.batch import SessionBatch
-from mccore.megacontext.sessions.cache import ContextCache
+from mccore.megacontext.sessions.cache import WorkingContextCache
 from mccore.megacontext.sessions.files import open_session, save_session
-from mccore.megacontext.sessions.model import ContextModel, SessionSettings
+from mccore.megacontext.sessions.model import SessionModel, SessionSettings
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.cut import Cut, check
 from mccore.megacontext.tree.tree import Tree, TreeError
@@ -42,7 +42,7 @@ def context_model(
     budget: int = W,
     interval: int = INTERVAL,
     **changes: Any,
-) -> ContextModel:
+) -> SessionModel:
     """A small model whose every path carries signal; `changes` are settings of sessions and of the MegaContext section."""
     of_session = {name: changes.pop(name) for name in ("kv_policy", "surprise", "rounds", "search") if name in changes}
     config = run_config(model, **changes)
@@ -54,7 +54,7 @@ def context_model(
     eager = {"min_residency": 1, "expand_threshold": -1.0, "collapse_threshold": -1.0}
     chosen = {"recent_tokens": RECENT, "hysteresis": 0.0, **({} if allocator == "spans" else eager), **(options or {})}
     opened = plugins.read_options("allocator", Choice(name=allocator, options=chosen), extension)
-    return ContextModel(
+    return SessionModel(
         gpt.eval(),
         nets.eval(),
         lambda spec: extension.build(opened, spec),
@@ -62,7 +62,7 @@ def context_model(
     )
 
 
-def new_session(model: ContextModel, **options: Any) -> Session:
+def new_session(model: SessionModel, **options: Any) -> Session:
     extension = plugins.load("tree", "ram")
     return Session(model, Tree(extension.build(extension.options(), model.encoder.spec()), model.encoder), **options)
 
@@ -75,7 +75,7 @@ def reread(session: Session) -> Tensor:
     """The logits that reading the session's whole Working Context at once gives."""
     model = session.model
     session.flush()
-    fresh = ContextCache(model.gpt, model.nets, model.settings.budget)
+    fresh = WorkingContextCache(model.gpt, model.nets, model.settings.budget)
     with torch.inference_mode():
         return model.gpt.logits(fresh.read(session.focus.cut, session.tree.entries))[0]
 
@@ -85,18 +85,18 @@ def check_legal(session: Session) -> None:
     check(
         session.focus.cut, session.covered, max_lod=limits.max_lod, recent_tokens=min(RECENT, session.tokens), budget=W
     )
-    assert session.context.entries == len(session.focus.cut) <= W
+    assert session.working_context.entries == len(session.focus.cut) <= W
 
 
 @pytest.fixture(scope="module")
-def model() -> ContextModel:
+def model() -> SessionModel:
     return context_model()
 
 
 # --- what the model is shown ------------------------------------------------------------------------------------------
 
 
-def test_a_history_that_fits_gives_the_plain_models_logits_bit_for_bit(model: ContextModel) -> None:
+def test_a_history_that_fits_gives_the_plain_models_logits_bit_for_bit(model: SessionModel) -> None:
     ids = ids_of(W)
     session, cache = new_session(model), model.gpt.new_cache(1, W)
     session.append(ids[:7])
@@ -141,7 +141,7 @@ def test_reuse_is_exact_where_keys_depend_on_their_own_entry_alone(token_positio
             out.append(session.read())
         assert session.refocuses > 10
         logits.append(torch.stack(out))
-        entries = session.context.entries_read
+        entries = session.working_context.entries_read
     assert torch.allclose(*logits, atol=2e-4)
     assert entries < 2.5 * 200  # of every refocus only what is new is read
 
@@ -155,7 +155,7 @@ def test_reuse_reads_less_and_gives_something_else_where_layers_mix() -> None:
             session.read()
         found[policy] = session
     assert found["reuse"].focus.cut == found["exact"].focus.cut  # LensNet sees entries, not keys
-    assert found["reuse"].context.entries_read < 0.5 * found["exact"].context.entries_read
+    assert found["reuse"].working_context.entries_read < 0.5 * found["exact"].working_context.entries_read
     stale, exact = found["reuse"].read(), found["exact"].read()
     assert torch.isfinite(stale).all()
     assert not torch.allclose(stale, exact, atol=1e-4)
@@ -184,12 +184,12 @@ def test_gists_weigh_no_more_together_than_in_training(policy: str) -> None:
     for tokens in (150, 1000, 10_000):
         session.append(ids_of(tokens))
         session.read()
-        feature = session.context.cache.key_bias[0, : session.entries, 0]
+        feature = session.working_context.cache.key_bias[0, : session.entries, 0]
         mass.append(float(feature[torch.from_numpy(session.focus.cut.level > 0)].exp().sum()))
         for token in ids_of(10):
             session.append_token(token)
             session.read()
-        assert session.context.cache.key_bias[0, session.entries - 1].abs().max() == 0
+        assert session.working_context.cache.key_bias[0, session.entries - 1].abs().max() == 0
     assert all(reach / 2 < each <= reach * 1.001 for each in mass)
     # A history as long as those of training is read as it was there.
     short = new_session(model)
@@ -197,7 +197,7 @@ def test_gists_weigh_no_more_together_than_in_training(policy: str) -> None:
     short.read()
     cut = short.focus.cut
     assert cut.level.any()
-    held = short.context.cache.key_bias[0, : len(cut), 0].numpy()
+    held = short.working_context.cache.key_bias[0, : len(cut), 0].numpy()
     assert np.allclose(held, np.log(cut.span), atol=1e-6)
 
 
@@ -215,7 +215,7 @@ SCORES: dict[str, Callable[[int], np.ndarray]] = {
 @pytest.mark.parametrize("allocator", ["greedy", "stochastic_greedy"])
 @pytest.mark.parametrize("kind", SCORES)
 def test_streaming_is_legal_at_every_step(
-    model: ContextModel, kind: str, allocator: str, monkeypatch: pytest.MonkeyPatch
+    model: SessionModel, kind: str, allocator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         controller, "score_cuts", lambda lens, embeddings, cuts, *rest: [SCORES[kind](len(cut)) for cut in cuts]
@@ -248,7 +248,7 @@ def test_scores_that_are_not_numbers_are_refused_and_nothing_is_lost(monkeypatch
 
 @settings(max_examples=15, deadline=None)
 @given(pieces=st.lists(st.integers(0, 3 * W), min_size=1, max_size=5), batch=st.booleans())
-def test_any_pieces_cover_the_whole_history(model: ContextModel, pieces: list[int], batch: bool) -> None:
+def test_any_pieces_cover_the_whole_history(model: SessionModel, pieces: list[int], batch: bool) -> None:
     session, total = new_session(model), 0
     for seed, piece in enumerate(pieces):
         ids = ids_of(piece, seed)
@@ -267,27 +267,27 @@ def test_any_pieces_cover_the_whole_history(model: ContextModel, pieces: list[in
     assert session.ids(0, total).tolist() == whole
 
 
-def test_a_long_prompt_costs_one_working_context(model: ContextModel) -> None:
+def test_a_long_prompt_costs_one_working_context(model: SessionModel) -> None:
     session = new_session(model)
     session.append(ids_of(20_000))
     session.read()
-    assert session.context.entries_read <= W
+    assert session.working_context.entries_read <= W
     check_legal(session)
     assert session.focus.cut.level.max() > model.nets.config.max_lod  # coarser than any in training
     assert torch.allclose(session.read(), reread(session), atol=2e-4)
 
 
-def test_the_cost_of_a_token_does_not_grow_with_the_history(model: ContextModel) -> None:
+def test_the_cost_of_a_token_does_not_grow_with_the_history(model: SessionModel) -> None:
     read = {}
     for tokens in (500, 50_000):
         session = new_session(model)
         session.append(ids_of(tokens))
         session.read()
-        before = session.context.entries_read
+        before = session.working_context.entries_read
         for token in ids_of(120, 1):
             session.append_token(token)
             session.read()
-        read[tokens] = session.context.entries_read - before
+        read[tokens] = session.working_context.entries_read - before
     assert read[50_000] <= W / INTERVAL * 120 + 120
     assert read[50_000] < 1.5 * read[500]
 
@@ -342,7 +342,7 @@ def test_a_token_whose_pass_failed_is_read_before_the_next_one(monkeypatch: pyte
     together.release()
     for session in sessions:
         assert torch.allclose(session.read(), reread(session), atol=2e-4)
-        assert session.context.cache.length == session.context.entries == session.entries
+        assert session.working_context.cache.length == session.working_context.entries == session.entries
 
 
 @pytest.mark.parametrize("policy", ["exact", "reuse"])
@@ -356,9 +356,9 @@ def test_a_batch_that_fails_while_a_row_refocuses_gives_all_rows_back(
     batch = SessionBatch(sessions)
     for token in range(4):
         batch.step([token] * 3)
-    prepare = ContextCache.prepare
+    prepare = WorkingContextCache.prepare
 
-    def fail(self: ContextCache, cut: Cut, entries_of: Any, policy: Any, *, later: int) -> None:
+    def fail(self: WorkingContextCache, cut: Cut, entries_of: Any, policy: Any, *, later: int) -> None:
         def unreadable(part: Cut) -> Any:
             raise OSError("the disk is gone")
 
@@ -369,13 +369,13 @@ def test_a_batch_that_fails_while_a_row_refocuses_gives_all_rows_back(
             batch.step([token] * 3)
 
     with monkeypatch.context() as broken:
-        broken.setattr(ContextCache, "prepare", fail)
+        broken.setattr(WorkingContextCache, "prepare", fail)
         with pytest.raises(OSError, match="the disk is gone"):
             decode()
     batch.release()
     for session in sessions:
         session.read()
-        assert session.context.cache.length == session.context.entries == session.entries
+        assert session.working_context.cache.length == session.working_context.entries == session.entries
         if policy == "exact":
             assert torch.allclose(session.read(), reread(session), atol=2e-4)
 
@@ -397,7 +397,7 @@ def test_tokens_are_in_the_history_once_where_making_their_gist_fails(monkeypatc
     assert session.ids(0, session.tokens).tolist() == ids
 
 
-def test_an_empty_history_and_wrong_ids(model: ContextModel) -> None:
+def test_an_empty_history_and_wrong_ids(model: SessionModel) -> None:
     session = new_session(model)
     with pytest.raises(ValueError, match="the history is empty"):
         session.read()
@@ -442,7 +442,7 @@ def test_it_refocuses_every_interval_and_when_asked() -> None:
     assert session.refocuses == before + 1
 
 
-def test_asking_is_without_effect_while_everything_fits(model: ContextModel) -> None:
+def test_asking_is_without_effect_while_everything_fits(model: SessionModel) -> None:
     session = new_session(model)
     session.append(ids_of(10))
     session.refocus_next()
@@ -533,18 +533,18 @@ def test_a_batch_measures_distances_from_where_a_session_alone_does(policy: str)
             assert torch.allclose(logits, session.read(), atol=1e-4)
 
 
-def test_a_batch_refuses_a_session_twice_and_another_model(model: ContextModel) -> None:
+def test_a_batch_refuses_a_session_twice_and_another_model(model: SessionModel) -> None:
     session = new_session(model)
     with pytest.raises(ValueError, match="twice"):
         SessionBatch([session, session])
-    with pytest.raises(ValueError, match="share one ContextModel"):
+    with pytest.raises(ValueError, match="share one SessionModel"):
         SessionBatch([session, new_session(context_model())])
 
 
 # --- what was seen ----------------------------------------------------------------------------------------------------
 
 
-def test_what_was_seen_is_the_finest_level_of_every_token(model: ContextModel) -> None:
+def test_what_was_seen_is_the_finest_level_of_every_token(model: SessionModel) -> None:
     session = new_session(model)
     session.append(ids_of(6 * W))
     session.read()
@@ -602,7 +602,7 @@ def test_a_session_reads_its_working_context_as_training_reads_such_a_cut(mass: 
 # --- searched histories -----------------------------------------------------------------------------------------------
 
 
-def searching(**changes: Any) -> ContextModel:
+def searching(**changes: Any) -> SessionModel:
     search = SearchConfig(kind="ngram", span_tokens=8, query_tokens=6)
     return context_model(
         allocator="spans",

@@ -18,11 +18,10 @@ from mccore.data.tokenizer.chat_format import render_conversation, render_for_co
 from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.generate.chat import ChatSession
 from mccore.generate.engine import Engine
-from mccore.generate.memory import TextContext, WindowContext
+from mccore.generate.memory import SessionMemory, TextMemory, WindowMemory, closing
 from mccore.generate.sampling import Sampling
-from mccore.generate.session_memory import HistoryContext, closing
 from mccore.megacontext.networks.networks import MegaContextNets
-from mccore.megacontext.sessions.model import ContextModel, SessionSettings
+from mccore.megacontext.sessions.model import SessionModel, SessionSettings
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.tree import Tree
 from mccore.model import GPT
@@ -31,7 +30,7 @@ W = 64
 SAMPLING = Sampling(temperature=0.8, max_new_tokens=12, seed=1)
 
 
-def context_model(gpt: GPT, *, budget: int = W, **changes: object) -> ContextModel:
+def context_model(gpt: GPT, *, budget: int = W, **changes: object) -> SessionModel:
     """`gpt` with random networks beside it, blocks of 4 and 8 recent tokens."""
     config = MegaContextConfig.model_validate({"enabled": True, "block_size": 4, **changes})
     nets = MegaContextNets(config, gpt.config)
@@ -46,25 +45,25 @@ def context_model(gpt: GPT, *, budget: int = W, **changes: object) -> ContextMod
     def allocator(spec: AllocatorSpec) -> object:
         return extension.build(options, spec)
 
-    return ContextModel(gpt.eval(), nets.eval(), allocator, SessionSettings(budget, 8))
+    return SessionModel(gpt.eval(), nets.eval(), allocator, SessionSettings(budget, 8))
 
 
-def new_session(model: ContextModel, seed: int = 0) -> Session:
+def new_session(model: SessionModel, seed: int = 0) -> Session:
     spec: TreeSpec = model.encoder.spec()
     return Session(model, Tree(plugins.build("tree", Choice(name="ram"), spec), model.encoder), seed=seed)
 
 
 @pytest.fixture(scope="module")
-def contexts(random_gpt: Callable[..., GPT]) -> ContextModel:
+def contexts(random_gpt: Callable[..., GPT]) -> SessionModel:
     return context_model(random_gpt())
 
 
 @pytest.fixture
-def history(contexts: ContextModel, tokenizer: Tokenizer) -> HistoryContext:
-    return HistoryContext(Engine(contexts.gpt, tokenizer), new_session(contexts))
+def history(contexts: SessionModel, tokenizer: Tokenizer) -> SessionMemory:
+    return SessionMemory(Engine(contexts.gpt, tokenizer), new_session(contexts))
 
 
-def chat_over(history: HistoryContext, system: str | None = None) -> ChatSession:
+def chat_over(history: SessionMemory, system: str | None = None) -> ChatSession:
     return ChatSession(history.engine.tokenizer, history, SAMPLING, system)
 
 
@@ -90,7 +89,7 @@ def test_a_session_that_fits_says_what_the_engine_says(
     assert everything(session) == ids + plain.completion.tokens
 
 
-def test_what_was_generated_is_in_the_history_however_it_ends(contexts: ContextModel, tokenizer: Tokenizer) -> None:
+def test_what_was_generated_is_in_the_history_however_it_ends(contexts: SessionModel, tokenizer: Tokenizer) -> None:
     engine = Engine(contexts.gpt, tokenizer)
     for taken in (0, 1, 7, 100):
         session = new_session(contexts)
@@ -103,7 +102,7 @@ def test_what_was_generated_is_in_the_history_however_it_ends(contexts: ContextM
         assert len(said) == min(taken, 50) or taken == 0
 
 
-def test_many_sessions_side_by_side_say_what_each_says_alone(contexts: ContextModel, tokenizer: Tokenizer) -> None:
+def test_many_sessions_side_by_side_say_what_each_says_alone(contexts: SessionModel, tokenizer: Tokenizer) -> None:
     engine = Engine(contexts.gpt, tokenizer)
     prompts = [list(range(1, 4)), list(range(5, 70)), [9], list(range(200)), list(range(100, 160))]
     options = {"max_new_tokens": 60, "temperature": 0.0}
@@ -125,7 +124,7 @@ def test_many_sessions_side_by_side_say_what_each_says_alone(contexts: ContextMo
 # --- conversations ----------------------------------------------------------------------------------------------------
 
 
-def test_the_history_is_the_conversation(history: HistoryContext, tokenizer: Tokenizer) -> None:
+def test_the_history_is_the_conversation(history: SessionMemory, tokenizer: Tokenizer) -> None:
     chat = chat_over(history, system="be brief")
     for text in ("hello", "a longer question, " * 20, "bye"):
         list(chat.ask(text))
@@ -144,14 +143,14 @@ def test_the_history_is_the_conversation(history: HistoryContext, tokenizer: Tok
     assert history.session.refocuses > 0
 
 
-def test_the_first_answer_is_the_windows(history: HistoryContext, tokenizer: Tokenizer) -> None:
-    window = ChatSession(tokenizer, WindowContext(history.engine), SAMPLING)
+def test_the_first_answer_is_the_windows(history: SessionMemory, tokenizer: Tokenizer) -> None:
+    window = ChatSession(tokenizer, WindowMemory(history.engine), SAMPLING)
     ours = chat_over(history)
     assert list(ours.ask("hello")) == list(window.ask("hello"))
     assert everything(history.session)[:9] == render_for_completion(tokenizer, [{"role": "user", "content": "hello"}])
 
 
-def test_a_new_system_message_goes_before_the_next_turn(history: HistoryContext, tokenizer: Tokenizer) -> None:
+def test_a_new_system_message_goes_before_the_next_turn(history: SessionMemory, tokenizer: Tokenizer) -> None:
     chat = chat_over(history, "one")
     list(chat.ask("a"))
     list(chat.ask("b"))
@@ -162,7 +161,7 @@ def test_a_new_system_message_goes_before_the_next_turn(history: HistoryContext,
     assert "one\n\nb" not in text
 
 
-def test_loaded_messages_go_into_the_history(history: HistoryContext, tokenizer: Tokenizer) -> None:
+def test_loaded_messages_go_into_the_history(history: SessionMemory, tokenizer: Tokenizer) -> None:
     chat = chat_over(history)
     chat.messages = [{"role": "user", "content": "first"}, {"role": "assistant", "content": "second"}]
     list(chat.ask("third"))
@@ -170,7 +169,7 @@ def test_loaded_messages_go_into_the_history(history: HistoryContext, tokenizer:
     assert everything(history.session)[: len(begin)] == begin
 
 
-def test_messages_that_are_loaded_later_go_into_the_history_too(history: HistoryContext, tokenizer: Tokenizer) -> None:
+def test_messages_that_are_loaded_later_go_into_the_history_too(history: SessionMemory, tokenizer: Tokenizer) -> None:
     chat = chat_over(history)
     list(chat.ask("before"))
     history.finish()
@@ -182,10 +181,10 @@ def test_messages_that_are_loaded_later_go_into_the_history_too(history: History
     assert everything(history.session)[said : said + len(begin)] == begin
 
 
-def test_a_base_model_continues_the_text(contexts: ContextModel, tokenizer: Tokenizer) -> None:
-    history = HistoryContext(Engine(contexts.gpt, tokenizer), new_session(contexts), plain=True)
+def test_a_base_model_continues_the_text(contexts: SessionModel, tokenizer: Tokenizer) -> None:
+    history = SessionMemory(Engine(contexts.gpt, tokenizer), new_session(contexts), plain=True)
     chat = chat_over(history)
-    text = ChatSession(tokenizer, TextContext(history.engine), SAMPLING)
+    text = ChatSession(tokenizer, TextMemory(history.engine), SAMPLING)
     assert list(chat.ask("once upon")) == list(text.ask("once upon"))
     history.finish()
     list(chat.ask(" a time"))
@@ -195,7 +194,7 @@ def test_a_base_model_continues_the_text(contexts: ContextModel, tokenizer: Toke
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_a_conversation_that_broke_off_anywhere_goes_on(
-    contexts: ContextModel, tokenizer: Tokenizer, data: st.DataObject
+    contexts: SessionModel, tokenizer: Tokenizer, data: st.DataObject
 ) -> None:
     messages = [{"role": role, "content": "some words"} for role in ("user", "assistant", "user", "assistant")]
     whole = render_conversation(tokenizer, messages).ids
@@ -219,7 +218,7 @@ def test_a_conversation_that_broke_off_anywhere_goes_on(
 # --- to look at -------------------------------------------------------------------------------------------------------
 
 
-def test_what_an_answer_saw_can_be_told(history: HistoryContext, tokenizer: Tokenizer) -> None:
+def test_what_an_answer_saw_can_be_told(history: SessionMemory, tokenizer: Tokenizer) -> None:
     assert picture(history.session) == "the history is empty"
     chat = chat_over(history)
     list(chat.ask("x" * 700))
