@@ -59,9 +59,20 @@ def given(ctx: click.Context) -> Given:
 
 
 def resolve_given(ctx: click.Context, recipe: str) -> RunConfig:
-    """The complete configuration of a recipe with what was typed. Raises ConfigError or PluginError."""
+    """The complete configuration of a recipe with what was typed. Raises ConfigError or PluginError.
+
+    A provider that was chosen has the options that the environment gives, below those that were typed.
+    """
+    from mccore.telemetry.activation import from_environment, options_of
+
     asked = given(ctx)
-    return resolve(recipe, sets=asked.sets, flags=asked.flags, typed=asked.typed)
+    config = resolve(recipe, sets=asked.sets, flags=asked.flags, typed=asked.typed)
+    sets = []
+    for choice in config.telemetry:
+        if options := options_of(choice.name):
+            from_environment(choice.name)  # complains in the name of the variable
+            sets += [f"telemetry.{choice.name}.options.{option}={text}" for option, (_, text) in options.items()]
+    return resolve(recipe, sets=[*sets, *asked.sets], flags=asked.flags, typed=asked.typed) if sets else config
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from mccore.host import paths
 from mccore.host.terminal import echo, echo_json
 from mccore.launch.command import FREE_SETTINGS, effective_hardware, stage_command, stage_environment
 from mccore.launch.launcher import launch, stages_to_do
-from mccore.resolve.draft import parse_set
+from mccore.resolve.draft import TELEMETRY, parse_set
 from mccore.resolve.resolve import resolve
 from mccore.runs.rundir import Outcome, RunDir, check_name
 from mccore.scaling.estimate import estimate
 from mccore.stages.preflight import check_sources
+from mccore.telemetry.activation import Activation, activate, chosen
 
 _EXIT_CODES = {"finished": 0, "stopped": 130, "interrupted": 130}
 
@@ -60,16 +61,17 @@ def run(
     if name is not None:
         check_name(name)
     config = resolve_given(ctx, recipe)
+    telemetry = activate(config)
     root = paths.runs_dir()
     name = name or _fresh_name(recipe, root)
     if dry_run:
-        _show_plan(config, config.hardware, root / name, config.stages, as_json=as_json)
+        _show_plan(config, config.hardware, root / name, config.stages, telemetry, as_json=as_json)
         return 0
     _check_hardware(config.hardware)
     check_sources(config)
     _print_cost(config, config.hardware)
     started = RunDir.create(root, name, config)
-    return _start(started, config.hardware, as_json=as_json)
+    return _start(started, config.hardware, telemetry, as_json=as_json)
 
 
 def _resume(recipe: str | None, name: str | None, selector: str, asked: Given, *, dry_run: bool, as_json: bool) -> int:
@@ -84,13 +86,37 @@ def _resume(recipe: str | None, name: str | None, selector: str, asked: Given, *
             f"the run {found.name!r} was made by the recipe {found.config.recipe!r}, not {recipe!r}",
             hint=f"`mccore run --resume {found.name}` goes on with it",
         )
+    telemetry, asked = _chosen_telemetry(found, asked)
     hardware = effective_hardware(found, _changes(found, asked))
     _check_hardware(hardware)
     _check_width(found.config, hardware)
     if dry_run:
-        _show_plan(found.config, hardware, found.path, stages_to_do(found), as_json=as_json)
+        _show_plan(found.config, hardware, found.path, stages_to_do(found), telemetry, as_json=as_json)
         return 0
-    return _start(found, hardware, as_json=as_json)
+    return _start(found, hardware, telemetry, as_json=as_json)
+
+
+def _chosen_telemetry(found: RunDir, asked: Given) -> tuple[Activation, Given]:
+    """The providers of this start, which may be others than those of the run, and what else was typed."""
+    flags = {path: value for path, value in asked.flags.items() if path == TELEMETRY}
+    sets = [text for text in asked.sets if parse_set(text).path.partition(".")[0] == TELEMETRY]
+    if not flags and not sets:
+        return activate(found.config), asked
+    rest = {path: value for path, value in asked.flags.items() if path not in flags}
+    wanted = resolve(found.config.recipe, sets=sets, flags=flags, typed=asked.typed, load=_own_recipe(found))
+    return chosen(wanted.telemetry), Given([text for text in asked.sets if text not in sets], rest, asked.typed)
+
+
+def _own_recipe(found: RunDir) -> Callable[[Any, str], Any]:
+    """The run as its own recipe, so that a recipe that has changed since doesn't get in the way."""
+    gpu = found.config.hardware.gpu
+
+    def load(kind: Any, name: str) -> Any:
+        if kind != "recipe":
+            return plugins.load(kind, name)
+        return Recipe(found.config, profiles={gpu: {}} if gpu else {})
+
+    return load
 
 
 def _changes(found: RunDir, asked: Given) -> dict[str, Any]:
@@ -102,15 +128,11 @@ def _changes(found: RunDir, asked: Given) -> dict[str, Any]:
     if asked.flags.get("hardware.gpu", gpu) != gpu:
         raise _fixed(found, {"hardware.gpu": (gpu, asked.flags["hardware.gpu"])}, asked)
 
-    def load(kind: Any, name: str) -> Any:
-        # The run is its own recipe, so that a recipe that has changed since doesn't get in the way.
-        return Recipe(config, profiles={gpu: {}} if gpu else {}) if kind == "recipe" else plugins.load(kind, name)
-
     free = {path: value for path, value in asked.flags.items() if path in FREE_SETTINGS}
     fixed = {path: value for path, value in asked.flags.items() if path not in FREE_SETTINGS}
     sets = [text for text in asked.sets if parse_set(text).path not in FREE_SETTINGS]
     free_sets = [text for text in asked.sets if text not in sets]
-    wanted = resolve(config.recipe, sets=sets, flags=fixed, typed=asked.typed, load=load)
+    wanted = resolve(config.recipe, sets=sets, flags=fixed, typed=asked.typed, load=_own_recipe(found))
     if changed := differences(config, wanted):
         raise _fixed(found, changed, asked)
     values = effective_hardware(found, {path.partition(".")[2]: value for path, value in free.items()}).model_dump()
@@ -126,7 +148,7 @@ def _fixed(found: RunDir, changed: dict[str, tuple[Any, Any]], asked: Given) -> 
     others = f" (and {', '.join(list(changed)[1:4])})" if len(changed) > 1 else ""
     return ConfigError(
         f"a resumed run keeps its configuration: `{typed}` is {before!r} in {found.name!r}, not {after!r}{others}",
-        hint=f"leave it out, or start a new run; only {', '.join(FREE_SETTINGS)} may change",
+        hint=f"leave it out, or start a new run; only {', '.join((*FREE_SETTINGS, TELEMETRY))} may change",
     )
 
 
@@ -168,20 +190,29 @@ def _commands(path: Path, stages: Sequence[Any], hardware: HardwareConfig) -> li
 
 
 def _show_plan(
-    config: RunConfig, hardware: HardwareConfig, path: Path, stages: Sequence[Any], *, as_json: bool
+    config: RunConfig,
+    hardware: HardwareConfig,
+    path: Path,
+    stages: Sequence[Any],
+    telemetry: Activation,
+    *,
+    as_json: bool,
 ) -> None:
     cost = estimate(config, hardware)
     commands = _commands(path, stages, hardware)
     if as_json:
         plan = {
             "config": config.model_dump(mode="json"),
+            "telemetry": [
+                {"name": one.choice.name, "why": one.why, "options": one.choice.options} for one in telemetry.active
+            ],
             "commands": commands,
             "estimate": cost.to_json(),
             "run_dir": str(path),
         }
         echo_json(plan)
         return
-    echo("\n".join(describe(config, cost)))
+    echo("\n".join([*describe(config, cost), *_telemetry_lines(telemetry)]))
     echo(f"\nrun directory\n  {path}\n\nconfiguration (run.json)\n{config.to_json()}\ncommands")
     for item in commands:
         environment = " ".join(f"{name}={value}" for name, value in item["environment"].items())
@@ -192,12 +223,17 @@ def _print_cost(config: RunConfig, hardware: HardwareConfig) -> None:
     echo("\n".join(describe(config, estimate(config, hardware))), err=True)
 
 
-def _start(started: RunDir, hardware: HardwareConfig, *, as_json: bool) -> int:
+def _telemetry_lines(telemetry: Activation) -> list[str]:
+    return [f"{'telemetry' if place == 0 else '':<12}{line}" for place, line in enumerate(telemetry.lines())]
+
+
+def _start(started: RunDir, hardware: HardwareConfig, telemetry: Activation, *, as_json: bool) -> int:
     from mccore.cli.progress import make_listener
 
     echo(f"run         {started.name} in {started.path}", err=True)
+    echo("\n".join(_telemetry_lines(telemetry)), err=True)
     listener = make_listener(as_json)
-    outcome = launch(started, hardware=hardware, listener=listener)
+    outcome = launch(started, hardware=hardware, listener=listener, telemetry=telemetry)
     _say_outcome(started, outcome)
     return _EXIT_CODES.get(outcome.state, 1)
 

@@ -67,7 +67,9 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     megacontext: MegaContextConfig = MegaContextConfig()
     telemetry: tuple[Choice, ...] = Field(
-        (Choice(name="noop"),), description="telemetry providers", json_schema_extra=flags("telemetry")
+        (),
+        description="telemetry providers; noop is none, and without any the environment decides",
+        json_schema_extra=flags("telemetry"),
     )
 
     @field_validator("stages")

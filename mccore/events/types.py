@@ -85,6 +85,7 @@ _RUN = (
             "resumed": _boolean("whether the run existed before"),
             "version": _text("mccore's version"),
             "stages": _list("stages still to do"),
+            "telemetry": _list("names of the telemetry providers that are on"),
         },
     ),
     EventType(

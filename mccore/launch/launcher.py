@@ -42,6 +42,7 @@ from mccore.launch.ending import (
     signal_name,
 )
 from mccore.runs.rundir import Outcome, RunDir, RunLock
+from mccore.telemetry.activation import Activation, activate
 from mccore.telemetry.relay import Relay
 
 _POLL_SECONDS = 0.1
@@ -74,21 +75,24 @@ def launch(
     listener: Listener | None = None,
     worker: str = WORKER,
     grace_seconds: float = 20.0,
+    telemetry: Activation | None = None,
 ) -> Outcome:
     """Do all stages of a run that aren't complete and return how it ended: finished, stopped, interrupted or failed.
 
-    `hardware` replaces that of `run.json` for this start. Call it from the main thread: it takes the signals, and the
+    `hardware` replaces that of `run.json` for this start, `telemetry` the providers of the run and the
+    environment. Call it from the main thread: it takes the signals, and the
     stages die with the thread that started them. Raises RunError when the run is held by another process or can't be
     written.
     """
     hardware = hardware or run.config.hardware
+    telemetry = telemetry or activate(run.config)
     if hardware.nnodes > 1 and not hardware.rdzv_endpoint:
         raise RunError("several machines need a place to meet", hint="give --rdzv-endpoint HOST:PORT")
     with run.lock() as lock:
         run.clear_stop()
         resumed = run.events_dir.exists()
         with EventWriter(run.events_dir / "launcher.jsonl") as writer:
-            return _Launch(run, hardware, listener, worker, grace_seconds, lock, writer).execute(resumed)
+            return _Launch(run, hardware, listener, worker, grace_seconds, telemetry, lock, writer).execute(resumed)
 
 
 class _Launch:
@@ -101,6 +105,7 @@ class _Launch:
         listener: Listener | None,
         worker: str,
         grace_seconds: float,
+        telemetry: Activation,
         lock: RunLock,
         writer: EventWriter,
     ) -> None:
@@ -109,6 +114,7 @@ class _Launch:
         self.listener = listener
         self.worker = worker
         self.grace_seconds = grace_seconds
+        self.telemetry = telemetry
         self.lock = lock
         self.writer = writer
         self.tail = EventTail(run.events_dir)
@@ -128,7 +134,13 @@ class _Launch:
         with self._signals_taken(), _orphans_adopted():
             self._start_relay()
             self.writer.emit(
-                "run.start", pid=os.getpid(), resumed=resumed, version=version, stages=list(todo), durable=True
+                "run.start",
+                pid=os.getpid(),
+                resumed=resumed,
+                version=version,
+                stages=list(todo),
+                telemetry=[choice.name for choice in self.telemetry.choices],
+                durable=True,
             )
             try:
                 outcome = self._stages(todo)
@@ -151,7 +163,7 @@ class _Launch:
     def _start_relay(self) -> None:
         """Begin to hand events to telemetry providers, where there are any."""
         ranks = self.hardware.nproc * self.hardware.nnodes
-        self.relay = Relay.start(self.run, self.tail.offsets, ranks)
+        self.relay = Relay.start(self.run, self.tail.offsets, ranks, self.telemetry.choices)
         if self.relay is not None:
             self.bystanders.add(psutil.Process(self.relay.pid))
 

@@ -1,25 +1,20 @@
-"""The telemetry providers that a configuration names, built for one process."""
+"""Telemetry providers, built for one process, and who speaks there."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mccore import plugins
 from mccore.api import Service, TelemetryProvider, TelemetrySpec
-from mccore.config import Choice, RunConfig
+from mccore.config import Choice
 from mccore.host.files import write_atomic
 from mccore.host.machine import source_commit
 from mccore.runs.rundir import RunDir
 from mccore.telemetry.delivery import PATIENCE_SECONDS, State
 
 Build = Callable[[Choice, TelemetrySpec], TelemetryProvider]
-
-
-def wanted(config: RunConfig) -> tuple[Choice, ...]:
-    """The providers that send something somewhere."""
-    return tuple(choice for choice in config.telemetry if choice.name != "noop")
 
 
 def describe_process(run: RunDir, *, rank: int = 0, ranks: int = 1, service: Service = "train") -> TelemetrySpec:
@@ -46,13 +41,13 @@ def describe_process(run: RunDir, *, rank: int = 0, ranks: int = 1, service: Ser
 
 
 def build_providers(
-    spec: TelemetrySpec, report: Callable[[State], None], build: Build | None = None
+    choices: Iterable[Choice], spec: TelemetrySpec, report: Callable[[State], None], build: Build | None = None
 ) -> list[tuple[str, TelemetryProvider]]:
     """The providers of a process. One that can't be built (its port is taken, a password is missing) is reported and left
     out: telemetry doesn't stop a run."""
     build = build or (lambda choice, context: plugins.build("telemetry", choice, context))
     providers = []
-    for choice in wanted(spec.config):
+    for choice in choices:
         try:
             providers.append((choice.name, build(choice, spec)))
         except Exception as error:

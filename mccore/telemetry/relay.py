@@ -19,17 +19,19 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from mccore.config import Choice
 from mccore.errors import RunError
 from mccore.events import Event, EventTail, EventWriter
 from mccore.host.files import disk_hint
 from mccore.runs.rundir import RunDir
+from mccore.telemetry.activation import activate
 from mccore.telemetry.delivery import END_SECONDS, Delivery, State, close_all
 from mccore.telemetry.emitter import write_state
-from mccore.telemetry.providers import build_providers, describe_process, wanted
+from mccore.telemetry.providers import build_providers, describe_process
 
 LOG_NAME = "telemetry"
 _POLL_SECONDS = 0.1
@@ -46,9 +48,13 @@ class Relay:
         self.pid = process.pid
 
     @classmethod
-    def start(cls, run: RunDir, offsets: Mapping[str, int], ranks: int) -> Relay | None:
-        """Begin to relay what is written behind these offsets of the event files. None where nothing is to be sent."""
-        if not wanted(run.config):
+    def start(
+        cls, run: RunDir, offsets: Mapping[str, int], ranks: int, choices: Sequence[Choice] | None = None
+    ) -> Relay | None:
+        """Begin to relay what is written behind these offsets of the event files to these providers, by default to those of
+        the run and the environment. None where there are none."""
+        choices = activate(run.config).choices if choices is None else choices
+        if not choices:
             return None
         log = run.log_path(LOG_NAME)
         try:
@@ -64,7 +70,9 @@ class Relay:
         except OSError as error:
             raise RunError(f"can't start the process for telemetry: {error}", hint=disk_hint(error)) from error
         relay = cls(process)
-        relay._tell(json.dumps({"offsets": dict(offsets), "ranks": ranks}))
+        relay._tell(json.dumps({
+            "offsets": dict(offsets), "ranks": ranks, "providers": [choice.model_dump(mode="json") for choice in choices]
+        }))  # fmt: skip
         return relay
 
     def end(self, seconds: float = END_SECONDS) -> str:
@@ -141,10 +149,11 @@ def main() -> None:
                 write_state(writer, state)
 
         offsets = {**begin.get("offsets", {})}
+        choices = [Choice.model_validate(choice) for choice in begin.get("providers", ())]
         spec = describe_process(run, ranks=int(begin.get("ranks", 1)))
         deliveries = [
             Delivery(name, provider, Files(run.events_dir, offsets), report, patience_seconds=spec.patience_seconds)
-            for name, provider in build_providers(spec, report)
+            for name, provider in build_providers(choices, spec, report)
         ]
         over.wait()
         close_all(deliveries, until[0] - time.monotonic() if until else END_SECONDS)

@@ -16,6 +16,7 @@ from mccore import plugins
 from mccore.cli import main
 from mccore.cli.tables import describe
 from mccore.config import RunConfig
+from mccore.events import read_events
 from mccore.host import machine
 from mccore.resolve.resolve import resolve
 from mccore.runs.rundir import RunDir
@@ -170,6 +171,44 @@ class TestDryRun:
         assert main(["run", recipe, "--dry-run", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["config"]["recipe"] == recipe
 
+    def test_telemetry_is_part_of_the_plan_without_what_is_secret(self, base, capsys, monkeypatch):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hunter2-planted")
+        monkeypatch.setenv("WANDB_API_KEY", "hunter2-planted")
+        assert main(["run", "tiny", "--mc", "--dry-run", "--json"]) == 0
+        out = capsys.readouterr().out
+        plan = json.loads(out)
+        assert [(one["name"], one["why"]) for one in plan["telemetry"]] == [
+            ("otel", "OTEL_EXPORTER_OTLP_ENDPOINT is set"), ("wandb", "WANDB_API_KEY is set")
+        ]  # fmt: skip
+        assert plan["config"]["telemetry"] == [], "it holds for this start"
+        assert "hunter2" not in out
+        assert main(["run", "tiny", "--mc", "--dry-run", "--json", "--telemetry", "noop"]) == 0
+        assert json.loads(capsys.readouterr().out)["telemetry"] == []
+        assert main(["run", "tiny", "--mc", "--dry-run"]) == 0
+        text = capsys.readouterr().out
+        assert "telemetry   otel: OTEL_EXPORTER_OTLP_ENDPOINT is set\n            wandb: WANDB_API_KEY is set" in text
+
+    def test_settings_of_the_working_directory_count_too(self, base, capsys, monkeypatch):
+        monkeypatch.setattr(os, "environ", os.environ.copy())
+        Path(".mc_env").write_text("MCCORE_PROMETHEUS_PORT=0\n")
+        assert main(["run", "tiny", "--dry-run", "--json"]) == 0
+        (one,) = json.loads(capsys.readouterr().out)["telemetry"]
+        assert (one["name"], one["options"]["port"]) == ("prometheus", 0)
+
+    def test_a_chosen_provider_has_the_options_of_the_environment_below_those_typed(self, base, capsys, monkeypatch):
+        monkeypatch.setenv("MCCORE_PROMETHEUS_PORT", "7000")
+        monkeypatch.setenv("MCCORE_PROMETHEUS_ADDRESS", "0.0.0.0")
+        typed = ["--telemetry", "prometheus", "--set", "telemetry.prometheus.options.port=7001"]
+        assert main(["run", "tiny", "--dry-run", "--json", *typed]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        (choice,) = plan["config"]["telemetry"]
+        assert (choice["options"]["port"], choice["options"]["address"]) == (7001, "0.0.0.0")
+        assert plan["telemetry"][0]["why"] == "chosen for this run"
+        monkeypatch.setenv("MCCORE_PROMETHEUS_PORT", "many")
+        assert main(["run", "tiny", "--dry-run", "--telemetry", "prometheus"]) == 2
+        assert "it was set by MCCORE_PROMETHEUS_PORT" in capsys.readouterr().err
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -321,3 +360,42 @@ class TestResume:
     def test_a_width_that_cant_share_the_batch(self, stopped, capsys):
         assert main(["run", "--resume", "x", "--nproc", "7"]) == 2
         assert "7 ranks can't share" in capsys.readouterr().err
+
+
+class TestTelemetry:
+    """What the environment switches on holds for one start."""
+
+    def test_a_run_and_its_resumption_say_what_is_on_and_run_json_has_no_secret(self, base, mccore, monkeypatch):
+        monkeypatch.setenv("MCCORE_PROMETHEUS_PORT", "0")
+        monkeypatch.setenv("PROMETHEUS_PASSWORD", "hunter2-planted")
+        plan = {"base": [{"do": "raise"}]}
+        code, _, err = mccore("run", "tiny", "--name", "t", *SHORT, plan=plan)
+        assert code == 1
+        assert "telemetry   prometheus: MCCORE_PROMETHEUS_PORT is set" in err
+        run = RunDir(base / "runs" / "t")
+        assert run.config.telemetry == ()
+        assert started(run) == [["prometheus"]]
+        monkeypatch.delenv("MCCORE_PROMETHEUS_PORT")
+        _, _, err = mccore("run", "--resume", "t", plan=plan)
+        assert "telemetry   none" in err
+        monkeypatch.setenv("MCCORE_TELEMETRY", "prometheus")
+        _, _, err = mccore("run", "--resume", "t", "--telemetry", "noop", plan=plan)
+        assert "telemetry   none: noop is chosen" in err
+        port = ("--telemetry", "prometheus", "--set", "telemetry.prometheus.options.port=0")
+        code, _, err = mccore("run", "--resume", "t", *port)
+        assert (code, "telemetry   prometheus: chosen for this run" in err) == (0, True)
+        assert started(run) == [["prometheus"], [], [], ["prometheus"]]
+        files = [path for path in run.path.rglob("*") if path.is_file()]
+        assert [path for path in files if b"hunter2" in path.read_bytes()] == []
+
+    def test_a_resumed_run_can_be_planned_with_other_providers(self, base, mccore, capsys):
+        mccore("run", "tiny", "--name", "t", *SHORT, "--telemetry", "noop", plan={"base": [{"do": "raise"}]})
+        assert main(["run", "--resume", "t", "--dry-run", "--json", "--telemetry", "prometheus"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        assert [one["name"] for one in plan["telemetry"]] == ["prometheus"]
+        assert plan["config"]["telemetry"] == [{"name": "noop", "options": {}}]
+
+
+def started(run):
+    """The providers of each start."""
+    return [event.data["telemetry"] for event in read_events(run.events_dir) if event.type == "run.start"]
