@@ -7,7 +7,7 @@ import sys
 import time
 from typing import IO, Any
 
-from mccore.events import Event
+from mccore.events import METRICS, Event
 from mccore.events.alerts import describe_alert
 from mccore.host.terminal import echo, echo_json_text, one_line, visible
 from mccore.launch.launcher import Listener
@@ -207,17 +207,7 @@ def describe_event(event: Event) -> str:
     return ""
 
 
-_SHOWN = (
-    "loss",
-    "val_bpb",
-    "val_loss",
-    "core",
-    "chatcore",
-    "choice_accuracy",
-    "generated_accuracy",
-    "tokens_per_second",
-    "mfu",
-)
+_SHOWN = tuple(row.name for row in METRICS.values() if row.watched)
 
 
 def describe_metrics(event: Event) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
 from mccore.config import TRAINING_STAGES, MegaContextConfig, RunConfig
 from mccore.config.stages import STAGE_TABLE
-from mccore.events import METRICS, Event, metric
+from mccore.events import METRICS, Event
+from mccore.events.metrics import EVALUATED, family, metric, metrics_of
 from mccore.report.evaluation import finite_number, read_evaluation
 from mccore.report.shape import Record
-from mccore.runs.series import EVALUATED, PLAIN_FAMILIES, REFOCUS_FAMILIES, STEP_FAMILIES, Series, family, snapshots
+from mccore.runs.series import Series, snapshots
 from mccore.scaling.megacontext import megacontext_flops, megacontext_parameters, variant_lengths
 
 TIMINGS = ("build_ms", "positional_ms", "variant_ms", "lens_forward_ms", "lens_loss_ms", "total_ms")
@@ -177,7 +179,9 @@ def _missing(
             for names, why in _unmeasured(mc, there, cut=any(results.get(stage) is None for stage in trained)):
                 add(", ".join(names), why)
     if not refocuses:
-        add(", ".join(REFOCUS_FAMILIES), "no refocus of a session was recorded: they come from evaluation and chat")
+        add(
+            ", ".join(metrics_of("refocus")), "no refocus of a session was recorded: they come from evaluation and chat"
+        )
     if not evaluations:
         done = [spec.name for spec in STAGE_TABLE if spec.evaluates and results.get(spec.name)]
         why = f"{' and '.join(done)} didn't evaluate it" if done else "no stage that evaluates it was finished"
@@ -194,28 +198,19 @@ def _no_steps(config: RunConfig, trained: Sequence[str]) -> str:
 def _unmeasured(mc: MegaContextConfig, there: set[str], cut: bool) -> Iterable[tuple[list[str], str]]:
     """Training metrics that a run hasn't got, grouped by the reason."""
     reasons: dict[str, list[str]] = {}
-    for name in STEP_FAMILIES:
+    for name in metrics_of("objective"):
         if name not in there and name != "mfu":  # a device whose peak isn't known has none
             reasons.setdefault(_why_unmeasured(mc, name, cut), []).append(name)
     return [(names, why) for why, names in reasons.items()]
 
 
 def _why_unmeasured(mc: MegaContextConfig, name: str, cut: bool) -> str:
-    lens = mc.lens
-    of_lens = ("lens_loss", "lens_gain", "question_loss", "preference_loss", "preference_agreement", "preference_corr")
-    if name == "recon_loss" and not mc.recon_weight:
-        return "megacontext.recon_weight is 0"
-    if name not in (*PLAIN_FAMILIES, "recon_loss") and not mc.num_random_variants:
-        return "megacontext.num_random_variants is 0"
-    if name == "distill_loss" and not mc.distill_weight:
-        return "megacontext.distill_weight is 0"
-    if name in of_lens:
-        if not lens.loss_weight:
-            return "megacontext.lens.loss_weight is 0"
-        if name.startswith("preference") and lens.target == "attention":
-            return "megacontext.lens.target is attention"
-        if not name.startswith("preference") and lens.target == "preference":
-            return "megacontext.lens.target is preference"
-        if cut:
-            return f"LensNet is trained from {lens.start:.0%} of a stage on, and the run was cut short before"
+    needs = metric(name).needs
+    for need in needs:
+        path, _, excluded = need.partition("!=")
+        value = attrgetter(path)(mc)
+        if value == excluded or not value:
+            return f"megacontext.{path} is {excluded or 0}"
+    if cut and any(need.startswith("lens.") for need in needs):
+        return f"LensNet is trained from {mc.lens.start:.0%} of a stage on, and the run was cut short before"
     return "not recorded by this run"

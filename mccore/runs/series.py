@@ -7,17 +7,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mccore.config import TRAINING_STAGES
 from mccore.events import Event
+from mccore.events.metrics import EVALUATED, family, metric, metrics_of
 
 Points = Sequence[tuple[float, float]]
 Series = Mapping[str, Mapping[str, Points]]  # stage -> metric -> points in order
 
-_CURVES = ("loss", "token_loss", "lr_multiplier", "tokens_per_second")
+_OBJECTIVE, _REFOCUS = frozenset(metrics_of("objective")), frozenset(metrics_of("refocus"))
+
+# What is drawn of any training; the part of the loss that compares with validation lies in the same picture.
+_TRAINING = (*metrics_of("training"), "token_loss")
 
 
 def plain_metrics(event: Event) -> dict[str, float]:
     """The metrics of an event that belong on the curves of any training."""
-    names = _CURVES if event.type == "step" else ("val_loss",) if event.type == "eval" else ()
-    return {name: event.metrics[name] for name in names if name in event.metrics}
+    if event.type not in ("step", "eval"):
+        return {}
+    return {name: event.metrics[name] for name in _TRAINING if name in event.metrics}
 
 
 def curves(
@@ -45,34 +50,13 @@ def curves(
     }
 
 
-# Metrics of a training step with MegaContext; the others of scope `mc` are those of a refocus.
-STEP_FAMILIES = (
-    "token_loss", "lod_loss", "gist_loss", "delta_nll", "adv_delta", "lens_loss", "lens_gain", "question_loss",
-    "preference_loss", "preference_agreement", "preference_corr", "distill_loss", "recon_loss", "wc_length",
-    "variants_total", "host_syncs", "mfu",
-)  # fmt: skip
-
-PLAIN_FAMILIES = ("token_loss", "host_syncs", "mfu")  # a step without MegaContext may have them too
-
-REFOCUS_FAMILIES = (
-    "swap_rate", "residency", "dwell", "thrash", "raw_share", "controller_duration", "reprefill_entries",
-)  # fmt: skip
-
-EVALUATED = "delta_nll/evaluated"  # points of `delta_nll` events, beside those of training steps
-
-
-def family(name: str) -> str:
-    """`lod_loss` of `lod_loss/2`."""
-    return name.partition("/")[0]
-
-
 # --- what is measured --------------------------------------------------------------------------------------------------
 
 
 def step_metrics(event: Event) -> dict[str, float]:
     """The metrics of an event that belong on the curves of MegaContext training, by name."""
     if event.type in ("step", "mc_batch_stats"):
-        return {name: value for name, value in event.metrics.items() if family(name) in STEP_FAMILIES}
+        return {name: value for name, value in event.metrics.items() if family(name) in _OBJECTIVE}
     if event.type == "delta_nll" and "delta_nll" in event.metrics:
         return {EVALUATED: event.metrics["delta_nll"]}
     return {}
@@ -86,11 +70,7 @@ def has_other_parts(metrics: Mapping[str, Points]) -> bool:
 
 def training_series(steps: Series) -> Series:
     """Curves of `step_metrics` without the stages that have nothing but what a plain step has."""
-    return {
-        stage: metrics
-        for stage, metrics in steps.items()
-        if any(family(name) not in PLAIN_FAMILIES for name in metrics)
-    }
+    return {stage: metrics for stage, metrics in steps.items() if any(not metric(name).plain for name in metrics)}
 
 
 def refocus_curves(events: Iterable[Event]) -> dict[str, dict[str, list[tuple[float, float]]]]:
@@ -102,9 +82,7 @@ def refocus_curves(events: Iterable[Event]) -> dict[str, dict[str, list[tuple[fl
         if event.type not in ("focus_allocator", "inference_update") or event.stage is None or event.rank != 0:
             continue
         values = {
-            name: value
-            for name, value in event.metrics.items()
-            if family(name) in REFOCUS_FAMILIES and math.isfinite(value)
+            name: value for name, value in event.metrics.items() if family(name) in _REFOCUS and math.isfinite(value)
         }
         if not values or (event.stage in TRAINING_STAGES and event.tokens is None):
             continue

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from mccore.config.stages import STAGES
+from mccore.events import METRICS
 from tests.house.sources import modules
 
 # Stages whose names are plain words, which mean other things elsewhere.
@@ -17,6 +18,36 @@ STAGE_LITERALS: dict[str, str] = {
     "mccore/contexts/manifest.py": "the base of a session, a field of its state",
     "mccore/tasks/stdlib/needle.py": "a word that hides as a needle",
     "mccore/testing/telemetry.py": "an event made up for plugin authors",
+}
+
+# Metrics that share their name with something else: a word, a setting, a figure of a tokenizer or of a result.
+SHARED = {
+    "bytes_per_token", "chatcore", "core", "dwell", "epoch", "heartbeat", "loss", "residency", "thrash",
+    "tokens_per_second", "wc_length",
+}  # fmt: skip
+
+# file -> why it names a metric
+METRIC_LITERALS: dict[str, str] = {
+    "mccore/events/metrics.py": "the table",
+    "mccore/events/types.py": "an event of a metric's name",
+    "mccore/eval/chat.py": "measures it",
+    "mccore/eval/context/stream.py": "measures it",
+    "mccore/eval/context/within_sequence.py": "measures it",
+    "mccore/megacontext/focus/measures.py": "measures it",
+    "mccore/megacontext/training/objective.py": "measures it",
+    "mccore/report/collect.py": "the part of a loss that compares with validation",
+    "mccore/report/megacontext.py": "says where `mfu` can't be measured, and describes evaluations",
+    "mccore/report/pages/evaluation.py": "figures of a stage's results",
+    "mccore/report/pages/summary.py": "figures of a stage's results",
+    "mccore/report/pages/training.py": "figures of a stage's results",
+    "mccore/report/plots/megacontext.py": "how two curves are drawn",
+    "mccore/report/plots/training.py": "how the picture of losses is drawn",
+    "mccore/runs/series.py": "the part of a loss that compares with validation, and the curve of evaluations",
+    "mccore/stages/focus.py": "measures it",
+    "mccore/stages/train.py": "measures it",
+    "mccore/testing/telemetry.py": "an event made up for plugin authors",
+    "mccore/train/loop.py": "measures it",
+    "mccore/train/objective.py": "measures it",
 }
 
 
@@ -38,3 +69,9 @@ def test_stages_are_named_in_their_table_only() -> None:
     names = set(STAGES) - WORDS
     naming = {str(module) for module in modules().values() if names & set(literals(module.tree))}
     assert naming == set(STAGE_LITERALS)
+
+
+def test_metrics_are_named_where_they_are_measured_and_in_their_table() -> None:
+    names = set(METRICS) - SHARED
+    naming = {str(module) for module in modules().values() if names & set(literals(module.tree))}
+    assert naming == set(METRIC_LITERALS)

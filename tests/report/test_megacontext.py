@@ -15,16 +15,14 @@ from matplotlib.figure import Figure
 
 from mccore.config import BaseConfig, LensConfig, MegaContextConfig, ModelConfig, RunConfig, TokenizerConfig
 from mccore.events import METRICS, Event, EventWriter
+from mccore.events.metrics import FIGURES, figures_of, metrics_of, panels_of
 from mccore.report.evaluation import read_evaluation
 from mccore.report.megacontext import describe_series
 from mccore.report.pages.megacontext import render_megacontext
-from mccore.report.plots.megacontext import REFOCUS_PANELS, STEP_FIGURES, draw_curves, draw_megacontext
+from mccore.report.plots.megacontext import draw_curves, draw_megacontext
 from mccore.report.write import write_report
 from mccore.runs.rundir import RunDir
 from mccore.runs.series import (
-    PLAIN_FAMILIES,
-    REFOCUS_FAMILIES,
-    STEP_FAMILIES,
     refocus_curves,
     step_metrics,
     training_series,
@@ -78,7 +76,7 @@ def train(writer: EventWriter, steps: int, **extra: float) -> None:
 def evaluate(run: RunDir, writer: EventWriter) -> None:
     writer.emit("stage.start", stage="base_eval", world_size=1, resumed_step=None, plan={})
     for refocus in range(1, 31):
-        metrics = dict.fromkeys(REFOCUS_FAMILIES, 0.5) | {"swap_rate": 0.1, "dwell": 4.0, "dwell/p95": 9.0}
+        metrics = dict.fromkeys(metrics_of("refocus"), 0.5) | {"swap_rate": 0.1, "dwell": 4.0, "dwell/p95": 9.0}
         writer.emit("focus_allocator", stage="base_eval", session="s", refocus=refocus, metrics=metrics)
     runs = [(2, 3), (1, 4), (0, 40)]
     for _ in range(40):
@@ -123,7 +121,7 @@ def told(data: dict[str, Any]) -> dict[str, str]:
 def test_a_run_with_everything(finished: RunDir) -> None:
     text, data, plots = read(finished)
     drawn = [
-        *STEP_FIGURES,
+        *(f"{figure}.png" for figure in figures_of("objective")),
         "mc_controller.png",
         "mc_focus_base_eval.png",
         "mc_where_base_eval.png",
@@ -164,9 +162,9 @@ def test_a_run_that_was_cut_short_says_what_it_lacks(tmp_path: Path) -> None:
     text, data, plots = read(run)
     missing = told(data)
     assert missing["lens_loss, lens_gain, question_loss"].startswith("LensNet is trained from 20% of a stage on")
-    assert missing["preference_loss, preference_agreement, preference_corr"] == "megacontext.lens.target is attention"
+    assert missing["preference_loss, preference_corr, preference_agreement"] == "megacontext.lens.target is attention"
     assert missing["evaluation of focus"] == "no stage that evaluates it was finished"
-    assert "no refocus of a session was recorded" in missing[", ".join(REFOCUS_FAMILIES)]
+    assert "no refocus of a session was recorded" in missing[", ".join(metrics_of("refocus"))]
     assert "| MegaContext: evaluation of focus | no stage that evaluates it was finished |" in text
     assert "mc_loss.png" in plots
     assert "mc_lens.png" not in plots
@@ -213,13 +211,21 @@ def test_a_plain_run_has_no_section(tmp_path: Path) -> None:
 
 
 def test_every_metric_of_megacontext_has_its_panel() -> None:
-    mine = {row.name for row in METRICS.values() if row.scope == "mc"} | set(PLAIN_FAMILIES)
-    panels = [panel for figure in STEP_FIGURES.values() for panel in figure]
-    drawn = [name for panel in (*panels, *REFOCUS_PANELS) for name in panel.families]
-    assert sorted(drawn) == sorted(mine)
-    assert set(STEP_FAMILIES) | set(REFOCUS_FAMILIES) == mine
-    banded = {name for name in mine if METRICS[name].band is not None}
-    assert {panel.band for panel in (*panels, *REFOCUS_PANELS) if panel.band} == banded
+    mine = [row for row in METRICS.values() if row.scope == "mc" or row.plain]
+    assert [row.name for row in mine if row.group not in ("objective", "refocus")] == []
+    panels = [
+        panel for group in ("objective", "refocus") for figure in figures_of(group) for panel in panels_of(figure)
+    ]
+    assert sorted(name for panel in panels for name in panel.families) == sorted(row.name for row in mine)
+    assert {panel.band for panel in panels if panel.band} == {row.name for row in mine if row.band is not None}
+
+
+def test_pictures_and_panels_come_from_the_rows_alone() -> None:
+    drawn = [row for row in METRICS.values() if row.figure]
+    assert {row.figure for row in drawn} == set(FIGURES)
+    assert [row.name for row in drawn if not row.axis or not row.group] == []
+    beside = [row for row in drawn if sum(other.axis == row.axis and other.figure == row.figure for other in drawn) > 1]
+    assert [row.name for row in beside if not (row.label or row.labels) and row.group != "training"] == []
 
 
 # --- bands -------------------------------------------------------------------------------------------------------------

@@ -8,17 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from mccore.config import TRAINING_STAGES
 from mccore.events.alerts import band_words
 from mccore.report.pages.markdown import table
+from mccore.report.pages.words import pictures
 from mccore.report.shape import Data
 from mccore.units import count, number, size
-
-_PLOTS = (
-    ("mc_loss.png", "Loss with the full context and of the variants, at tokens and at gists"),
-    ("mc_delta_nll.png", "What variants lose against the full context"),
-    ("mc_lens.png", "LensNet's losses and agreement with what contexts were worth"),
-    ("mc_auxiliary.png", "Losses of distillation and rebuilding"),
-    ("mc_curriculum.png", "Entries of a variant over training"),
-    ("mc_cost.png", "Waits for the device per step"),
-)
 
 
 def render_megacontext(data: Data) -> Iterable[str]:
@@ -82,9 +74,7 @@ def _training(found: Data, plots: Sequence[str]) -> Iterable[str]:
             "`lod_loss/0` that of token entries in the variants, which are the newest and a few far tokens of the same rows."
         )
         yield _by_stage(rows)
-    for name, alt in _PLOTS:
-        if name in plots:
-            yield f"![{alt}]({name})"
+    yield from pictures("objective", plots)
     if timing := found["timing"]:
         parts = list(dict.fromkeys(part for each in timing.values() for part in each))
         yield "Where the forward pass of a step spends its time, in milliseconds, mean of the steps sampled:"
@@ -114,9 +104,8 @@ def _refocuses(found: Data, plots: Sequence[str]) -> Iterable[str]:
             for row in rows
         ],
     )
-    for name, over in (("mc_controller_training.png", "over training"), ("mc_controller.png", "by refocus")):
-        if name in plots:
-            yield f"![Swap rate, residency, dwell, thrash and controller time {over}]({name})"
+    yield from pictures("refocus", plots, "_training", " over training")
+    yield from pictures("refocus", plots, "", " by refocus")
 
 
 def _contexts(found: Data, plots: Sequence[str]) -> Iterable[str]:

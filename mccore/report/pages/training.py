@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mccore.config import TRAINING_STAGES
 from mccore.report.pages.markdown import table
-from mccore.report.pages.words import number_text
+from mccore.report.pages.words import number_text, pictures
 from mccore.report.shape import Data
 
 
@@ -59,10 +59,4 @@ def training_lines(data: Data) -> Iterable[str]:
         if parts
         else ""
     )
-    for name, alt in (
-        ("loss.png", "Loss against training tokens"),
-        ("learning_rate.png", "Learning-rate multiplier against training tokens"),
-        ("throughput.png", "Tokens per second against training tokens"),
-    ):
-        if name in data.get("plots", ()):
-            yield f"![{alt}]({name})"
+    yield from pictures("training", data.get("plots", ()))

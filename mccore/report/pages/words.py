@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
+from mccore.events.metrics import FIGURES, Group, figures_of
 from mccore.report.shape import Data
 from mccore.units import duration
 
@@ -54,3 +57,10 @@ def number_text(value: float | None, form: str) -> str:
 
 def duration_text(seconds: float | None) -> str:
     return "" if seconds is None else duration(seconds)
+
+
+def pictures(group: Group, plots: Sequence[str], suffix: str = "", over: str = "") -> Iterable[str]:
+    """The pictures of a group of metrics, as many as were drawn."""
+    for figure in figures_of(group):
+        if (name := f"{figure}{suffix}.png") in plots:
+            yield f"![{FIGURES[figure]}{over}]({name})"

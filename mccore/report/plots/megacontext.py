@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mccore.events import METRICS, Event
+from mccore.events.metrics import EVALUATED, Panel, curve_label, family, figures_of, panels_of
 from mccore.report.megacontext import read_runs
 from mccore.report.plots.style import BLUE, GRID, INK, MUTED, ORANGE, PALE, TITLES, save, smooth, style_panel, thin
 from mccore.report.shape import Data
-from mccore.runs.series import EVALUATED, Series, family
+from mccore.runs.series import Series
 
 Metrics = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -24,67 +24,6 @@ _LOD_COLORS = ("#1d4ed8", "#f59f00", "#c92a2a", "#5f3dc4", "#343a40")  # a token
 _BAND, _BAND_EDGE = "#d3f0dc", "#8fcaa4"
 _SMOOTH_FROM = 20  # points; fewer are drawn as they are
 _SNAPSHOTS = 16  # contexts of a map
-_LABELS = {
-    "token_loss": "full context",
-    "lod_loss/0": "variants, at tokens",
-    "lod_loss/1": "variants, at LOD1",
-    "lod_loss/2": "variants, at LOD2",
-    "gist_loss": "variants, at all gists",
-    "delta_nll": "over the horizon",
-    EVALUATED: "evaluation",
-    "adv_delta": "all tokens, mean",
-    "adv_delta/p95": "all tokens, 95th percentile",
-    "lens_loss": "scores of nodes",
-    "lens_gain": "1 − loss / loss of even scores",
-    "question_loss": "each token's question",
-    "preference_loss": "preferences",
-    "dwell": "mean",
-    "dwell/p95": "95th percentile",
-}
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One row of a figure: its label and the families of metrics in it. The band is that of `band`."""
-
-    label: str
-    families: tuple[str, ...]
-    band: str = ""
-
-
-STEP_FIGURES: dict[str, tuple[Panel, ...]] = {
-    "mc_loss.png": (Panel("loss (nat per token)", ("token_loss", "lod_loss", "gist_loss")),),
-    "mc_delta_nll.png": (
-        Panel("NLL of variants − full context (nat per token)", ("delta_nll", "adv_delta"), "delta_nll"),
-    ),
-    "mc_lens.png": (
-        Panel("LensNet's loss (nat)", ("lens_loss", "question_loss", "preference_loss")),
-        Panel("LensNet's gain over even scores", ("lens_gain",), "lens_gain"),
-        Panel("pairs ordered rightly", ("preference_agreement",), "preference_agreement"),
-        Panel("correlation of utility and delta NLL", ("preference_corr",), "preference_corr"),
-    ),
-    "mc_auxiliary.png": (
-        Panel("distillation, KL (nat)", ("distill_loss",)),
-        Panel("rebuilding blocks (nat)", ("recon_loss",)),
-    ),
-    "mc_curriculum.png": (
-        Panel("entries of a variant", ("wc_length",)),
-        Panel("variants drawn so far", ("variants_total",)),
-    ),
-    "mc_cost.png": (
-        Panel("waits for the device per step", ("host_syncs",)),
-        Panel("FLOPs needed / peak FLOPs", ("mfu",), "mfu"),
-    ),
-}
-REFOCUS_PANELS = (
-    Panel("swap rate", ("swap_rate",), "swap_rate"),
-    Panel("residency", ("residency",), "residency"),
-    Panel("dwell (refocuses)", ("dwell",), "dwell"),
-    Panel("thrash", ("thrash",), "thrash"),
-    Panel("history at LOD0", ("raw_share",)),
-    Panel("controller time (s)", ("controller_duration",), "controller_duration"),
-    Panel("entries recomputed", ("reprefill_entries",)),
-)
 
 
 def draw_megacontext(
@@ -92,16 +31,14 @@ def draw_megacontext(
 ) -> dict[str, bytes]:
     """PNG images by file name; none for what has nothing to show."""
     images = {}
-    for file, panels in STEP_FIGURES.items():
-        if image := _draw_steps(steps, panels):
-            images[file] = image
-    for file, label, training in (
-        ("mc_controller_training.png", "training tokens of the stage", True),
-        ("mc_controller.png", "refocus", False),
-    ):
-        mine = {stage: metrics for stage, metrics in refocuses.items() if (stage in TITLES) == training}
-        if image := _draw_refocuses(mine, label):
-            images[file] = image
+    for figure in figures_of("objective"):
+        if image := _draw_steps(steps, panels_of(figure)):
+            images[f"{figure}.png"] = image
+    for figure in figures_of("refocus"):
+        for suffix, label, training in (("_training", "training tokens of the stage", True), ("", "refocus", False)):
+            mine = {stage: metrics for stage, metrics in refocuses.items() if (stage in TITLES) == training}
+            if image := _draw_refocuses(mine, panels_of(figure), label):
+                images[f"{figure}{suffix}.png"] = image
     for stage, found in evaluations.items():
         if image := _draw_conditions(found):
             images[f"mc_focus_{stage}.png"] = image
@@ -144,9 +81,9 @@ def _draw_steps(steps: Series, panels: Sequence[Panel]) -> bytes | None:
     return save(figure)
 
 
-def _draw_refocuses(refocuses: Series, x_label: str) -> bytes | None:
+def _draw_refocuses(refocuses: Series, drawn: Sequence[Panel], x_label: str) -> bytes | None:
     """Two columns of panels, a line for every stage."""
-    panels = [panel for panel in REFOCUS_PANELS if any(_members(metrics, panel) for metrics in refocuses.values())]
+    panels = [panel for panel in drawn if any(_members(metrics, panel) for metrics in refocuses.values())]
     if not panels:
         return None
     height = -(-len(panels) // 2)
@@ -167,8 +104,13 @@ def _draw_refocuses(refocuses: Series, x_label: str) -> bytes | None:
     return save(figure)
 
 
+def _label_of(name: str) -> str:
+    """What a curve is called: a metric by its label, and by its name where it has none; others as they are."""
+    return (curve_label(name) or name) if family(name) in METRICS else name
+
+
 def _of_stage(stage: str, name: str) -> str:
-    return f"{stage}, {_LABELS[name]}" if name in _LABELS else stage
+    return f"{stage}, {label}" if (label := curve_label(name)) else stage
 
 
 def draw_curves(axes: Axes, curves: Metrics, colors: Mapping[str, str], band: str) -> None:
@@ -178,7 +120,7 @@ def draw_curves(axes: Axes, curves: Metrics, colors: Mapping[str, str], band: st
         return
     for name, points in curves.items():
         x, y = zip(*thin(points), strict=True)
-        label = _LABELS.get(name, name) if len(curves) > 1 else "measured"
+        label = _label_of(name) if len(curves) > 1 else "measured"
         if name == EVALUATED:
             axes.plot(x, y, color=colors[name], linewidth=1, linestyle=":", marker="o", markersize=4, label=label)
             continue
@@ -193,7 +135,7 @@ def draw_curves(axes: Axes, curves: Metrics, colors: Mapping[str, str], band: st
         marker = "o" if len(x) < _SMOOTH_FROM else None
         axes.plot(x, y, color=colors[name], linewidth=1.5, linestyle=style, marker=marker, markersize=3.5, label=label)
     if band:
-        whose = _LABELS.get(band) if len(curves) > 1 else None
+        whose = curve_label(band) if len(curves) > 1 else None
         _draw_band(axes, METRICS[band].band, f"{whose}, expected" if whose else "expected")
     # Counts and the like have no business below 0, and what hardly moves is to look like it.
     low, high = axes.get_ylim()

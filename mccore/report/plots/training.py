@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mccore.events.metrics import figures_of, panels_of
 from mccore.report.plots.style import (
     BLUE,
     INK,
@@ -30,14 +31,12 @@ from mccore.runs.series import Points, Series, has_other_parts
 def draw_plots(curves: Series) -> dict[str, bytes]:
     """PNG images by file name: `loss.png`, `learning_rate.png`, `throughput.png`; none for what has no points."""
     images = {}
-    for file, metric, label in (
-        ("loss.png", "loss", "loss (nat per token)"),
-        ("learning_rate.png", "lr_multiplier", "learning-rate multiplier"),
-        ("throughput.png", "tokens_per_second", "throughput (tokens per second)"),
-    ):
+    for figure in figures_of("training"):
+        panel = panels_of(figure)[0]
+        metric = panel.families[0]
         stages = [stage for stage in TITLES if curves.get(stage, {}).get(metric)]
         if stages:
-            images[file] = _figure({stage: curves[stage] for stage in stages}, metric, label)
+            images[f"{figure}.png"] = _figure({stage: curves[stage] for stage in stages}, metric, panel.label)
     return images
 
 
