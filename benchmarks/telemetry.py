@@ -12,7 +12,7 @@ client library that reads the same file line by line, sends the same values to t
 processes of the run beside that. Runs of a pair follow each other, and the order within pairs alternates.
 
 Contenders alternate within each round; a line gives medians, and lowest and highest ratio beside it. A provider is added by an
-entry in `PEERS`.
+entry in `PEERS`; those of OpenSearch and W&B are in `telemetry_stores.py`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from statistics import median
 from typing import Any
 
 import psutil
+import telemetry_stores as stores  # beside this file
 
 from mccore import plugins
 from mccore.api import TelemetrySpec
@@ -254,7 +255,12 @@ def send_prometheus(path: Path, options: dict[str, Any]) -> None:
     thread.join()
 
 
-PEERS = {"otel": Peer(collector, send_otel), "prometheus": Peer(scraper, send_prometheus)}
+PEERS = {
+    "opensearch": Peer(stores.opensearch_server, stores.send_opensearch),
+    "otel": Peer(collector, send_otel),
+    "prometheus": Peer(scraper, send_prometheus),
+    "wandb": Peer(stores.wandb_files, stores.send_wandb),
+}
 
 
 # --- step -------------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class OpenSearchNode:
         """Address of the HTTP interface, on loopback."""
         return f"http://127.0.0.1:{self._port}"
 
-    def start(self, seconds: float = 180) -> None:
+    def start(self, seconds: float = 240) -> None:
         """Start the node and wait until it answers. Raises Unavailable when the machine can't run it."""
         java = java_home()
         # OpenSearch refuses to run as root, and root's cache is closed to others: they get links to its files.

@@ -11,16 +11,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from mccore_telemetry.shared.names import otel_name, prometheus_name, split
+from mccore_telemetry.opensearch import OpenSearchOptions, OpenSearchTelemetry, connect
+from mccore_telemetry.shared.names import otel_name, prometheus_name, split, wandb_name
+from mccore_telemetry.wandb.record import read_rows
 from prometheus_client.parser import text_string_to_metric_families
 
 from mccore.config import Choice, RunConfig
 from mccore.events import METRICS, EventWriter, last_metrics, read_events
 from mccore.runs.rundir import RunDir
 from mccore.telemetry.relay import Relay
+from tests.support.opensearch_node import Unavailable, opensearch_node
 
 from .collectors import Received, collector, received
-from .events import every_metric, step
+from .events import every_metric, spec, step
 from .servers import get, wait_for
 from .test_prometheus import start_gateway
 
@@ -56,6 +59,41 @@ def collector_values(found: Received) -> dict[str, float]:
     return values
 
 
+def node_values(address: str) -> dict[str, float]:
+    """Values by their names in METRICS; null, which says nothing of a number, is NaN."""
+    client = connect(OpenSearchOptions(), address, None, None)
+    client.indices.refresh(index="mccore-events")
+    found: dict[str, float] = {}
+    for hit in client.search(index="mccore-events", body={"size": 100, "sort": [{"time": "asc"}]})["hits"]["hits"]:
+        source = hit["_source"]
+        values = source.get("metrics", {}) | {part["name"]: part["value"] for part in source.get("parts", ())}
+        found |= {name: math.nan if value is None else value for name, value in values.items()}
+    client.close()
+    return found
+
+
+def wandb_values(run: Path) -> dict[str, float]:
+    """Values by W&B's names, read from its log with its own reader."""
+    found: dict[str, float] = {}
+    for log in run.glob("telemetry/wandb/offline-run-*/*.wandb"):
+        for row in read_rows(log):
+            found |= {name: float(value) for name, value in row.items() if isinstance(value, int | float | str)}
+    return found
+
+
+def start_node(stack: ExitStack, directory: Path) -> str:
+    """A node that has taken a document already: the first takes a cold one longer than a run waits at its end."""
+    try:
+        url = stack.enter_context(opensearch_node()).url
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    options = OpenSearchOptions(url=url, stream="other", timeout_seconds=60.0)
+    first = OpenSearchTelemetry(options, spec(directory, patience_seconds=60.0))
+    first.record(step(1))
+    first.close()
+    return url
+
+
 def same(value: float, expected: float) -> bool:
     return value == expected or (math.isnan(value) and math.isnan(expected))
 
@@ -65,19 +103,24 @@ def test_every_metric_has_the_same_last_value_everywhere(tmp_path: Path) -> None
     with ExitStack() as stack:
         gateway = start_gateway(stack, tmp_path / "gateway.log")
         http, _, out = stack.enter_context(collector(tmp_path / "collector"))
+        node = start_node(stack, tmp_path)
         choices = (
             Choice(name="prometheus", options={"mode": "push", "gateway": gateway}),
             Choice(name="otel", options={"endpoint": http, "protocol": "http/protobuf"}),
+            Choice(name="opensearch", options={"url": node, "timeout_seconds": 20.0}),
+            Choice(name="wandb", options={"mode": "offline"}),
         )
         run = RunDir.create(tmp_path, "a-run", RunConfig(telemetry=choices))
         emit(run)
         relay = Relay.start(run, {}, ranks=1)
         assert relay is not None
-        assert relay.end(20.0) == "", (run.path / "logs" / "telemetry.log").read_text()
+        assert relay.end(60.0) == "", (run.path / "logs" / "telemetry.log").read_text()
         events = read_events(run.events_dir)
         assert [event for event in events if event.type == "telemetry"] == []
         shown = gateway_values(get(f"{gateway}/metrics"))
+        indexed = node_values(node)
         sent = collector_values(wait_for(lambda: found if (found := received(out)).metrics else None))
+    recorded = wandb_values(run.path)
     emitted = last_metrics(events)
     assert set(METRICS) - LEFT_OUT <= {split(name)[0].name for name in emitted}
     for name, value in emitted.items():
@@ -87,4 +130,6 @@ def test_every_metric_has_the_same_last_value_everywhere(tmp_path: Path) -> None
         ending = f"/{part}" if part else ""
         observed = "_sum" if row.kind == "histogram" else ""
         assert same(shown[f"{prometheus_name(row)}{observed}{ending}"], value), name
+        assert same(indexed[name], value), name
+        assert same(recorded[wandb_name(name)], value), name
         assert same(sent[f"{otel_name(row)}{ending}"], value), name

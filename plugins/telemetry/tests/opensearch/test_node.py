@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from mccore.events import METRICS, Event, EventWriter, last_metrics, read_events
 from mccore.testing import TelemetryProviderSuite
 from mccore.testing.telemetry import example_events
 
-from .conftest import patient_spec, steps
+from .conftest import steps
+from .proxy import Proxy
 
 pytestmark = pytest.mark.servers
 
@@ -32,8 +33,9 @@ Stored = Callable[[], list[dict[str, Any]]]
 
 class TestSuite(TelemetryProviderSuite):
     @pytest.fixture(autouse=True)
-    def _point_at_node(self, node: str, stream: str) -> None:
-        self._options = OpenSearchOptions(url=node, stream=stream, timeout_seconds=60.0)
+    def _point_at_node(self, proxy: Proxy, stream: str) -> None:
+        self._proxy = proxy
+        self._options = OpenSearchOptions(url=proxy.url, stream=stream)
 
     def extension(self) -> Extension[TelemetryProvider]:
         return mccore_telemetry_provider()
@@ -41,9 +43,11 @@ class TestSuite(TelemetryProviderSuite):
     def options(self) -> Options:
         return self._options
 
-    def open(self, directory: Path, *, rank: int = 0) -> TelemetryProvider:
-        directory.mkdir(parents=True, exist_ok=True)
-        return self.extension().build(self.options(), patient_spec(directory, rank))
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        self._proxy.down()
+        yield
+        self._proxy.up()
 
 
 def test_every_event_is_a_document(node: str, open_provider: Open, stored: Stored) -> None:
@@ -228,4 +232,4 @@ def test_two_ranks_begin_at_once(node: str, open_provider: Open, stored: Stored)
         provider.flush()
     for provider in providers:
         provider.close()
-    assert len(json.loads(json.dumps(stored()))) == 20
+    assert len(stored()) == 20
