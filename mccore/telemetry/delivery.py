@@ -21,6 +21,7 @@ from mccore.events import Event
 FLUSH_SECONDS = 5.0
 PATIENCE_SECONDS = 2.5  # for a provider to close
 END_SECONDS = 2.9  # for what waits and for closing, of all providers at once
+CLOSE_SECONDS = 1.2  # left for closing when much waits at the end
 STEADY_EVENTS = 8  # taken in a row until a provider counts as recovered
 
 
@@ -130,7 +131,8 @@ class Delivery:
 
     def close_soon(self, deadline: float) -> None:
         """Begin to end: what waits is handed over for a while, and the provider closes, all by a deadline (time.monotonic)."""
-        self._drain_until = deadline - self._patience_seconds
+        # One that works closes at once; one that fails needs its time to find out that it still does.
+        self._drain_until = deadline - min(self._patience_seconds, CLOSE_SECONDS) * (1 if not self._failing else 2)
         self._closing.set()
         self._source.wake()
 

@@ -36,7 +36,8 @@ from mccore.telemetry.providers import build_providers, describe_process
 LOG_NAME = "telemetry"
 _POLL_SECONDS = 0.1
 _CHUNK_BYTES = 1 << 18  # what a provider that lags behind holds in memory
-_GRACE_SECONDS = 0.5  # beyond the end, for a process that takes a while to go
+_GRACE_SECONDS = 3.0  # beyond the end, until a process that doesn't end by itself is killed
+_SHORTEST_SECONDS = 2.0  # from the time it could begin, for a run that was over by then
 _NICENESS = 5  # training goes first where cores are short
 
 
@@ -155,8 +156,10 @@ def main() -> None:
             Delivery(name, provider, Files(run.events_dir, offsets), report, patience_seconds=spec.patience_seconds)
             for name, provider in build_providers(choices, spec, report)
         ]
+        ready = time.monotonic()
         over.wait()
-        close_all(deliveries, until[0] - time.monotonic() if until else END_SECONDS)
+        end = until[0] if until else time.monotonic() + END_SECONDS
+        close_all(deliveries, max(end, ready + _SHORTEST_SECONDS) - time.monotonic())
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # past whatever a client would still wait for

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mccore.config import Choice, RunConfig
@@ -55,6 +56,15 @@ def finish(run: RunDir) -> list[Event]:
 
 def reports(events: list[Event]) -> list[tuple[str, int]]:
     return [(event.data["state"], event.data["lost"]) for event in events if event.type == "telemetry"]
+
+
+def assert_all_lost(events: list[Event], provider: str = "otel") -> None:
+    """Every event of the run is counted as lost, and of those about telemetry itself what the provider was given."""
+    states = [event for event in events if event.type == "telemetry"]
+    last = [event for event in states if event.data["provider"] == provider][-1]
+    written = len(events) - len(states)
+    assert last.data["state"] == "failing"
+    assert written <= last.data["lost"] < written + len(states)
 
 
 def seconds_after_the_end(run: RunDir, process: subprocess.Popen[bytes]) -> float:
@@ -108,9 +118,8 @@ def test_a_collector_at_fault_costs_no_more_than_its_patience(
     process = start(run)
     assert seconds_after_the_end(run, process) < 3.5, "3 s, and what the interpreter takes to end"
     events = read_events(run.events_dir)
-    written = [event for event in events if event.type != "telemetry"]
     if lost == "all":
-        assert reports(events)[-1] == ("failing", len(written))
+        assert_all_lost(events)
     else:
         assert reports(events) == []
 
@@ -119,8 +128,7 @@ def test_no_collector_at_all(tmp_path: Path) -> None:
     run = make(tmp_path, {"base": [*STEPS, {"do": "finish"}]}, otel={"endpoint": f"http://127.0.0.1:{free_port()}"})
     process = start(run)
     assert seconds_after_the_end(run, process) < 3.5
-    events = read_events(run.events_dir)
-    assert reports(events)[-1] == ("failing", len([event for event in events if event.type != "telemetry"]))
+    assert_all_lost(read_events(run.events_dir))
 
 
 def test_a_collector_that_comes_back_gets_what_it_missed_once(tmp_path: Path) -> None:
@@ -198,9 +206,23 @@ def test_a_provider_that_hangs_holds_up_no_other(tmp_path: Path, told: ToldColle
     gateway = {"mode": "push", "gateway": f"http://127.0.0.1:{free_port()}"}
     run = make(tmp_path, {}, otel={"endpoint": told.address}, prometheus=gateway)
     events = finish(run)
-    written = len([event for event in events if event.type != "telemetry"])
-    last = {event.data["provider"]: event.data["lost"] for event in events if event.type == "telemetry"}
-    assert last == {"otel": written, "prometheus": written}
+    assert_all_lost(events, "otel")
+    assert_all_lost(events, "prometheus")
+
+
+def test_a_run_outlives_its_telemetry(tmp_path: Path, told: ToldCollector) -> None:
+    run = make(tmp_path, {"base": [*STEPS, {"do": "stop-aware"}]}, otel={"endpoint": told.address})
+    process = start(run)
+    wait_for((run.path / "telemetry" / "identity.json").exists)
+    (relay,) = [
+        child for child in psutil.Process(process.pid).children() if "mccore.telemetry.relay" in child.cmdline()
+    ]
+    relay.kill()
+    wait_for(lambda: [event for event in read_events(run.events_dir) if event.type == "step"])
+    run.request_stop()
+    assert process.wait(60) == 0
+    (report,) = [event for event in read_events(run.events_dir) if event.type == "telemetry"]
+    assert report.data["message"] == "the process for telemetry ended with -9: see logs/telemetry.log"
 
 
 def test_one_that_cant_be_built_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
