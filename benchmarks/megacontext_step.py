@@ -23,6 +23,7 @@ from torch import nn
 from mccore.config import BaseConfig, LensConfig, MegaContextConfig, ModelConfig, RunConfig, TokenizerConfig
 from mccore.data.batches.loader import Batch
 from mccore.megacontext.networks.networks import MegaContextNets, megacontext_groups
+from mccore.megacontext.training.draw import StepDraw
 from mccore.megacontext.training.objective import MegaContextObjective
 from mccore.model.gpt import GPT
 from mccore.model.optim.optimizer import Optimizer, build_optimizer
@@ -119,7 +120,7 @@ def prepare(args: argparse.Namespace, variants: int) -> tuple[Callable[[], None]
         groups = megacontext_groups(config.megacontext, "mc.", 1.0)
         model = nn.ModuleDict({"gpt": gpt, "mc": nets})
         optimizer = build_optimizer(model, config, "base", prefix="gpt.", extra=groups, dtype=dtype)
-        mc = MegaContextObjective(gpt, nets, tokens=length, seed=0, compiled=args.compile)
+        mc = MegaContextObjective(gpt, nets, StepDraw(config.megacontext, length, 0), compiled=args.compile)
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, mc.graphs)
         objective = mc
         flops = megacontext_flops_per_token(config)

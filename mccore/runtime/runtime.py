@@ -259,6 +259,7 @@ class Runtime:
             optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", dtype=self.dtype)
             return Training(model, gpt, optimizer, NextTokenObjective(gpt, compiled=compiled))
         from mccore.megacontext.networks.networks import MegaContextNets, megacontext_groups
+        from mccore.megacontext.training.draw import StepDraw
         from mccore.megacontext.training.objective import MegaContextObjective
 
         with self.world.device:
@@ -270,14 +271,9 @@ class Runtime:
             self.config.megacontext, "mc.", self.train_config.lr_scale * self.config.optim.lr_batch_scale
         )
         optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", extra=groups, dtype=self.dtype)
-        objective = MegaContextObjective(
-            gpt,
-            nets,
-            tokens=self.config.model.max_seq_len,
-            seed=self.config.seed,
-            compiled=compiled,
-            all_reduce=self.world.sum if self.world.size > 1 else None,
-        )
+        draw = StepDraw(nets.config, self.config.model.max_seq_len, self.config.seed)
+        all_reduce = self.world.sum if self.world.size > 1 else None
+        objective = MegaContextObjective(gpt, nets, draw, compiled=compiled, all_reduce=all_reduce)
         if compiled:
             dynamo = torch._dynamo.config
             dynamo.recompile_limit = max(dynamo.recompile_limit, objective.graphs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 LARGE_FILES: dict[str, str] = {
     "mccore/eval/context/long_history.py": "still to be split",
-    "mccore/megacontext/training/objective.py": "still to be split",
     "mccore/model/gpt.py": "still to be split",
     "mccore/testing/trees.py": "still to be split",
 }
@@ -17,8 +16,6 @@ LONG_FUNCTIONS: dict[str, str] = {
     "mccore/eval/context/long_history.py:evaluate_long_histories": "still to be split",
     "mccore/eval/context/stream.py:stream_focus": "still to be split",
     "mccore/eval/context/within_sequence.py:evaluate_contexts": "still to be split",
-    "mccore/megacontext/training/objective.py:MegaContextObjective._baseline": "still to be split",
-    "mccore/megacontext/training/objective.py:MegaContextObjective._variants": "still to be split",
     "mccore/model/gpt.py:GPT.hidden": "still to be split",
     "mccore/stages/train.py:train_stage": "still to be split",
     "mccore/train/loop.py:train": "still to be split",
@@ -27,7 +24,6 @@ LONG_FUNCTIONS: dict[str, str] = {
 LARGE_CLASSES: dict[str, str] = {
     "mccore/cli/chat/terminal.py:Terminal": "still to be split",
     "mccore/megacontext/sessions/session.py:Session": "still to be split",
-    "mccore/megacontext/training/objective.py:MegaContextObjective": "still to be split",
     "mccore/model/gpt.py:GPT": "still to be split",
     "mccore/runs/rundir.py:RunDir": "still to be split",
     "mccore/runtime/runtime.py:Runtime": "still to be split",
@@ -52,11 +48,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "mccore/launch/launcher.py:_Launch.__init__": "wants a value of its own",
     "mccore/megacontext/focus/controller.py:prefill_focus": "wants a value of its own",
     "mccore/megacontext/focus/controller.py:refocus": "wants a value of its own",
-    "mccore/megacontext/training/objective.py:MegaContextObjective.__init__": "wants a value of its own",
-    "mccore/megacontext/training/objective.py:MegaContextObjective._contexts": "wants a value of its own",
-    "mccore/megacontext/training/objective.py:MegaContextObjective._cuts": "wants a value of its own",
-    "mccore/megacontext/training/objective.py:MegaContextObjective._lens": "wants a value of its own",
-    "mccore/megacontext/training/objective.py:MegaContextObjective._variants": "wants a value of its own",
     "mccore/megacontext/tree/tree.py:BlockEncoder.__init__": "wants a value of its own",
     "mccore/model/gpt.py:Attention.forward": "wants a value of its own",
     "mccore/model/gpt.py:GPT.hidden": "wants a value of its own",
@@ -69,7 +60,6 @@ MANY_PARAMETERS: dict[str, str] = {
 REPEATED_CLASSES: dict[str, str] = {
     "Check": "still to be renamed",
     "Estimate": "still to be renamed",
-    "Focus": "still to be renamed",
     "Found": "still to be renamed",
     "Head": "still to be renamed",
     "Piece": "still to be renamed",

@@ -16,6 +16,7 @@ from mccore.config import TokenizerConfig as Tokenizer
 from mccore.data.batches.loader import Batch
 from mccore.errors import ConfigError
 from mccore.megacontext.networks.networks import MegaContextNets
+from mccore.megacontext.training.draw import StepDraw
 from mccore.megacontext.training.objective import MegaContextObjective
 from mccore.model.gpt import GPT
 from mccore.scaling.derive import derive
@@ -69,7 +70,7 @@ def test_parameters_are_those_of_the_networks(width: int, settings: dict[str, An
 
 def objective_of(config: RunConfig) -> MegaContextObjective:
     gpt, nets = GPT(config.model, seed=0), MegaContextNets(config.megacontext, config.model)
-    return MegaContextObjective(gpt, nets, tokens=config.model.max_seq_len, seed=0)
+    return MegaContextObjective(gpt, nets, StepDraw(config.megacontext, config.model.max_seq_len, 0))
 
 
 @given(
@@ -95,8 +96,10 @@ def test_lengths_are_those_that_are_drawn(
     except ConfigError:  # no room for them
         config = derived(model, **changes, expanded_blocks=0)
     objective = objective_of(config)
-    plans = [objective.plan(0, (part + 0.5) / steps) for part in range(steps)]
-    assert list(variant_lengths(config)) == [(plan.mixed.length, plan.coarse.length) for plan in plans]
+    plans = [objective.draw.plan(0, (part + 0.5) / steps) for part in range(steps)]
+    assert list(variant_lengths(config)) == [
+        (plan.expanded.shape.length, plan.gist_only.shape.length) for plan in plans
+    ]
 
 
 def operations(config: RunConfig) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mccore.config import RunConfig
 from mccore.data.batches.loader import Batch
 from mccore.megacontext.networks.networks import MegaContextNets, megacontext_groups
+from mccore.megacontext.training.draw import StepDraw
 from mccore.megacontext.training.objective import MegaContextObjective
 from mccore.model import GPT, Optimizer, build_optimizer
 from mccore.model.chance import hash_uniform
@@ -101,7 +102,8 @@ def optimizer_of(gpt: GPT, nets: MegaContextNets, config: RunConfig) -> Optimize
 
 
 def objective_of(config: RunConfig, gpt: GPT, nets: MegaContextNets, **changes: Any) -> MegaContextObjective:
-    return MegaContextObjective(gpt, nets, **{"tokens": config.model.max_seq_len, "seed": 3, **changes})
+    draw = StepDraw(nets.config, config.model.max_seq_len, changes.pop("seed", 3))
+    return MegaContextObjective(gpt, nets, draw, **changes)
 
 
 def random_tokens(rows: int, length: int, seed: int = 0, vocab: int = VOCAB) -> Tensor:

@@ -21,6 +21,7 @@ from mccore.data.recall import RecallTask, draw_recall
 from mccore.megacontext.networks.networks import MegaContextNets, megacontext_groups
 from mccore.megacontext.networks.nodes import AttentionMass, block_scores, node_of_block
 from mccore.megacontext.networks.positions import Spans
+from mccore.megacontext.training.draw import StepDraw
 from mccore.megacontext.training.objective import MegaContextObjective
 from mccore.megacontext.training.random_cuts import CutShape, entries_of
 from mccore.megacontext.working_context import WorkingContexts, assemble, model_inputs
@@ -165,7 +166,7 @@ def train_recall(
 
     def objective_on(task: RecallTask) -> MegaContextObjective:
         config = recall_megacontext(setting, task)
-        return MegaContextObjective(gpt, nets, tokens=task.tokens, seed=seed, config=config)
+        return MegaContextObjective(gpt, nets, StepDraw(config, task.tokens, seed))
 
     phases = [
         (steps, setting.task.resized(blocks=blocks, block_size=size, facts=facts))

@@ -62,8 +62,8 @@ def score_cuts(
         limit = [(cuts[i].tokens - recent_tokens) // size * size for i in at]
         spans = spans_of(level, index, size)
         editable = (index + 1) * spans.span <= torch.tensor(limit, device=device).unsqueeze(1)
-        found = lensnet(torch.stack([embeddings[i] for i in at]).to(dtype), spans, editable)
-        squashed = squash(found.scores, found.there.sum(dim=1)).float().cpu().numpy()
+        output = lensnet(torch.stack([embeddings[i] for i in at]).to(dtype), spans, editable)
+        squashed = squash(output.scores, output.mask.sum(dim=1)).float().cpu().numpy()
         for row, i in enumerate(at):
             scores[i] = squashed[row]
     return scores

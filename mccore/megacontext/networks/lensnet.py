@@ -28,18 +28,18 @@ START_TEMPERATURE = math.log(4.0)  # ln of the factor on the cosine of query and
 TINY = 1e-20  # keeps the logarithm of a share that underflowed finite
 
 
-class Focus(NamedTuple):
+class LensOutput(NamedTuple):
     """What LensNet thinks of R Working Contexts with L entries."""
 
     scores: Tensor  # fp32 [R, L], ln of the share of the node that an entry belongs to; ln(1 / nodes) outside
     shares: Tensor  # fp32 [R, L], the same at the nodes' numbers, -1e9 where there is none: what losses are made of
     questions: Tensor  # fp32 [R, Q, L], ln of the share that each query gives to each node, at the node's number
     node: Tensor  # int64 [R, L], the number of each entry's node, counted from 0 in each row
-    there: Tensor  # bool [R, L], numbers that are nodes and take part
+    mask: Tensor  # bool [R, L], whether each number is that of a node that takes part
 
 
 class LensNet(nn.Module):
-    """Entries of Working Contexts -> `Focus`. Tokens of one block form a node, as each gist does."""
+    """Entries of Working Contexts -> `LensOutput`. Tokens of one block form a node, as each gist does."""
 
     def __init__(self, config: LensConfig, width: int, max_lod: int, block_size: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class LensNet(nn.Module):
         editable: Tensor | None = None,
         later: Tensor | None = None,
         block_size: int | None = None,
-    ) -> Focus:
+    ) -> LensOutput:
         """Look at entries [R, L, D] that lie at `spans`.
 
         editable: bool [R, L], entries that take part; default all. later: embeddings [R, H, D] of tokens behind the Working
@@ -91,7 +91,7 @@ class LensNet(nn.Module):
         new = F.pad(block[:, 1:] != block[:, :-1], (1, 0), value=False)
         node = new.cumsum(dim=1)  # [R, L]
         taken = torch.ones_like(node, dtype=torch.bool) if editable is None else editable
-        there = torch.zeros_like(taken).scatter(1, node, taken)
+        mask = torch.zeros_like(taken).scatter(1, node, taken)
 
         features, inputs = self._inputs(entries, spans)
         # A longer history than any in training has coarser nodes: they are looked at as the coarsest known.
@@ -122,9 +122,9 @@ class LensNet(nn.Module):
         matter = self.head(rms_norm(x, EPS)).squeeze(-1).float()
         matter = torch.log_softmax(matter.masked_fill(~raw, -1e4), dim=1)
         by_node = torch.logsumexp(asked + matter.unsqueeze(-1), dim=1)  # [R, L]
-        neutral = -torch.log(there.sum(dim=1, keepdim=True).clamp(min=1).float())
+        neutral = -torch.log(mask.sum(dim=1, keepdim=True).clamp(min=1).float())
         scores = torch.where(taken, by_node.gather(1, node), neutral)
-        return Focus(scores, by_node.masked_fill(~there, -1e9), questions, node, there)
+        return LensOutput(scores, by_node.masked_fill(~mask, -1e9), questions, node, mask)
 
     def _inputs(self, entries: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
         """Features of places [R, L, 3] and normed entries [R, L, D], tokens with a share of the token before."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mccore.megacontext.networks.lensnet import Focus
+from mccore.megacontext.networks.lensnet import LensOutput
 from mccore.model.attention import Attend, attend
 
 
@@ -84,21 +84,21 @@ def node_of_block(level: Tensor, index: Tensor, block_size: int, blocks: int) ->
     return first, start.cummax(dim=1).values
 
 
-def by_node(of_blocks: Tensor, focus: Focus, level: Tensor, index: Tensor, block_size: int) -> Tensor:
-    """Sums of what blocks have, [R, Q, blocks], over the nodes of a focus: [R, Q, L] at the nodes' numbers."""
+def by_node(of_blocks: Tensor, output: LensOutput, level: Tensor, index: Tensor, block_size: int) -> Tensor:
+    """Sums of what blocks have, [R, Q, blocks], over the nodes that LensNet saw: [R, Q, L] at the nodes' numbers."""
     blocks = of_blocks.size(2)
-    number = number_of_block(focus, level, index, block_size, blocks)
+    number = number_of_block(output, level, index, block_size, blocks)
     found = of_blocks.new_zeros(of_blocks.size(0), of_blocks.size(1), level.size(1))
     return found.scatter_add(2, number.unsqueeze(1).expand_as(of_blocks), of_blocks)
 
 
-def number_of_block(focus: Focus, level: Tensor, index: Tensor, block_size: int, blocks: int) -> Tensor:
+def number_of_block(output: LensOutput, level: Tensor, index: Tensor, block_size: int, blocks: int) -> Tensor:
     """The number of the node over each block, int64 [R, blocks]."""
     first, over = node_of_block(level, index, block_size, blocks)
     number = torch.zeros(level.size(0), blocks, dtype=torch.int64, device=level.device)
-    return number.scatter(1, first.clamp(max=blocks - 1), focus.node).gather(1, over)
+    return number.scatter(1, first.clamp(max=blocks - 1), output.node).gather(1, over)
 
 
-def block_scores(focus: Focus, level: Tensor, index: Tensor, block_size: int, blocks: int) -> Tensor:
+def block_scores(output: LensOutput, level: Tensor, index: Tensor, block_size: int, blocks: int) -> Tensor:
     """The score of the node over each block, fp32 [R, blocks]; very low for blocks that don't take part."""
-    return focus.shares.gather(1, number_of_block(focus, level, index, block_size, blocks))
+    return output.shares.gather(1, number_of_block(output, level, index, block_size, blocks))

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from mccore.errors import MccoreError
 
 PIECE = 2**16  # tokens that are indexed at once
-MOST = 2**31 - 1  # ids and positions are stored in 4 bytes
+MAX_ID = 2**31 - 1  # ids and positions are stored in 4 bytes
 FIRST = 1024  # slots, and tokens that there is room for, at the start
 # 2^64 over the golden ratio: multiplying by it spreads keys over the upper bits of the product.
 _MIX = 0x9E3779B97F4A7C15
@@ -50,8 +50,8 @@ class BigramIndex:
     def append(self, ids: ArrayLike) -> None:
         """Add tokens, ids [t] from 0 to 2^31 - 1. Raises SearchError for others, or more than 2^31 - 1 tokens, and adds none."""
         array = checked_ids(ids)
-        if self.tokens + len(array) > MOST:
-            raise SearchError(f"an index holds {MOST} tokens at most", hint="search a part of the history")
+        if self.tokens + len(array) > MAX_ID:
+            raise SearchError(f"an index holds {MAX_ID} tokens at most", hint="search a part of the history")
         for start in range(0, len(array), PIECE):
             self._append(array[start : start + PIECE])
 
@@ -133,8 +133,8 @@ class BigramIndex:
 def checked_ids(ids: ArrayLike) -> NDArray[np.int32]:
     """Token ids as they are stored, [t]. Raises SearchError for what isn't a list of them."""
     array = np.asarray(ids)
-    if array.ndim != 1 or (len(array) and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > MOST)):
-        raise SearchError(f"token ids are a list of integers from 0 to {MOST}", hint="use the ids of a tokenizer")
+    if array.ndim != 1 or (len(array) and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > MAX_ID)):
+        raise SearchError(f"token ids are a list of integers from 0 to {MAX_ID}", hint="use the ids of a tokenizer")
     return array.astype(np.int32)
 
 

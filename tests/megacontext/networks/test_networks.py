@@ -149,7 +149,7 @@ def test_a_fresh_focus_by_hand() -> None:
     shares = torch.softmax(4 * WIDTH**0.5 * normed[7:] @ normed[:6].t(), dim=1)  # [4, 6]
     by_node = torch.stack((shares[:, 0], shares[:, 1], shares[:, 2:].sum(dim=1)), dim=1)  # [4, 3]
     assert found.node.tolist() == [[0, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4]]
-    assert found.there.tolist() == [[True] * 3 + [False] * 8]
+    assert found.mask.tolist() == [[True] * 3 + [False] * 8]
     torch.testing.assert_close(found.questions[0, :, :3].exp(), by_node, atol=1e-5, rtol=1e-4)
     assert found.questions[0, :, 3:].exp().max() < 1e-12
     mean = by_node.mean(dim=0).log()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mccore.megacontext.networks.lensnet import Focus
+from mccore.megacontext.networks.lensnet import LensOutput
 from mccore.megacontext.networks.nodes import AttentionMass, block_scores, by_node, node_of_block
 from mccore.megacontext.training.targets.attention import attention_losses
 from mccore.model import GPT
@@ -111,13 +111,13 @@ NODE = torch.tensor([[0, 1, 2, 2, 2, 2, 3, 3]])
 THERE = torch.tensor([[True] * 3 + [False] * 5])
 
 
-def focus(scores: list[float], questions: Tensor | None = None) -> Focus:
+def focus(scores: list[float], questions: Tensor | None = None) -> LensOutput:
     """A focus with these scores of its three nodes."""
     score = torch.tensor([scores])[:, [0, 1, 2, 2, 2, 2]]
     score = torch.cat((score, torch.full((1, 2), 77.0)), dim=1)
     shares = torch.cat((torch.tensor([scores]), torch.full((1, 5), -1e9)), dim=1).requires_grad_()
     asked = torch.full((1, 3, 8), -46.0) if questions is None else questions
-    return Focus(score, shares, asked, NODE, THERE)
+    return LensOutput(score, shares, asked, NODE, THERE)
 
 
 def test_what_blocks_have_is_summed_by_node() -> None:
@@ -127,7 +127,7 @@ def test_what_blocks_have_is_summed_by_node() -> None:
     assert not found[0, :, 3:].any()
     rows = by_node(
         of_blocks.repeat(2, 1, 1),
-        Focus(*(x.repeat(2, *[1] * (x.dim() - 1)) for x in focus([0.0] * 3))),
+        LensOutput(*(x.repeat(2, *[1] * (x.dim() - 1)) for x in focus([0.0] * 3))),
         LEVEL.repeat(2, 1),
         INDEX.repeat(2, 1),
         K,
@@ -178,8 +178,8 @@ def test_the_focus_that_is_wanted_costs_nothing() -> None:
 @pytest.mark.parametrize("there", [0, 1])
 def test_without_a_choice_losses_are_zero_and_finite(there: int) -> None:
     questions = torch.full((1, 3, 8), -46.0, requires_grad=True)
-    given = focus([0.0, 0.0, 0.0], questions)._replace(there=torch.arange(8).unsqueeze(0) < there)
-    given = given._replace(shares=given.shares.detach().masked_fill(~given.there, -1e9).requires_grad_())
+    given = focus([0.0, 0.0, 0.0], questions)._replace(mask=torch.arange(8).unsqueeze(0) < there)
+    given = given._replace(shares=given.shares.detach().masked_fill(~given.mask, -1e9).requires_grad_())
     wanted = torch.zeros(1, 3, 8)
     found = attention_losses(given, wanted, torch.ones(1, 2))
     gradients = torch.autograd.grad((found.focus + found.questions).sum(), [given.shares, questions])

@@ -111,8 +111,7 @@ def test_every_length_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = set()
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", objective.graphs)
     for number in range(10):
-        plan = objective.plan(number, number / 10)
-        shapes |= {plan.mixed.length, plan.coarse.length}
+        shapes |= {kind.shape.length for kind in objective.draw.plan(number, number / 10)}
         batch = batch_of(random_tokens(2, LENGTH + 1), step=number, progress=number / 10)
         objective(batch).loss.backward()
     assert len(shapes) > 8

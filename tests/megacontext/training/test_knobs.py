@@ -83,10 +83,10 @@ def gists(config: RunConfig) -> float:
 
 
 def lengths(config: RunConfig) -> list[tuple[int, int]]:
-    """Entries of odd and even variants along a stage."""
+    """Entries of expanded and gist-only variants along a stage."""
     objective = objective_of(config, *networks(config))
-    plans = [objective.plan(0, part / 24) for part in range(24)]
-    return [(plan.mixed.length, plan.coarse.length) for plan in plans]
+    plans = [objective.draw.plan(0, part / 24) for part in range(24)]
+    return [(plan.expanded.shape.length, plan.gist_only.shape.length) for plan in plans]
 
 
 def cuts(config: RunConfig) -> list[Any]:

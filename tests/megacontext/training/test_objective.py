@@ -19,9 +19,7 @@ from mccore.data.batches.rows import Rows
 from mccore.data.batches.store import Encoded, TokenSplit, build_store
 from mccore.errors import ConfigError
 from mccore.megacontext.networks.networks import MegaContextNets
-from mccore.megacontext.training import objective as objectives
-from mccore.megacontext.training.objective import MegaContextObjective
-from mccore.megacontext.working_context import WorkingContexts
+from mccore.megacontext.training.objective import MegaContextObjective, StepPasses
 from mccore.model import GPT, Schedule
 from mccore.runs.checkpoints import Meta
 from mccore.scaling.plan import train_plan
@@ -54,36 +52,36 @@ FULL: dict[str, Any] = {
 
 
 class Scored:
-    """Every prediction that an objective scores: (pass, row, last token) -> hidden state; and the cuts it drew."""
+    """Every prediction that a step scores: (pass, row, last token) -> hidden state; and the cuts it drew."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, gpt: GPT) -> None:
+    def __init__(self, passes: StepPasses, calls: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        self.cuts = [variants.contexts for variants in passes.variants]
         self.states: dict[tuple[int, int, int], Tensor] = {}
-        self.cuts: list[WorkingContexts] = []
-        self._pass = 0
-        self._losses = gpt.hidden_losses
-        self._assemble = objectives.assemble
-        monkeypatch.setattr(gpt, "hidden_losses", self.hidden_losses, raising=False)
-        monkeypatch.setattr(objectives, "assemble", self.assemble)
+        plain = calls[:1] if passes.step.plain else []
+        for hidden, _, weights in plain:
+            self._note(0, hidden, weights, torch.arange(hidden.size(1)).expand(len(hidden), -1))
+        for number, variants in enumerate(passes.variants, start=1):
+            for hidden, targets, weights in calls:
+                if targets is variants.targets:
+                    self._note(number, hidden, weights * (targets >= 0), variants.contexts.last)
 
-    def assemble(self, *args: Any) -> WorkingContexts:
-        self.cuts.append(self._assemble(*args))
-        return self.cuts[-1]
-
-    def hidden_losses(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        last = self.cuts[-1].last if self.cuts else torch.arange(T).expand(len(hidden), -1)  # the plain pass is first
-        if last.shape == targets.shape:  # else tokens are rebuilt, not predicted
-            for row, entry in ((weights > 0) & (targets >= 0)).nonzero().tolist():
-                self.states[self._pass, row, int(last[row, entry])] = hidden[row, entry].detach().clone()
-            self._pass += 1
-        return self._losses(hidden, targets, weights)
+    def _note(self, number: int, hidden: Tensor, weights: Tensor, last: Tensor) -> None:
+        for row, entry in (weights > 0).nonzero().tolist():
+            self.states[number, row, int(last[row, entry])] = hidden[row, entry].detach().clone()
 
     @classmethod
     def of(cls, objective: MegaContextObjective, batch: Batch) -> Scored:
-        """What is scored in one call."""
+        """What is scored in one step: what the GPT is asked to score, in which contexts."""
+        calls: list[tuple[Tensor, Tensor, Tensor]] = []
+        losses_of = objective.models.gpt.hidden_losses
+
+        def note(hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+            calls.append((hidden, targets, weights))
+            return losses_of(hidden, targets, weights)
+
         with pytest.MonkeyPatch.context() as patch:
-            scored = cls(patch, objective.gpt)
-            objective(batch)  # with gradients: a compiled pass without would be another graph
-        return scored
+            patch.setattr(objective.models.gpt, "hidden_losses", note)
+            return cls(objective.run(batch), calls)  # with gradients: a compiled pass without would be another graph
 
 
 def assert_no_prediction_sees_ahead(objective: MegaContextObjective, *, progress: float) -> None:
@@ -563,7 +561,7 @@ def test_a_plain_pass_over_parts_is_the_plain_loss_of_those_parts() -> None:
     config = run_config(baseline_tokens=24, **PLAIN)
     gpt, nets = networks(config)
     objective, batch = objective_of(config, gpt, nets), batch_of(random_tokens(6, T + 1), step=3)
-    places = objective._plain_places(batch, 6, 24)
+    places = objective.run(batch).step.plain.place
     assert len({int(place[0]) for place in places}) > 1
     assert int(places.min()) >= 0
     assert int(places.max()) < T
@@ -587,7 +585,7 @@ def test_only_what_the_plain_pass_read_is_compared_with_it() -> None:
     batch = batch_of(random_tokens(6, T + 1))
     objective = objective_of(config, gpt, nets)
     scored = Scored.of(objective, batch)
-    places = objective._plain_places(batch, 6, 24).tolist()
+    places = objective.run(batch).step.plain.place.tolist()
     shown = sum(
         int(last) in places[int(contexts.row[row])]
         for contexts in scored.cuts

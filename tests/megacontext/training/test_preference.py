@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mccore.config import LensConfig
-from mccore.megacontext.networks.lensnet import Focus
+from mccore.megacontext.networks.lensnet import LensOutput
 from mccore.megacontext.networks.running_mean import RunningMean
 from mccore.megacontext.training.targets.preference import budget_balance, policy_divergence, preference_losses
 
@@ -147,15 +147,15 @@ def test_preferences_teach_a_scorer_the_true_order() -> None:
 # --- budget and policy -------------------------------------------------------------------------------------------------
 
 
-def focus(shares: list[float], *, outside: int = 1) -> Focus:
+def focus(shares: list[float], *, outside: int = 1) -> LensOutput:
     """A focus of nodes with these shares, each of two entries, and entries outside behind them."""
     nodes = len(shares)
     node = torch.tensor([*[number for number in range(nodes) for _ in range(2)], *range(nodes, nodes + outside)])
     score = torch.tensor(shares).log().repeat_interleave(2)
     score = torch.cat((score, torch.full((outside,), -math.log(nodes))))
-    there = torch.arange(len(node)) < nodes
+    mask = torch.arange(len(node)) < nodes
     by_node = torch.cat((torch.tensor(shares).log(), torch.full((nodes + outside,), -1e9)))
-    return Focus(score[None], by_node[None].requires_grad_(), torch.zeros(1, 1, len(node)), node[None], there[None])
+    return LensOutput(score[None], by_node[None].requires_grad_(), torch.zeros(1, 1, len(node)), node[None], mask[None])
 
 
 def test_budget_balance_by_hand() -> None:

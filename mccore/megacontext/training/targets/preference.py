@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mccore.config import LensConfig
-from mccore.megacontext.networks.lensnet import Focus, squash
+from mccore.megacontext.networks.lensnet import LensOutput, squash
 from mccore.megacontext.networks.running_mean import RunningMean
 
 
@@ -59,16 +59,16 @@ def preference_losses(
     return Preferences(loss, rank, ((signed > 0) & counted).sum(), counted.sum())
 
 
-def budget_balance(focus: Focus) -> Tensor:
+def budget_balance(output: LensOutput) -> Tensor:
     """How far what asks for detail and what can shrink are out of balance, in [-1, 1] per row, over the squashed scores of
     nodes: fp32 [R]."""
-    values = squash(focus.shares, focus.there.sum(dim=1)) * focus.there
+    values = squash(output.shares, output.mask.sum(dim=1)) * output.mask
     up, down = F.relu(values).sum(dim=1), F.relu(-values).sum(dim=1)
     return (up - down) / (up + down + 1e-6)
 
 
-def policy_divergence(focus: Focus, former: Focus) -> Tensor:
+def policy_divergence(output: LensOutput, former: LensOutput) -> Tensor:
     """The symmetric KL between the shares that two policies give to the same nodes: fp32 [R]."""
-    own, before = (torch.log_softmax(each.shares, dim=1) for each in (focus, former))
-    difference = torch.where(focus.there, own - before, torch.zeros_like(own))
+    own, before = (torch.log_softmax(each.shares, dim=1) for each in (output, former))
+    difference = torch.where(output.mask, own - before, torch.zeros_like(own))
     return ((own.exp() - before.exp()) * difference).sum(dim=1)
