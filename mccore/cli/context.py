@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 
 from mccore.config.stages import TRAINING_STAGES
 from mccore.errors import UsageError
-from mccore.host.terminal import StatusLine, echo, echo_json
+from mccore.host.terminal import StatusLine, echo, echo_json, one_line
 from mccore.units import count, duration, size
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from mccore.contexts.build import Built
     from mccore.contexts.check import Check
     from mccore.contexts.manifest import Description, Origin
-    from mccore.data.corpora.text_files import Skipped
     from mccore.megacontext.sessions.model import SessionModel
     from mccore.megacontext.sessions.mounts import Trees
     from mccore.megacontext.tree.repair import Nodes, Repair
@@ -74,12 +72,12 @@ def build(
     are left out. Rows of parquet files and lines of JSON Lines files are a document each. A build that was interrupted is gone
     on with by the same command.
     """
-    from mccore.data.corpora.text_files import find_text_files
+    from mccore.data.corpora.text_files import Choose, find_text_files
     from mccore.runtime.open import find_checkpoint, find_run
 
     chosen = find_run(run)
     stage, checkpoint = find_checkpoint(chosen, stage)
-    files, skipped = find_text_files(sources, include=include, exclude=exclude, largest=round(max_file_size * 1e6))
+    files, skipped = find_text_files(sources, Choose(include, exclude, round(max_file_size * 1e6)))
 
     from mccore.contexts.build import build_context
     from mccore.contexts.manifest import Origin
@@ -129,8 +127,10 @@ def _summary(built: Built) -> dict[str, Any]:
 
 
 def _show_built(built: Built) -> None:
-    for line in _lines_of_skipped(built.skipped):
-        echo(line, err=True)
+    from mccore.data.corpora.walk import describe_skipped
+
+    for line in describe_skipped(built.skipped):
+        echo(one_line(line), err=True)
     documents = "" if built.documents == built.files else f" ({built.documents:,} documents)"
     kept = f", {built.kept:,} of them already there" if built.kept else ""
     echo(f"{built.files:,} files{documents}, {count(built.text_bytes)}B of text: {built.tokens:,} tokens{kept}")
@@ -139,17 +139,6 @@ def _show_built(built: Built) -> None:
     made = (built.tokens - built.kept) / built.seconds
     echo(f"{duration(built.seconds)}, {count(made)} tokens/s")
     echo(str(built.directory))
-
-
-def _lines_of_skipped(skipped: Sequence[Skipped]) -> list[str]:
-    """What was left out: a line per reason, with the first names."""
-    reasons = Counter(each.why for each in skipped)
-    lines = []
-    for why, number in reasons.most_common():
-        names = [each.name for each in skipped if each.why == why]
-        more = f" and {number - 5:,} more" if number > 5 else ""
-        lines.append(f"left out, {why}: {', '.join(names[:5])}{more}")
-    return lines
 
 
 def _levels(rows: Sequence[int]) -> str:

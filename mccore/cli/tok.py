@@ -8,13 +8,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from mccore.data.corpora.text_files import is_records, record_texts, unreadable
+from mccore.data.corpora.text_files import Choose, find_text_files, is_records, read_documents
+from mccore.data.corpora.walk import describe_skipped
 from mccore.errors import DataError, RunError, UsageError
-from mccore.host.terminal import StatusLine, echo, echo_json
+from mccore.host.terminal import StatusLine, echo, echo_json, one_line
+from mccore.host.text import is_clean
 from mccore.units import count, duration, size
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def train(
     progress = Progress()
     began = time.perf_counter()
     try:
-        if any(is_records(path) for path in files):
+        if any(is_records(path) or not is_clean(path) for path in files):
             tokenizer = Tokenizer.train(_texts(files, field), vocab_size, threads=threads, progress=progress)
         else:
             tokenizer = Tokenizer.train_files(files, vocab_size, threads=threads, progress=progress)
@@ -141,7 +143,7 @@ def evaluate(
     from mccore.report.pages.tokenizer import tokenizer_table
 
     chosen = _open(tokenizer)
-    texts = {str(path): list(_texts(find_files((path,)), field, decode=True)) for path in paths}
+    texts = {str(path): list(_texts(find_files((path,)), field)) for path in paths}
     others = present_vocabularies(cache_dir() / "vocabularies") | {str(path): read_vocabulary(path) for path in against}
     found = evaluate_tokenizer(chosen, texts, others)
     if plot is not None:
@@ -164,37 +166,14 @@ def _open(selector: str) -> Tokenizer:
 
 
 def find_files(paths: tuple[Path, ...]) -> list[Path]:
-    """The files that `paths` stand for, in a fixed order.
+    """The files of text that `paths` stand for, in a fixed order; what is left out of folders is told.
 
     Raises DataError where one doesn't exist or can't be read, and where nothing is found.
     """
-    files: list[Path] = []
-    for path in (path.expanduser() for path in paths):
-        try:
-            if path.is_dir():
-                files += [found for found in _files_below(path) if is_records(found) or _is_text(found)]
-            elif path.exists():
-                files.append(path)
-            else:
-                raise DataError(f"there is no {path}", hint="check the path")
-        except OSError as error:
-            raise unreadable(error, path) from error
-    if not files:
-        raise DataError(f"no file of text in {', '.join(map(str, paths))}", hint="name the files themselves")
-    return files
-
-
-def _files_below(root: Path) -> Iterator[Path]:
-    """All files below a directory, those and the directories whose names begin with a dot left out."""
-
-    def fail(error: OSError) -> None:
-        raise error  # os.walk would go on without what it can't read
-
-    found: list[Path] = []
-    for directory, directories, names in os.walk(root, onerror=fail):
-        directories[:] = [name for name in directories if not name.startswith(".")]
-        found += [Path(directory, name) for name in names if not name.startswith(".")]
-    return (path for path in sorted(found) if path.is_file())
+    files, skipped = find_text_files(paths, Choose(largest=None, links=True))
+    for line in describe_skipped(skipped):
+        echo(one_line(line), err=True)
+    return sorted(file.path for file in files)
 
 
 def _check_writable(directory: Path) -> None:
@@ -207,23 +186,11 @@ def _check_writable(directory: Path) -> None:
         raise UsageError(f"can't write to {directory}: {existing} {why}", hint="choose another --out")
 
 
-def _is_text(path: Path) -> bool:
-    """Whether a file looks like text: no zero byte at its start."""
-    with path.open("rb") as file:
-        return b"\0" not in file.read(8192)
-
-
-def _texts(files: list[Path], field: str, *, decode: bool = False) -> Iterator[Any]:
-    """The documents of files: str, or bytes for plain files unless they are to be decoded."""
+def _texts(files: list[Path], field: str) -> Iterator[str]:
+    """The documents of files; one of many megabytes in pieces that end at line ends."""
     for path in files:
-        if is_records(path):
-            yield from record_texts(path, field)
-        else:
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise unreadable(error, path) from error
-            yield data.decode("utf-8", errors="replace") if decode else data
+        for document in read_documents(path, field):
+            yield from document
 
 
 class Progress:

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mccore.contexts.manifest import NOTE, ContextManifest, FileRange, Origin, disk_bytes
-from mccore.data.corpora.text_files import Skipped, TextFile, read_documents
+from mccore.data.corpora.text_files import TextFile, is_records, read_documents
+from mccore.data.corpora.walk import Skipped, count_reasons
 from mccore.errors import Interrupted, MccoreError
 from mccore.host.files import write_atomic
 from mccore.megacontext.sessions.state import STATE, TREE, SessionError
@@ -106,7 +107,7 @@ def build_context(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             mccore=metadata.version("mccore"),
             files=reading.ranges,
-            skipped=_count(skipped),
+            skipped=count_reasons(skipped),
         )
         save_session(session, directory, trees, notes={NOTE: manifest.model_dump(mode="json")})
         rows = [tree.backend.length(level) for level in range(model.levels + 1)]
@@ -168,13 +169,6 @@ def _changed(directory: Path) -> SessionError:
     )
 
 
-def _count(skipped: Sequence[Skipped]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for each in skipped:
-        counts[each.why] = counts.get(each.why, 0) + 1
-    return counts
-
-
 class _Reading:
     """Files as tokens. `ranges` are those that are through, `bytes` about how much of all the files has been read."""
 
@@ -224,8 +218,6 @@ class _Reading:
 
     def _texts(self, file: TextFile) -> Iterator[tuple[str, bool]]:
         """Pieces of text, and whether a document begins with them. A document is headed by the name of its file."""
-        from mccore.data.corpora.text_files import is_records
-
         for number, document in enumerate(read_documents(file.path, self.field), start=1):
             which = f", document {number}" if is_records(file.path) else ""
             head = f"File: {file.name}{which}\n\n"

@@ -56,14 +56,14 @@ def decode(data: bytes, source: str) -> str:
         return _lines(data.removeprefix(codecs.BOM_UTF8).decode())
     except UnicodeDecodeError as error:
         at = error.start + (len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0)
-        raise not_utf8(source, data[:at].count(b"\n") + 1, data[:2]) from error
+        raise not_utf8(source, data[:2], line=data[:at].count(b"\n") + 1, byte=at) from error
 
 
-def not_utf8(source: str, line: int, start: bytes = b"") -> DataError:
-    """The error for a text in another encoding. `start`: its first bytes, which tell UTF-16."""
-    encoding = " -f UTF-16" if start in _UTF16 else ""
-    what = "UTF-16, not UTF-8" if encoding else "not valid UTF-8"
-    return DataError(f"{source}, line {line}: {what}", hint=f"convert it: iconv{encoding} -t UTF-8")
+def not_utf8(source: str, start: bytes, *, line: int | None = None, byte: int = 0) -> DataError:
+    """The error for a text in another encoding. `source` names the line, or `line` and `byte` do; `start` are its first bytes."""
+    encoding = " -f UTF-16" if start in _UTF16 else ""  # a byte order mark tells
+    verdict = f"{source}: not valid UTF-8" if line is None else f"{source} isn't valid UTF-8 (line {line}, byte {byte})"
+    return DataError(verdict + (" but UTF-16" if encoding else ""), hint=f"convert it: iconv{encoding} -t UTF-8")
 
 
 def read_text(path: Path, *, most: int | None = None) -> str:
@@ -80,7 +80,7 @@ def read_text(path: Path, *, most: int | None = None) -> str:
 
 def text_pieces(path: Path) -> Iterator[str]:
     """A file's text in pieces, in bounded memory; they end at line ends where lines aren't endless. Raises as `read_text`."""
-    source, lines, first, rest = spell(path), 1, b"", ""
+    source, lines, read, first, rest = spell(path), 1, 0, b"", ""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
     with open_regular(path) as file:
         more = True
@@ -94,12 +94,25 @@ def text_pieces(path: Path) -> Iterator[str]:
             try:
                 text = rest + decoder.decode(piece, final=not more)
             except UnicodeDecodeError as error:
-                raise not_utf8(source, lines + error.object[: error.start].count(b"\n"), first) from error
+                line = lines + error.object[: error.start].count(b"\n")
+                raise not_utf8(source, first, line=line, byte=max(0, read + error.start)) from error
             lines += piece.count(b"\n")
+            read += len(piece)
             end = _end_of_line(text) if more else len(text)
             rest = text[end:]
             if end:
                 yield text[:end]
+
+
+def is_clean(path: Path) -> bool:
+    """Whether a file's bytes are its text as they are: no byte order mark, no line ends but LF."""
+    with open_regular(path) as file:
+        piece = file.read(PIECE)
+        if piece.startswith(codecs.BOM_UTF8):
+            return False
+        while piece and b"\r" not in piece:
+            piece = file.read(PIECE)
+    return not piece
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mccore.data.conversation import Conversation, Split, split_of, validate_conversation
 from mccore.data.corpora.document import text_digest
-from mccore.data.corpora.files import read_json_lines
+from mccore.data.corpora.records import read_json_values
 from mccore.errors import DataError
 
 
@@ -31,7 +31,7 @@ def read_jsonl(path: Path, split: Split, seed: int, limit: int | None) -> Sequen
         raise missing_file(path)
     task = f"jsonl:{path.name}"
     everything: dict[str, Conversation] = {}
-    for number, value in read_json_lines(path):
+    for number, value in read_json_values(path):
         made = validate_conversation(value, where=f"{path}, line {number}", task=task, id=f"{path.name}:{number}")
         everything.setdefault(text_digest(repr(made["messages"])).hex(), made)
     if not everything:

@@ -8,6 +8,7 @@ from pathlib import Path
 from mccore.data.corpora.document import Corpus
 from mccore.data.corpora.files import SUFFIXES, JsonlCorpus, ParquetCorpus, TextCorpus, find_files, split_field
 from mccore.errors import DataError
+from mccore.host.text import spell
 
 _REMOTE = ("climbmix", "fineweb_edu")
 
@@ -46,9 +47,11 @@ def open_corpus(spec: str, *, cache_dir: Path | None = None) -> Corpus:
     path, field = split_field(rest) if kind != "text" else (rest, "")
     if not path:
         raise DataError(f"the corpus {spec!r} names no path", hint=f"write {kind}:PATH")
-    root, files = find_files(kind, path)
-    if unreadable := next((file for file in files if not os.access(file, os.R_OK)), None):
-        raise DataError(f"can't read {unreadable}", hint="correct its permissions, or leave it out of the corpus")
+    files = find_files(kind, path)
+    if unreadable := next((file for file in files.files if not os.access(file, os.R_OK)), None):
+        raise DataError(
+            f"can't read {spell(unreadable)}", hint="correct its permissions, or leave it out of the corpus"
+        )
     corpora: dict[str, type[ParquetCorpus] | type[JsonlCorpus] | type[TextCorpus]]
     corpora = {"parquet": ParquetCorpus, "jsonl": JsonlCorpus, "text": TextCorpus}
-    return corpora[kind](spec, root, files, field, cache_dir)
+    return corpora[kind](spell(spec), files, field, cache_dir)

@@ -52,7 +52,7 @@ class Corpus(ABC):
 
 def hash_share(key: str) -> float:
     """A number in [0, 1) fixed by `key`: which part of a split something belongs to."""
-    digest = hashlib.blake2b(f"{SPLIT_SALT}:{key}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{SPLIT_SALT}:{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
