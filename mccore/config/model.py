@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mccore.config.section import Count, NonNegative, Positive, Section
+from mccore.config.section import Count, NonNegative, Positive, Section, flags
 
 
 class TokenizerConfig(Section):
@@ -23,6 +23,11 @@ class DataConfig(Section):
     corpus: str = Field(
         "stdlib",
         description="stdlib, stdlib:with-tests, stdlib:packages, climbmix, fineweb_edu, parquet:PATH, jsonl:PATH or text:PATH",
+    )
+    strict: bool = Field(
+        False,
+        description="end the run at a line of a conversation file that can't be read; else it is passed over and told",
+        json_schema_extra=flags("strict"),
     )
     shards: Count = Field(0, description="shards of a remote corpus to fetch; 0 takes all")
 

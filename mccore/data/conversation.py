@@ -6,6 +6,7 @@ from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 from mccore.data.corpora.document import hash_share
 from mccore.errors import DataError
+from mccore.host.text import mend
 
 Split = Literal["train", "val", "test"]
 
@@ -28,6 +29,7 @@ class Part(TypedDict):
 class Message(TypedDict):
     role: Role
     content: str | list[Part]
+    weight: NotRequired[Literal[0]]  # an answer that isn't trained on
 
 
 class Conversation(TypedDict):
@@ -103,7 +105,7 @@ def _message(value: Any, where: str) -> Message:
     if isinstance(content, str):
         if not content.strip():
             raise _invalid(where, "the content is empty")
-        return {"role": role, "content": content}
+        return _weighted({"role": role, "content": mend(content)}, value)
     if not isinstance(content, list) or not content:
         raise _invalid(where, "the content is neither text nor a list of parts")
     if role != "assistant":
@@ -116,7 +118,14 @@ def _message(value: Any, where: str) -> Message:
         if kind == "python_output" and before != "python":
             raise _invalid(where, "a 'python_output' part doesn't follow a 'python' part")
         before = kind
-    return {"role": role, "content": [{"type": part["type"], "text": part["text"]} for part in content]}
+    parts: list[Part] = [{"type": part["type"], "text": mend(part["text"])} for part in content]
+    return _weighted({"role": role, "content": parts}, value)
+
+
+def _weighted(message: Message, value: dict[str, Any]) -> Message:
+    if value.get("weight") == 0 and message["role"] == "assistant":
+        message["weight"] = 0
+    return message
 
 
 def _invalid(where: str, what: str) -> DataError:

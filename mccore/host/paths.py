@@ -6,6 +6,7 @@ data directory and caches to its cache directory.
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from collections.abc import Mapping
@@ -52,3 +53,24 @@ def _platform_dir(kind: str, environ: Mapping[str, str] | None) -> Path:
     variable, fallback = {"data": ("XDG_DATA_HOME", ".local/share"), "cache": ("XDG_CACHE_HOME", ".cache")}[kind]
     root = environ.get(variable, "").strip()
     return (Path(root) if Path(root).is_absolute() and root else home / fallback) / "mccore"
+
+
+_SOURCES = ("parquet", "jsonl", "text")  # kinds of data that are named as kind:PATH
+
+
+def absolute_source(name: str) -> str:
+    """A name of data, such as `text:books/*.txt`, with its path made absolute: it then means the same wherever one stands.
+
+    Names without a path stay as they are. In a pattern the directory one stands in is escaped, since it isn't part of it.
+    """
+    kind, colon, path = name.partition(":")
+    if kind not in _SOURCES or not colon or not path:
+        return name
+    path = os.path.expanduser(path)
+    if os.path.isabs(path):
+        return f"{kind}:{path}"
+    here = os.getcwd()
+    plain = path.rpartition("#")[0] or path
+    if glob.has_magic(path) and not (os.path.exists(path) or os.path.exists(plain)):
+        return f"{kind}:{os.path.join(glob.escape(here), path)}"
+    return f"{kind}:{os.path.join(here, path)}"

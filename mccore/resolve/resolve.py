@@ -15,8 +15,10 @@ from pydantic import BaseModel
 
 from mccore import plugins
 from mccore.api import Extension, Recipe
-from mccore.config import Choice, RunConfig, Section
+from mccore.config import TRAINING_STAGES, Choice, RunConfig, Section, stage_spec
 from mccore.errors import ConfigError
+from mccore.host.paths import absolute_source
+from mccore.host.text import spell
 from mccore.resolve.draft import (
     CHOICES,
     PROFILE,
@@ -72,12 +74,42 @@ def resolve(
         draft.put(leaf)
     if draft.values["megacontext"]["enabled"] is False:
         refuse_unused(asked)  # before a contradiction among settings that nothing reads
-    config = draft.validate(asked)
+    config = _with_absolute_paths(draft.validate(asked))
     refuse_without_effect(config, asked, draft.options)
     derived = derive(_with_plugin_options(config, draft.options, load))
     refuse_idle(derived, asked)
     refuse_unread_search(derived, asked)
     return derived
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """`config` with every path of data as it reads from any directory: a run is resumed from elsewhere, too."""
+    data = config.data.model_copy(update={"corpus": _absolute("data.corpus", config.data.corpus)})
+    sections = {
+        stage: getattr(config, stage).model_copy(
+            update={
+                "mixture": {
+                    _absolute(f"{stage}.mixture", name): count for name, count in getattr(config, stage).mixture.items()
+                }
+            }
+        )
+        for stage in TRAINING_STAGES
+        if stage_spec(stage).chat
+    }
+    return config.model_copy(update={"data": data, **sections})
+
+
+def _absolute(path: str, name: str) -> str:
+    """`name` with an absolute path. Raises ConfigError for one that `run.json`, which is UTF-8, can't hold."""
+    absolute = absolute_source(name)
+    try:
+        absolute.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{path}: the name {spell(absolute)} isn't UTF-8, and a run's configuration is",
+            hint="rename the file or folder",
+        ) from None
+    return absolute
 
 
 def recipe_config(name: str, load: Load = plugins.load) -> RunConfig:

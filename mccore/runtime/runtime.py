@@ -25,9 +25,11 @@ from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import CheckpointError, DataError, Interrupted
 from mccore.host import paths
 from mccore.runs.rundir import RunDir
+from mccore.runtime.inputs import check_input
 from mccore.runtime.models import load_gpt, load_megacontext
 from mccore.scaling.plan import stage_config
 from mccore.tasks.catalogue import code_version, mix_conversations
+from mccore.tasks.jsonl import ReadConversations, file_fingerprint, jsonl_path, read_conversations
 from mccore.telemetry.emitter import Emitter
 from mccore.train.world import World
 
@@ -104,8 +106,13 @@ class Runtime:
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The corpus of the run."""
-        return open_corpus(self.config.data.corpus, cache_dir=self.cache)
+        """The corpus of the run. Raises InputChanged where its content isn't what the run began with."""
+        corpus = open_corpus(self.config.data.corpus, cache_dir=self.cache)
+        self._check_input(f"the corpus {corpus.name}", corpus.manifest())
+        return corpus
+
+    def _check_input(self, name: str, fingerprint: Mapping[str, Any]) -> None:
+        check_input(self.run.path, name, fingerprint, record=self.world.rank == 0)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -166,7 +173,7 @@ class Runtime:
             mixture = dict(section.mixture)
             if split == "val":
                 mixture = {name: min(count, VAL_CONVERSATIONS) for name, count in mixture.items()}
-            conversations = mix_conversations(mixture, split, seed=self.config.seed)
+            conversations = mix_conversations(mixture, split, seed=self.config.seed, strict=self.config.data.strict)
             for done, conversation in enumerate(conversations):
                 if done % 256 == 0:
                     self.progress(done, len(conversations), f"{split} conversations")
@@ -181,14 +188,33 @@ class Runtime:
         for name in section.mixture:
             _, _, path = name.partition(":")
             if path:
-                versions[name] = _file_stamp(Path(path).expanduser())
+                versions[name] = file_fingerprint(name)
+                self._check_input(f"the conversations {name}", versions[name])
             else:  # made from the standard library
                 versions["stdlib"] = self._stdlib_manifest
         return versions
 
     @cached_property
     def _stdlib_manifest(self) -> dict[str, Any]:
-        return open_corpus("stdlib", cache_dir=self.cache).manifest()
+        manifest = open_corpus("stdlib", cache_dir=self.cache).manifest()
+        self._check_input("the standard library", manifest)
+        return manifest
+
+    def check_conversations(self) -> dict[str, ReadConversations]:
+        """What the files of conversations hold that the stages of this run train on, by their names; all of them are read.
+
+        Raises DataError for one that can't be read or has nothing for a split.
+        """
+        found: dict[str, ReadConversations] = {}
+        for stage in TRAINING_STAGES:
+            if not stage_spec(stage).chat or stage not in self.config.stages:
+                continue
+            for name, count in self.chat_section(stage).mixture.items():
+                if count and (path := jsonl_path(name)) is not None and name not in found:
+                    found[name] = read_conversations(path, strict=self.config.data.strict)
+                    found[name].of("train")
+                    found[name].of("val")
+        return found
 
     def chat_section(self, stage: StageName) -> ChatTrainConfig:
         """The settings of a chat stage. Raises DataError for an empty mixture."""
@@ -345,11 +371,3 @@ def build(
 ) -> Runtime:
     """The runtime of one stage on one rank."""
     return Runtime(config, run, stage, world, emitter, stop_requested or run.stop_requested)
-
-
-def _file_stamp(path: Path) -> list[int]:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise DataError(f"can't read {path}: {error.strerror}", hint="check the path in the mixture") from error
-    return [stat.st_size, stat.st_mtime_ns]

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from mccore.config import TRAINING_STAGES
-from mccore.data.corpora.document import Document
+from mccore.config import TRAINING_STAGES, stage_spec
+from mccore.data.corpora.document import Corpus, Document, Split
 from mccore.data.tokenizer.evaluate import Encodes, evaluate_tokenizer, present_vocabularies
 from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import DataError
+from mccore.host.terminal import echo
 from mccore.runs.rundir import list_runs
 from mccore.runtime.runtime import Runtime
 
@@ -25,8 +26,36 @@ TOKENIZER_EVAL_DOCUMENTS = 200
 
 def find_corpus(runtime: Runtime) -> Results:
     """Find the corpus and say what it is."""
-    print(runtime.corpus.describe(), flush=True)
-    return {"corpus": runtime.corpus.manifest(), "description": runtime.corpus.describe()}
+    corpus = runtime.corpus
+    echo(corpus.describe())
+    if any(stage in runtime.config.stages for stage in TRAINING_STAGES if not stage_spec(stage).chat):
+        _check_size(corpus, runtime.config.model.max_seq_len)
+    conversations = runtime.check_conversations()
+    for name, found in conversations.items():
+        echo(f"{name}: {found.describe()}")
+    return {
+        "corpus": corpus.manifest(),
+        "description": corpus.describe(),
+        **(
+            {"conversations": {name: found.to_json() for name, found in conversations.items()}} if conversations else {}
+        ),
+    }
+
+
+def _check_size(corpus: Corpus, length: int) -> None:
+    """Both splits must be able to fill one row: a token is at least a byte. Said now, before hours of other stages."""
+    splits: tuple[Split, ...] = ("train", "val")
+    for split in splits:
+        held = 0
+        for document in corpus.documents(split):
+            held += len(document.text.encode("utf-8", "replace")) + 1
+            if held >= length + 1:
+                break
+        else:
+            raise DataError(
+                f"the {split} split of {corpus.name} holds {held:,} bytes, less than one sequence of {length:,} tokens",
+                hint="give more text, or a smaller model.max_seq_len",
+            )
 
 
 def train_tokenizer(runtime: Runtime) -> Results:

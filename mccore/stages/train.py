@@ -298,7 +298,7 @@ def _samples(runtime: Runtime, training: Training) -> list[tuple[str, str]]:
         found = sample_completions(engine, config.eval.sample_prompts, config.eval.sample_tokens, config.seed)
         return [(sample.prompt, sample.text) for sample in found]
     mixture = {name: 1 for name, count in runtime.chat_section(runtime.stage).mixture.items() if count}
-    conversations = mix_conversations(mixture, "val", seed=config.seed)[:CHAT_SAMPLES]
+    conversations = mix_conversations(mixture, "val", seed=config.seed, strict=config.data.strict)[:CHAT_SAMPLES]
     prompts = [render_for_completion(tokenizer, conversation["messages"]) for conversation in conversations]
     room = engine.max_tokens - config.eval.sample_tokens
     kept = [(c, ids) for c, ids in zip(conversations, prompts, strict=True) if len(ids) <= room]

@@ -33,17 +33,21 @@ def source_names() -> tuple[str, ...]:
     return tuple(sorted(_SOURCES))
 
 
-def open_conversations(name: str, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Conversation]:
+def open_conversations(
+    name: str, split: Split, *, seed: int = 0, limit: int | None = None, strict: bool = True
+) -> Sequence[Conversation]:
     """The conversations of one source and split, in an order and wording fixed by `seed`; at most `limit` of them.
 
     Sources made by rule (`arithmetic`, `spelling`) have no natural end: without a limit they give a default number, with one
-    exactly that many. Raises DataError for an unknown name or split, an unreadable file, or a split that is empty.
+    exactly that many. A line of a file that can't be read is an error, or passed over where not `strict`.
+
+    Raises DataError for an unknown name or split, an unreadable file, or a split that is empty.
     """
     check_conversation_split(split)
     if limit is not None and limit < 1:
         raise DataError(f"a limit of {limit} conversations", hint="give a positive limit, or none")
     if (path := jsonl_path(name)) is not None:
-        return read_jsonl(path, split, seed, limit)
+        return read_jsonl(path, split, seed, limit, strict=strict)
     return _source(name)(split, seed=seed, limit=limit)
 
 
@@ -56,7 +60,7 @@ def check_source(name: str) -> None:
 
 
 def mix_conversations(
-    mixture: Mapping[str, int | float], split: Split, *, seed: int = 0, total: int | None = None
+    mixture: Mapping[str, int | float], split: Split, *, seed: int = 0, total: int | None = None, strict: bool = True
 ) -> list[Conversation]:
     """Conversations of several sources, shuffled together.
 
@@ -65,7 +69,7 @@ def mix_conversations(
     """
     mixed: list[Conversation] = []
     for name, count in sorted(_counts(mixture, total).items()):
-        mixed += _draw(name, split, seed, count)
+        mixed += _draw(name, split, seed, count, strict)
     random.Random(f"mix:{seed}").shuffle(mixed)
     return mixed
 
@@ -130,10 +134,10 @@ def _counts(mixture: Mapping[str, int | float], total: int | None) -> dict[str, 
     return counts | floors
 
 
-def _draw(name: str, split: Split, seed: int, count: int) -> Iterator[Conversation]:
+def _draw(name: str, split: Split, seed: int, count: int, strict: bool) -> Iterator[Conversation]:
     again = 1
     while count > 0:
-        taken = open_conversations(name, split, seed=seed + 1_000_003 * (again - 1), limit=count)
+        taken = open_conversations(name, split, seed=seed + 1_000_003 * (again - 1), limit=count, strict=strict)
         if not taken:
             raise DataError(f"the conversations {name!r} have none for the {split} split", hint="leave the source out")
         for conversation in taken:

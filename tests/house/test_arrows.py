@@ -23,7 +23,7 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
     "hookspecs": (("api",), "one signature and one sentence for each kind of plugin"),
     "scaling": (("config", "host"), "arithmetic only: a form that launches runs uses it"),
     "plugins": ((*SEAM, "config"), "loading imports exactly one module"),
-    "resolve": (("api", "config", "plugins", "scaling"), "the only code that merges settings"),
+    "resolve": (("api", "config", "host", "plugins", "scaling"), "the only code that merges settings"),
     "runs": (("config", "events", "host"), "attach, replay and post-mortem are one code path"),
     "data": (("host",), "text to tokens; knows no model"),
     "tasks": (("data",), "one task serves mixture, evaluation and reward; knows no model"),

@@ -59,10 +59,11 @@ def _damaged(path: Path, place: str, error: Exception) -> DataError:
 # --- JSON -----------------------------------------------------------------------------------------------------------------
 
 
-def read_json_values(path: Path) -> Iterator[tuple[int, Any]]:
+def read_json_values(path: Path, on_bad: Callable[[DataError], None] | None = None) -> Iterator[tuple[int, Any]]:
     """(line from 1, value) of a JSON Lines file, gzipped or not; of a `.json` file (number from 1, element of its array).
 
-    Blank lines are passed over, lines may end in LF, CRLF or CR. Numbers too long for an int stay text.
+    Blank lines are passed over, lines may end in LF, CRLF or CR. Numbers too long for an int stay text. A line that is no
+    JSON is an error, or goes to `on_bad`, after which reading goes on.
     """
     number = 0
     with blaming(path, lambda: f" after line {number}"), _open_plain(path) as file:
@@ -70,7 +71,14 @@ def read_json_values(path: Path) -> Iterator[tuple[int, Any]]:
             yield from enumerate(values, start=1)
             return
         for number, line in _lines(file, path):
-            yield number, _parse(line, f"{spell(path)}, line {number}", line[:2])
+            try:
+                value = _parse_line(line, f"{spell(path)}, line {number}", line[:2])
+            except DataError as error:
+                if on_bad is None:
+                    raise
+                on_bad(error)
+                continue
+            yield number, value
 
 
 @contextlib.contextmanager
@@ -116,7 +124,7 @@ def _whole(file: BinaryIO) -> list[Any] | None:
     return None
 
 
-def _parse(line: bytes, where: str, start: bytes) -> Any:
+def _parse_line(line: bytes, where: str, start: bytes) -> Any:
     try:
         return json.loads(line.decode(), parse_int=_integer)
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ merged into the first user turn. An assistant's content is a str or a list of pa
 `python` (a call: <|python_start|>...<|python_end|>) and `python_output` (its result: <|output_start|>...<|output_end|>).
 
 The mask is 1 on what a model has to learn to write: the assistant's text, its python calls with their marks, and the mark
-that ends the turn. It is 0 on everything that is given to the model: other turns, <|assistant_start|>, and tool output.
+that ends the turn. It is 0 on everything that is given to the model: answers of `weight` 0, other turns, <|assistant_start|>, and tool output.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Rendered(NamedTuple):
 class _Turn(NamedTuple):
     role: str
     parts: list[tuple[str, str]]  # (type, text)
+    weight: int = 1  # 0: an answer that isn't trained on
 
 
 def render_conversation(
@@ -87,7 +88,7 @@ def _add_turn(tokenizer: Tokenizer, rendered: Rendered, turn: _Turn) -> None:
         rendered.ids.extend(ids)
         rendered.mask.extend([mask] * len(ids))
 
-    assistant = int(turn.role == "assistant")
+    assistant = int(turn.role == "assistant") * turn.weight
     add([tokenizer.special(f"{turn.role}_start")], 0)
     for kind, text in turn.parts:
         start, end, written = _PARTS[kind]
@@ -118,7 +119,8 @@ def _turns(messages: Sequence[Message]) -> list[_Turn]:
                 f"{where} has role {role!r} where {expected!r} is due",
                 hint="a conversation is an optional system message, then user and assistant in turn",
             )
-        turns.append(_Turn(expected, _parts(f"{where}: the {expected}'s content", expected, content)))
+        parts = _parts(f"{where}: the {expected}'s content", expected, content)
+        turns.append(_Turn(expected, parts, int(message.get("weight", 1))))
     if not turns:
         raise DataError("a conversation needs at least one user message")
     if system is not None:
