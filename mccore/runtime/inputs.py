@@ -28,7 +28,7 @@ def check_input(run: Path, name: str, fingerprint: Mapping[str, Any], *, record:
 
     Raises InputChanged, which names both.
     """
-    known = _read(run / FILE)
+    known = _recorded(run / FILE)
     before = known.get(name)
     if before is None:
         if record:
@@ -43,7 +43,7 @@ def check_input(run: Path, name: str, fingerprint: Mapping[str, Any], *, record:
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _recorded(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:

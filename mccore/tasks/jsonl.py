@@ -101,11 +101,11 @@ def read_conversations(path: Path, *, strict: bool = True) -> ReadConversations:
     if not path.is_file():
         raise missing_file(path)
     stat = path.stat()
-    return _read(path, strict, stat.st_size, stat.st_mtime_ns)
+    return _read_once(path, strict, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)  # every split, and every pass of a mixture, asks for the same file
-def _read(path: Path, strict: bool, size: int, modified: int) -> ReadConversations:
+def _read_once(path: Path, strict: bool, size: int, modified: int) -> ReadConversations:
     found = ReadConversations(path)
     first: list[DataError] = []
 

@@ -75,17 +75,17 @@ def refused(where: str, what: str) -> DataError:
 
 def _shape_of(value: Any, where: str, left_out: list[str]) -> tuple[str, list[Any]]:
     if isinstance(value, list):
-        return "messages", _list(value, where)
+        return "messages", _messages(value, where)
     if not isinstance(value, Mapping):
         raise refused(where, "it is neither a list of messages nor an object")
     _refuse_meant(value, where)
     if "messages" in value:
         _note_others(value, ("messages", "id"), left_out)
-        return "messages", _list(value["messages"], where)
+        return "messages", _messages(value["messages"], where)
     for key in ("conversations", "conversation"):
         if isinstance(value.get(key), list):
             _note_others(value, (key, "system", "id"), left_out)
-            return "ShareGPT", _system(value, where) + _list(value[key], where)
+            return "ShareGPT", _system(value, where) + _messages(value[key], where)
     asked, replied = _one_of(value, _ASKED, where), _one_of(value, _REPLIED, where)
     if asked and replied:
         beside = _one_of(value, _BESIDE, where)
@@ -98,7 +98,7 @@ def _shape_of(value: Any, where: str, left_out: list[str]) -> tuple[str, list[An
     raise refused(where, f"the object has no 'messages' nor another known shape; it has {keys}")
 
 
-def _list(value: Any, where: str) -> list[Any]:
+def _messages(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list) or not value:
         raise refused(where, "the messages aren't a non-empty list")
     return value
@@ -113,11 +113,11 @@ def _one_of(value: Mapping[str, Any], keys: tuple[str, ...], where: str) -> str:
 
 
 def _exchange(asked: Any, beside: Any, replied: Any) -> list[Any]:
-    question = asked if isinstance(asked, list) else [{"role": "user", "content": _joined(asked, beside)}]
+    question = asked if isinstance(asked, list) else [{"role": "user", "content": _question(asked, beside)}]
     return question + (replied if isinstance(replied, list) else [{"role": "assistant", "content": replied}])
 
 
-def _joined(asked: Any, beside: Any) -> Any:
+def _question(asked: Any, beside: Any) -> Any:
     return f"{asked}\n\n{beside}" if isinstance(asked, str) and isinstance(beside, str) and beside.strip() else asked
 
 
@@ -146,11 +146,10 @@ def _as_message(value: Any, where: str, left_out: list[str]) -> dict[str, Any]:
             "role": role,
             "content": value["value"],
         }
-    if not isinstance(value, Mapping) or not {"role", "content"} <= value.keys() | set(_MEANT) & value.keys():
-        if isinstance(value, Mapping):
-            _refuse_meant(value, where)
+    if isinstance(value, Mapping):
+        _refuse_meant(value, where)
+    if not isinstance(value, Mapping) or not {"role", "content"} <= value.keys():
         raise refused(where, "it isn't an object with 'role' and 'content'")
-    _refuse_meant(value, where)
     role = value["role"]
     if role in _TOOL_ROLES:
         raise refused(where, f"the role {role!r}: calls of tools aren't trained on")
@@ -198,7 +197,7 @@ def _refuse_meant(value: Mapping[str, Any], where: str) -> None:
         if value[key] not in (None, "", [], {}):
             raise refused(
                 where,
-                f"it has {key!r}: {_MEANT[key]} can't be trained on, and leaving them out would change what is said",
+                f"it has {key!r}: {_MEANT[key]} can't be trained on, nor left out without a change of meaning",
             )
 
 

@@ -436,7 +436,7 @@ def test_a_search_whose_finds_nobody_shows_is_refused(recipe: str, flags: dict[s
 # --- flags ---------------------------------------------------------------------------------------------------------------
 
 FLAGS = """
---seed --gpu --nproc --nnodes --rdzv-endpoint --mc --block-size --mc-block-size --mc-max-lod --tree --mc-tree
+--seed --gpu --nproc --nnodes --rdzv-endpoint --strict --mc --block-size --mc-block-size --mc-max-lod --tree --mc-tree
 --allocator --allocator-type --mc-allocator --mc-gistnet-kind --mc-gistnet-layers --mc-gistnet-pooling
 --mc-gistnet-head --mc-gistnet-skip --mc-gistnet-matrix-lr --mc-gistnet-lr --mc-lens-layers --mc-lens-head
 --mc-lens-lr --mc-lens-start --mc-lens-target --mc-lens-queries --mc-lens-loss-weight --mc-lens-question-weight

@@ -373,8 +373,8 @@ def test_three_jsonl_conversations_give_one_to_each_split(tmp_path: Path) -> Non
         ([QUESTION, {"role": "assistant", "content": []}], "message 2: the content is neither"),
         ([QUESTION, {"role": "assistant", "content": [{"type": "image", "text": ""}]}], "message 2: a part isn't like"),
         (
-            [{"role": "user", "content": [{"type": "text", "text": "x"}]}, REPLY],
-            "message 1: parts are for the assistant",
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, REPLY],
+            "message 1: a part of type 'image_url'",
         ),
         (
             [QUESTION, {"role": "assistant", "content": [{"type": "python_output", "text": "1"}]}],

@@ -7,7 +7,8 @@ merged into the first user turn. An assistant's content is a str or a list of pa
 `python` (a call: <|python_start|>...<|python_end|>) and `python_output` (its result: <|output_start|>...<|output_end|>).
 
 The mask is 1 on what a model has to learn to write: the assistant's text, its python calls with their marks, and the mark
-that ends the turn. It is 0 on everything that is given to the model: answers of `weight` 0, other turns, <|assistant_start|>, and tool output.
+that ends the turn. It is 0 on everything that is given to the model: other turns, answers
+of `weight` 0, <|assistant_start|>, and tool output.
 """
 
 from __future__ import annotations
