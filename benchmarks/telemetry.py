@@ -4,12 +4,14 @@
     uv run python benchmarks/telemetry.py emit         [--events 20000] [--rounds 9]
     uv run --with opentelemetry-exporter-otlp-proto-http python benchmarks/telemetry.py deliver otel prometheus
     uv run python benchmarks/telemetry.py step         [--pairs 9] [--telemetry otel --telemetry prometheus]
+    uv run python benchmarks/telemetry.py end          [--rounds 9]
 
 `emit`: events a second of `Emitter.emit` into its file, as a ratio to writing the same record by `json.dumps` and `os.write`.
 `deliver`: events a second from a run's event file through a provider, all of them flushed, as a ratio to a script of the same
 client library that reads the same file line by line, sends the same values to the same server, and counts nothing.
-`step`: seconds of a step of `tiny` with providers in front of real servers, as a ratio to one without, and the memory of all
-processes of the run beside that. Runs of a pair follow each other, and the order within pairs alternates.
+`step`: seconds of a step of `tiny` with providers in front of real servers, as a ratio to one without, and what the process
+for telemetry takes. Runs of a pair follow each other, and the order within pairs alternates.
+`end`: seconds from the last event of a run to the end of its process, by what its collector does.
 
 Contenders alternate within each round; a line gives medians, and lowest and highest ratio beside it. A provider is added by an
 entry in `PEERS`; those of OpenSearch and W&B are in `telemetry_stores.py`.
@@ -267,7 +269,7 @@ PEERS = {
 
 
 def step(arguments: argparse.Namespace) -> None:
-    ours, peers, memory, without = [], [], [], []
+    ours, peers, relays = [], [], []
     chosen = arguments.telemetry or sorted(PEERS)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -277,47 +279,102 @@ def step(arguments: argparse.Namespace) -> None:
             options[name] = stack.enter_context(PEERS[name].server(folder / name))
         for number in range(arguments.pairs):
             for providers in (options, {}) if number % 2 else ({}, options):
-                seconds, most = train(folder, f"{number}-{len(providers)}", providers, arguments.steps)
+                seconds, relay = train(folder, f"{number}-{len(providers)}", providers, arguments.steps)
                 (ours if providers else peers).append(seconds)
-                (memory if providers else without).append(most)
-            print(
-                f"  pair {number + 1}: {ours[-1] / peers[-1]:.3f}, {(memory[-1] - without[-1]) / 1e6:+.0f} MB",
-                flush=True,
-            )
+                relays += [relay] if providers else []
+            ratio, relay = ours[-1] / peers[-1], relays[-1]
+            print(f"  pair {number + 1}: {ratio:.3f}, {relay.memory / 1e6:.0f} MB, {relay.share:.4f} cores", flush=True)
     print(line(f"step with {'+'.join(chosen)}", ours, peers, "s"))
-    print(f"memory of all processes: {(median(memory) - median(without)) / 1e6:+.0f} MB at the most (medians)")
+    memory, share = median(relay.memory for relay in relays) / 1e6, median(relay.share for relay in relays)
+    print(f"the process that relays, with its children: {memory:.0f} MB at the most, {share:.4f} of a core (medians)")
 
 
-def train(folder: Path, name: str, providers: dict[str, dict[str, Any]], steps: int) -> tuple[float, float]:
-    """The median step of a run's second half in seconds, and the most memory that its processes had at once in bytes."""
+@dataclass
+class Watched:
+    """What the relaying process of a run took: memory of its own in bytes, CPU seconds, and seconds it was seen for."""
+
+    memory: float = 0.0
+    cpu: float = 0.0
+    seconds: float = 1e-9
+
+    @property
+    def share(self) -> float:
+        return self.cpu / self.seconds
+
+
+def train(folder: Path, name: str, providers: dict[str, dict[str, Any]], steps: int) -> tuple[float, Watched]:
+    """The median step of a run's second half in seconds, and what the process for telemetry took."""
     settings = {"stages": '["data", "tokenizer", "encode", "base"]', "base.tokens": str(2048 * steps)}
-    flags = [flag for provider in providers for flag in ("--telemetry", provider)]
-    for provider, values in providers.items():
-        settings |= {f"telemetry.{provider}.options.{key}": str(value) for key, value in values.items()}
-    flags += [flag for path, value in settings.items() for flag in ("--set", f"{path}={value}")]
-    command = [sys.executable, "-m", "mccore", "run", "tiny", "--name", name, *flags]
-    environment = {**os.environ, "MCCORE_BASE_DIR": str(folder)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-        most = [0.0]
-        threading.Thread(target=watch, args=[process.pid, most], daemon=True).start()
+    relay = Watched()
+    with run_tiny(folder, name, providers, settings) as process:
+        threading.Thread(target=watch, args=[process.pid, relay], daemon=True).start()
         assert process.wait() == 0, "the run failed"
     events = read_events(RunDir(folder / "runs" / name).events_dir)
     durations = [event.metrics["step_duration"] for event in events if event.type == "step"]
     assert [event.data for event in events if event.type == "telemetry"] == []
-    return median(durations[len(durations) // 2 :]), most[0]
+    return median(durations[len(durations) // 2 :]), relay
 
 
-def watch(pid: int, most: list[float]) -> None:
-    """Note the most memory of a process and its descendants; of pages they share each has its part."""
+def run_tiny(
+    folder: Path, name: str, providers: dict[str, dict[str, Any]], settings: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    flags = [flag for provider in providers for flag in ("--telemetry", provider)]
+    for provider, values in providers.items():
+        settings = settings | {f"telemetry.{provider}.options.{key}": str(value) for key, value in values.items()}
+    flags += [flag for path, value in settings.items() for flag in ("--set", f"{path}={value}")]
+    command = [sys.executable, "-m", "mccore", "run", "tiny", "--name", name, *flags]
+    environment = {**os.environ, "MCCORE_BASE_DIR": str(folder)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def watch(pid: int, relay: Watched) -> None:
+    """Note what the process for telemetry and its children take, while the run goes on."""
+    began = 0.0
     with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
+        launcher = psutil.Process(pid)
         while True:
-            used = 0.0
-            for one in (process, *process.children(recursive=True)):
+            for one in launcher.children():
                 with contextlib.suppress(psutil.Error):
-                    used += one.memory_full_info().pss
-            most[0] = max(most[0], used)
+                    if "mccore.telemetry.relay" not in one.cmdline():
+                        continue
+                    began = began or time.monotonic()
+                    family = (one, *one.children(recursive=True))
+                    relay.memory = max(relay.memory, sum(each.memory_full_info().uss for each in family))
+                    times = [each.cpu_times() for each in family]
+                    relay.cpu = max(relay.cpu, sum(each.user + each.system for each in times))
+                    relay.seconds = max(relay.seconds, time.monotonic() - began)
             time.sleep(0.2)
+
+
+# --- end --------------------------------------------------------------------------------------------------------------
+
+
+def end(arguments: argparse.Namespace) -> None:
+    """Seconds from a run's last event to the end of its process, by what its collector does."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        took: dict[str, list[float]] = {}
+        for number in range(arguments.rounds):
+            for name, server in (("none", None), ("refusing", None), ("silent", silent), ("answering", collector)):
+                with ExitStack() as stack:
+                    (folder / f"{name}{number}").mkdir()
+                    options = {"endpoint": f"http://127.0.0.1:{free_port()}"}
+                    if server is not None:
+                        options = stack.enter_context(server(folder / f"{name}{number}"))
+                    providers = {} if name == "none" else {"otel": options}
+                    run_tiny(folder, f"{name}-{number}", providers, {"stages": '["data", "tokenizer"]'}).wait()
+                    gone = time.time()
+                events = read_events(RunDir(folder / "runs" / f"{name}-{number}").events_dir)
+                took.setdefault(name, []).append(gone - [event.time for event in events if event.type == "run.end"][-1])
+        for name, seconds in took.items():
+            print(f"end, collector {name:10} {median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
+
+
+@contextlib.contextmanager
+def silent(folder: Path) -> Iterator[dict[str, Any]]:
+    """A collector that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield {"endpoint": f"http://127.0.0.1:{server.getsockname()[1]}"}
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------
@@ -354,7 +411,7 @@ def started(command: list[str], port: int) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     commands = parser.add_subparsers(required=True)
-    for name, action in (("emit", emit), ("deliver", deliver), ("step", step)):
+    for name, action in (("emit", emit), ("deliver", deliver), ("step", step), ("end", end)):
         command = commands.add_parser(name)
         command.set_defaults(action=action)
         command.add_argument("--events", type=int, default=20_000)

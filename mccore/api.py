@@ -267,7 +267,7 @@ class TelemetrySpec:
     """Which start of the run this is, from 1."""
     commit: str = ""
     """git commit of mccore, empty for an installed package."""
-    patience_seconds: float = 2.5
+    patience_seconds: float = 2.3
     """What a call may take: `close` is abandoned after it, and a longer `record` or `flush` loses events while it lasts."""
 
     @property

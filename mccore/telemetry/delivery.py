@@ -19,8 +19,8 @@ from mccore.api import EventsLost, TelemetryProvider
 from mccore.events import Event
 
 FLUSH_SECONDS = 5.0
-PATIENCE_SECONDS = 2.5  # for a provider to close
-END_SECONDS = 2.9  # for what waits and for closing, of all providers at once
+PATIENCE_SECONDS = 2.3  # for a provider to close
+END_SECONDS = 2.6  # for what waits and for closing, of all providers at once
 CLOSE_SECONDS = 1.2  # left for closing when much waits at the end
 STEADY_EVENTS = 8  # taken in a row until a provider counts as recovered
 

