@@ -17,6 +17,7 @@ from mccore.host.terminal import echo, visible
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("mccore.cli.run:run", "Train a model by a recipe, from raw text to a chat."),
     "runs": ("mccore.cli.runs:runs", "List, show, stop and compare runs."),
+    "monitor": ("mccore.cli.monitor:monitor", "Watch runs on a screen; start, stop and resume them."),
     "chat": ("mccore.cli.chat.command:chat", "Talk to a trained model."),
     "context": ("mccore.cli.context:context", "Turn files into contexts for chats, look at them, check them."),
     "bench": ("mccore.cli.bench:bench", "Measure what sessions cost on this machine."),

@@ -43,9 +43,13 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
     "report": (("config", "events", "runs", "scaling", "host"), "from the directory alone; no torch"),
     "launch": (("config", "events", "runs", "host", "telemetry"), "no torch before a worker"),
     "launch.worker": (("stages", "runtime", "train"), "the one module of launch that starts an engine"),
+    "tui": (
+        ("config", "events", "host", "plugins", "runs"),
+        "reads run directories; never torch, never plugin code; what it starts is a process of its own",
+    ),
     "testing": (("api", "config", "events", "plugins", "resolve", "megacontext"), "for outsiders"),
     "cli": (
-        (*SEAM, *KERNEL, *ENGINE, "runtime", "stages", "contexts", "report", "launch", "telemetry"),
+        (*SEAM, *KERNEL, *ENGINE, "runtime", "stages", "contexts", "report", "launch", "telemetry", "tui"),
         "a front end: imports its work when a command is called",
     ),
     "__main__": (("cli",), "`python -m mccore`"),

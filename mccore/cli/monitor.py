@@ -1,0 +1,63 @@
+"""`mccore monitor`: a screen over runs, or one picture of a run for scripts."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+
+from mccore.errors import UsageError
+from mccore.events import finite
+from mccore.host import paths
+from mccore.runs.rundir import RunDir
+from mccore.units import duration, number
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("--once", is_flag=True, help="Print how RUN is doing and leave.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: everything, as one JSON object.")
+@click.option("--ascii", "ascii_only", is_flag=True, default=None, help="Draw with ASCII characters only.")
+def monitor(run: str | None, once: bool, as_json: bool, ascii_only: bool | None) -> None:
+    """Watch runs on a screen; with RUN (a name, a directory or `latest`) that one.
+
+    The monitor reads run directories. Leaving it leaves every run alive.
+    """
+    if as_json and not once:
+        raise UsageError("--json prints one picture", hint="add --once")
+    if once:
+        _print_once(RunDir.open(run or "latest"), as_json)
+        return
+    chosen = RunDir.open(run) if run is not None else None
+    from mccore.tui.app import make_monitor
+
+    make_monitor(paths.runs_dir(), chosen, ascii_only=ascii_only).run()
+
+
+def _print_once(run: RunDir, as_json: bool) -> None:
+    from mccore.host.terminal import echo
+    from mccore.runs.watch import RunWatch
+
+    watch = RunWatch(run)
+    watch.open()
+    while watch.poll(1.0) or watch.catching_up:
+        pass
+    if as_json:
+        echo(json.dumps(finite(watch.to_json()), indent=2, ensure_ascii=True))
+        return
+    state = watch.state
+    why = f": {watch.outcome.message}" if watch.outcome.message else ""
+    echo(f"{run.name}: {watch.outcome.state}{why}")
+    for stage in state.stages.values():
+        share = f" {stage.progress:.0%}" if stage.progress is not None else ""
+        left = f", {duration(stage.seconds_left)} left" if stage.seconds_left is not None else ""
+        echo(f"  {stage.name}: {stage.state}{share}{left}")
+    for name, last in state.metrics.items():
+        outside = "  outside its band" if last.in_band(name) is False else ""
+        echo(f"  {name} {number(last.value)}{outside}")
+    for event in state.alerts:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
+        echo(f"  alert {when}: {event.data.get('metric')} {event.data.get('value')}: {event.data.get('advice')}")
+    if watch.problem or watch.skipped:
+        echo(f"  {watch.problem or 'read'}, {watch.skipped} damaged lines")

@@ -1,0 +1,80 @@
+"""The application: which screens there are and how one comes from one to the other.
+
+`make_monitor` is the one way to make it, for the command and for tests. The application knows run directories alone. Leaving it
+leaves every run alive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+
+from mccore.runs.rundir import RunDir
+from mccore.tui.glyphs import Glyphs, choose_glyphs
+from mccore.tui.screens.help import HelpScreen
+from mccore.tui.screens.launch import LaunchScreen
+from mccore.tui.screens.monitor import MonitorScreen
+from mccore.tui.screens.runs import RunsScreen
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the monitor looks for runs, and the characters that it draws with."""
+
+    root: Path
+    glyphs: Glyphs
+
+
+class MonitorApp(App[None]):
+    """The monitor. Start it with `make_monitor(...).run()`."""
+
+    TITLE = "mccore monitor"
+    CSS_PATH = "monitor.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q", "quit", "Quit", tooltip="Leave the monitor; runs go on"),
+        Binding("question_mark,f1", "help", "Help", tooltip="Every key of this screen"),
+        Binding("ctrl+s", "save_screenshot", "Screenshot", show=False, tooltip="Save this screen as SVG"),
+        Binding("d", "toggle_theme", "Dark/light", show=False, tooltip="Switch between dark and light"),
+    ]
+
+    def __init__(self, places: Places, run: RunDir | None = None) -> None:
+        super().__init__(ansi_color=False)
+        self.places = places
+        self._first = run
+
+    def on_mount(self) -> None:
+        self.theme = "textual-dark"
+        self.push_screen(RunsScreen(self.places.root, self.places.glyphs))
+        if self._first is not None:
+            self.attach(self._first)
+
+    def attach(self, run: RunDir) -> None:
+        """Show a run."""
+        self.push_screen(MonitorScreen(run, self.places.glyphs))
+
+    def launch(self) -> None:
+        """Show the form that starts a run."""
+        self.push_screen(LaunchScreen(self.places.root))
+
+    def action_help(self) -> None:
+        self.push_screen(HelpScreen(self.screen))
+
+    def action_toggle_theme(self) -> None:
+        self.theme = "textual-light" if self.theme == "textual-dark" else "textual-dark"
+
+    def action_save_screenshot(self) -> None:
+        try:
+            path = self.save_screenshot()
+        except OSError as error:
+            self.notify(f"can't save the screenshot: {error.strerror}", severity="error")
+        else:
+            self.notify(f"saved {path}")
+
+
+def make_monitor(root: Path, run: RunDir | None = None, *, ascii_only: bool | None = None) -> MonitorApp:
+    """The monitor over the runs in `root`, attached to `run` where one is given."""
+    return MonitorApp(Places(root, choose_glyphs(ascii_only)), run)

@@ -1,0 +1,241 @@
+"""Plots as rows of characters: pure functions, tested without a terminal.
+
+A plot is a grid of cells. Each cell has a character and a role (`line`, `range`, `axis`, `alert`, `cursor`), which a
+widget turns into a colour. With braille a cell has 2 x 4 dots, in ASCII one character.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mccore.runs.trace import Axis, Trace, smoothed
+from mccore.tui.glyphs import Glyphs
+
+Role = Literal["", "line", "range", "axis", "alert", "cursor"]
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # braille, by row and column of the cell
+_LABEL = 9  # columns of the numbers at the left
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One character of a plot, what it stands for, and whether it lies in the band of the metric."""
+
+    char: str = " "
+    role: Role = ""
+    band: bool = False
+
+
+@dataclass
+class PlotView:
+    """What of a curve is shown: the axis, its window, and whether it is smoothed or logarithmic."""
+
+    axis: Axis = "step"
+    start: float = -math.inf
+    stop: float = math.inf
+    smooth: bool = False
+    log: bool = False
+    cursor: float | None = None  # a share of the width
+
+
+@dataclass
+class Plot:
+    """A curve to draw, the band of its metric, and times at which an alert began."""
+
+    trace: Trace
+    band: tuple[float, float] | None = None
+    alerts: Sequence[float] = ()
+    view: PlotView = field(default_factory=PlotView)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From values to rows: linear or logarithmic between two ends."""
+
+    low: float
+    high: float
+    log: bool
+
+    def share(self, value: float) -> float:
+        """Where a value lies between the ends, 0 at the bottom."""
+        if self.log:
+            value, low, high = (math.log(max(each, 1e-12)) for each in (value, self.low, self.high))
+        else:
+            low, high = self.low, self.high
+        return min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.5
+
+
+def scale_of(plot: Plot) -> Scale:
+    """The ends of the value axis: all that is in the window, and the ends of the band that lie near."""
+    view = plot.view
+    buckets = list(plot.trace.extremes(view.axis, view.start, view.stop))
+    if not buckets:
+        return Scale(0.0, 1.0, False)
+    low, high = min(bucket.low for bucket in buckets), max(bucket.high for bucket in buckets)
+    spread = high - low or abs(high) or 1.0
+    for end in plot.band or ():
+        if math.isfinite(end) and low - spread <= end <= high + spread:
+            low, high = min(low, end), max(high, end)
+    if low == high:
+        low, high = low - abs(low) * 0.1 - 1e-9, high + abs(high) * 0.1 + 1e-9
+    return Scale(low, high, view.log and low > 0)
+
+
+def window_of(plot: Plot) -> tuple[float, float]:
+    """The ends of the time axis that are drawn."""
+    buckets = list(plot.trace.extremes(plot.view.axis, plot.view.start, plot.view.stop))
+    if not buckets:
+        return 0.0, 1.0
+    first, last = buckets[0].at(plot.view.axis), buckets[-1].at(plot.view.axis)
+    return (first, last) if last > first else (first - 0.5, last + 0.5)
+
+
+def draw(plot: Plot, width: int, height: int, glyphs: Glyphs) -> list[list[Cell]]:
+    """The plot as `height` rows of `width` cells: numbers at the left, the time axis at the bottom."""
+    columns, rows = max(1, width - _LABEL - 1), max(1, height - 2)
+    grid = [[Cell() for _ in range(columns)] for _ in range(rows)]
+    scale, (first, last) = scale_of(plot), window_of(plot)
+    _shade_band(grid, plot, scale)
+    _draw_curve(grid, plot, scale, (first, last), glyphs)
+    _mark(grid, plot, (first, last), glyphs)
+    lines = []
+    for row, cells in enumerate(grid):
+        value = _value_at(scale, 1 - (row + 0.5) / rows)
+        label = f"{format_value(value):>{_LABEL}}" if row in (0, rows // 2, rows - 1) else " " * _LABEL
+        lines.append([*(Cell(char, "axis") for char in label + glyphs.vertical), *cells])
+    lines.append(_axis_line(plot, columns, (first, last), glyphs))
+    lines.append(_axis_numbers(columns, (first, last), plot.view.axis))
+    return [line[:width] for line in lines][: max(1, height)]
+
+
+def format_value(value: float) -> str:
+    """A number in at most nine characters."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:.2e}"
+
+
+def cursor_value(plot: Plot) -> tuple[float, float] | None:
+    """The position and the mean of the bucket under the cursor."""
+    if plot.view.cursor is None:
+        return None
+    first, last = window_of(plot)
+    wanted = first + plot.view.cursor * (last - first)
+    buckets = list(plot.trace.extremes(plot.view.axis, plot.view.start, plot.view.stop))
+    if not buckets:
+        return None
+    nearest = min(buckets, key=lambda bucket: abs(bucket.at(plot.view.axis) - wanted))
+    return nearest.at(plot.view.axis), nearest.mean
+
+
+def _shade_band(grid: list[list[Cell]], plot: Plot, scale: Scale) -> None:
+    if plot.band is None or not plot.trace.buckets:
+        return
+    rows = len(grid)
+    for row in range(rows):
+        value = _value_at(scale, 1 - (row + 0.5) / rows)
+        if plot.band[0] <= value <= plot.band[1]:
+            grid[row] = [Cell(band=True) for _ in grid[row]]
+
+
+def _draw_curve(grid: list[list[Cell]], plot: Plot, scale: Scale, window: tuple[float, float], glyphs: Glyphs) -> None:
+    view, (first, last) = plot.view, window
+    high, wide = (4, 2) if glyphs.braille else (1, 1)
+    rows, columns = len(grid) * high, len(grid[0]) * wide
+    means = smoothed(plot.trace) if view.smooth else [bucket.mean for bucket in plot.trace.buckets]
+    dots: dict[tuple[int, int], bool] = {}  # (row, column) -> whether it belongs to the line, not only to the range
+    before: tuple[int, int] | None = None
+    for bucket, mean in zip(plot.trace.buckets, means, strict=True):
+        if not view.start <= bucket.at(view.axis) <= view.stop:
+            continue
+        column = min(columns - 1, int((bucket.at(view.axis) - first) / (last - first) * columns))
+        row = _row(scale, mean, rows)
+        if not view.smooth:
+            for each in range(_row(scale, bucket.high, rows), _row(scale, bucket.low, rows) + 1):
+                dots.setdefault((each, column), False)
+        for point in _between(before, (row, column)):
+            dots[point] = True
+        before = (row, column)
+    _set(grid, dots, glyphs)
+
+
+def _set(grid: list[list[Cell]], dots: dict[tuple[int, int], bool], glyphs: Glyphs) -> None:
+    high, wide = (4, 2) if glyphs.braille else (1, 1)
+    bits: dict[tuple[int, int], int] = {}
+    lines: set[tuple[int, int]] = set()
+    for (row, column), is_line in dots.items():
+        place = (row // high, column // wide)
+        bits[place] = bits.get(place, 0) | (_DOTS[row % 4][column % 2] if glyphs.braille else 1)
+        if is_line:
+            lines.add(place)
+    for (row, column), value in bits.items():
+        is_line = (row, column) in lines
+        char = chr(0x2800 + value) if glyphs.braille else "*" if is_line else ":"
+        grid[row][column] = Cell(char, "line" if is_line else "range", grid[row][column].band)
+
+
+def _between(before: tuple[int, int] | None, now: tuple[int, int]) -> Iterable[tuple[int, int]]:
+    """The dots of a straight line, the first one left out."""
+    if before is None:
+        return [now]
+    steps = max(abs(now[0] - before[0]), abs(now[1] - before[1]), 1)
+    return [
+        (
+            round(before[0] + (now[0] - before[0]) * each / steps),
+            round(before[1] + (now[1] - before[1]) * each / steps),
+        )
+        for each in range(1, steps + 1)
+    ]
+
+
+def _mark(grid: list[list[Cell]], plot: Plot, window: tuple[float, float], glyphs: Glyphs) -> None:
+    if plot.view.cursor is None:
+        return
+    column = min(len(grid[0]) - 1, int(plot.view.cursor * len(grid[0])))
+    for cells in grid:
+        if not cells[column].char.strip():
+            cells[column] = Cell(glyphs.cursor, "cursor", cells[column].band)
+
+
+def _axis_line(plot: Plot, columns: int, window: tuple[float, float], glyphs: Glyphs) -> list[Cell]:
+    line = [Cell(char, "axis") for char in " " * _LABEL + glyphs.corner + glyphs.horizontal * columns]
+    first, last = window
+    for at in plot.alerts:
+        if first <= at <= last:
+            column = min(columns - 1, int((at - first) / (last - first) * columns))
+            line[_LABEL + 1 + column] = Cell(glyphs.alert, "alert")
+    return line
+
+
+def _axis_numbers(columns: int, window: tuple[float, float], axis: Axis) -> list[Cell]:
+    left, right = (format_position(at, axis) for at in window)
+    middle = f"{axis:^{max(0, columns - len(left) - len(right))}}"
+    text = " " * (_LABEL + 1) + (left + middle + right)[:columns]
+    return [Cell(char, "axis") for char in text]
+
+
+def format_position(at: float, axis: Axis) -> str:
+    """A position on the time axis as people read it."""
+    if axis == "time":
+        import time
+
+        return time.strftime("%H:%M:%S", time.localtime(at))
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(at) >= limit:
+            return f"{at / (1e3 if unit == 'k' else limit):.4g}{unit}"
+    return f"{at:.0f}"
+
+
+def _row(scale: Scale, value: float, rows: int) -> int:
+    return min(rows - 1, int((1 - scale.share(value)) * rows))
+
+
+def _value_at(scale: Scale, share: float) -> float:
+    if scale.log:
+        low, high = math.log(scale.low), math.log(scale.high)
+        return math.exp(low + share * (high - low))
+    return scale.low + share * (scale.high - scale.low)

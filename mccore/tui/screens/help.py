@@ -1,0 +1,32 @@
+"""Every key of a screen, read from the screen itself, so that it is true."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.table import Table
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Static
+
+
+class HelpScreen(ModalScreen[None]):
+    """The bindings that are active on another screen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1", "dismiss", "Close")]
+
+    def __init__(self, about: Screen[object]) -> None:
+        super().__init__()
+        self._about = about
+
+    def compose(self) -> ComposeResult:
+        table = Table("key", "does", expand=True, box=None)
+        for active in self._about.active_bindings.values():
+            binding = active.binding
+            words = active.tooltip or binding.description
+            if words and not binding.system:
+                table.add_row(self.app.get_key_display(binding), words)
+        with VerticalScroll(id="help"):
+            yield Static(table)

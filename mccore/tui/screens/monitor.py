@@ -1,0 +1,289 @@
+"""One run, live: progress, curves with their bands, the Working Context over its history, logs, alerts, samples."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.events import Resize
+from textual.screen import Screen
+from textual.widgets import Footer, Header, Static
+
+from mccore.errors import MccoreError
+from mccore.events import METRICS, Event
+from mccore.host.terminal import one_line
+from mccore.runs.requests import request_checkpoint
+from mccore.runs.rundir import RunDir
+from mccore.runs.watch import RunWatch
+from mccore.tui import actions
+from mccore.tui.canvas import Plot, PlotView, window_of
+from mccore.tui.glyphs import Glyphs
+from mccore.tui.screens.confirm import ConfirmScreen
+from mccore.tui.tail import LogTail
+from mccore.tui.widgets.details import Details
+from mccore.tui.widgets.lod_map import LodMap
+from mccore.tui.widgets.plot import PlotWidget
+from mccore.tui.words import headline, notes, progress_line
+
+POLL_SECONDS = 0.25
+CATCH_UP_SECONDS = 0.03  # between two pieces of a long history
+DRAW_SECONDS = 0.4
+NARROW = 100  # columns below which details and plots take turns
+AXES = ("step", "tokens", "time")
+# What the four plots show until another metric is chosen: the run's own, where it has them.
+WANTED = ("loss", "swap_rate", "residency", "controller_duration", "val_loss", "tokens_per_second", "grad_norm", "mfu")
+
+
+class MonitorScreen(Screen[None]):
+    """Watches a run. Everything it shows is read from the run's directory."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "app.pop_screen", "Runs"),
+        Binding("s", "stop", "Stop", tooltip="Stop after the current step, with a checkpoint"),
+        Binding("S", "stop_now", "Stop now", show=False, tooltip="End the launcher now"),
+        Binding("r", "resume", "Resume", tooltip="Go on with a run that has ended"),
+        Binding("C", "checkpoint", "Checkpoint", show=False, tooltip="Write a checkpoint after this step"),
+        Binding("x", "axis", "Axis", show=False, tooltip="Steps, tokens or time"),
+        Binding("l", "log", "Log scale", show=False, tooltip="Logarithmic values"),
+        Binding("m", "smooth", "Smooth", show=False, tooltip="Smooth the curves"),
+        Binding("comma", "move(-1)", show=False, tooltip="Move the cursor that reads values to the left"),
+        Binding("full_stop", "move(1)", show=False, tooltip="Move the cursor that reads values to the right"),
+        Binding("plus,equals_sign", "zoom(0.5)", show=False, tooltip="Zoom in around the cursor"),
+        Binding("minus", "zoom(2.0)", show=False, tooltip="Zoom out"),
+        Binding("p", "next_metrics", "Metrics", tooltip="Show the next four metrics"),
+        Binding("v", "next_stage", "Stage", show=False, tooltip="Show the curves of another stage"),
+        Binding("left_square_bracket", "scrub(-1)", show=False, tooltip="The Working Context one snapshot earlier"),
+        Binding("right_square_bracket", "scrub(1)", show=False, tooltip="The Working Context one snapshot later"),
+        Binding("t", "details", "Details", tooltip="Logs, alerts, samples and metrics in place of the plots"),
+        Binding("y", "copy", "Copy command", show=False, tooltip="Copy the command that goes on with this run"),
+    ]
+
+    def __init__(self, run: RunDir, glyphs: Glyphs) -> None:
+        super().__init__()
+        self.watch = RunWatch(run)
+        self._glyphs = glyphs
+        self._view = PlotView()
+        self._page = 0
+        self._stage: str | None = None  # chosen by hand
+        self._scrub = 0  # snapshots back from the newest
+        self._log = LogTail(run)
+        self._drawn = 0.0
+        self._dirty = True
+        self._started: actions.Started | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Header()
+        yield Static("", id="status")
+        with Container(id="plots"):
+            for place in range(4):
+                yield PlotWidget("", self._glyphs, id=f"plot{place}")
+        yield LodMap(self._glyphs, id="lod")
+        yield Details(self._glyphs, id="below")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self.watch.open()
+        self._refresh()
+        self.set_interval(POLL_SECONDS, self._poll)
+        self.set_interval(CATCH_UP_SECONDS, self._catch_up)
+
+    def on_resize(self, event: Resize) -> None:
+        self.set_class(event.size.width < NARROW, "-narrow")
+        self._dirty = True
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _catch_up(self) -> None:
+        if self.watch.catching_up and self.is_current:
+            self._dirty = self.watch.poll(0.012) or self._dirty
+
+    def _poll(self) -> None:
+        if not self.is_current:
+            return
+        self._dirty = self.watch.poll(0.02) or self._dirty
+        self.query_one(Details).add_log(self._log.poll())
+        self._report_start()
+        if self._dirty and time.monotonic() - self._drawn >= DRAW_SECONDS:
+            self._refresh()
+        elif self.watch.outcome.state == "running":
+            self._show_status()
+
+    def _report_start(self) -> None:
+        if self._started is not None and (said := self._started.failure()) is not None:
+            self._started = None
+            self.notify(one_line(said.splitlines()[0] if said else "it ended at once"), severity="error", timeout=15)
+
+    def _refresh(self) -> None:
+        self._dirty, self._drawn = False, time.monotonic()
+        self._show_status()
+        self._show_plots()
+        self._show_map()
+        self.query_one(Details).show(self.watch.state)
+
+    # --- what is shown ------------------------------------------------------------------------------------------------
+
+    @property
+    def stage(self) -> str:
+        """The stage whose curves are shown: the running one, or the last that has curves."""
+        with_curves = [stage for stage, _ in self.watch.state.traces]
+        if self._stage in with_curves:
+            return self._stage or ""
+        running = self.watch.state.stage
+        return running if running in with_curves else (with_curves[-1] if with_curves else "")
+
+    def _show_status(self) -> None:
+        lines = [headline(self.watch, self._glyphs), progress_line(self.watch.state, self._glyphs)]
+        if words := notes(self.watch):
+            lines.append(Text("; ".join(words), style="yellow", overflow="ellipsis", no_wrap=True))
+        self.query_one("#status", Static).update(Text("\n").join(lines))
+
+    def metrics_of_stage(self) -> list[str]:
+        """The metrics that can be plotted, the ones one looks at first in front."""
+        own = [name for stage, name in self.watch.state.traces if stage == self.stage]
+        return [name for name in WANTED if name in own] + [name for name in own if name not in WANTED]
+
+    def _show_plots(self) -> None:
+        names = self.metrics_of_stage()
+        pages = max(1, math.ceil(len(names) / 4))
+        shown = names[(self._page % pages) * 4 :][:4]
+        alerts = [event for event in self.watch.state.alerts if event.stage == self.stage]
+        for place in range(4):
+            widget = self.query_one(f"#plot{place}", PlotWidget)
+            if place >= len(shown):
+                widget.rename("")
+                widget.show(None)
+                continue
+            name = shown[place]
+            known = METRICS.get(name)
+            unit = f" [{known.unit}]" if known and known.unit != "1" else ""
+            widget.rename(f"{self.stage}/{name}{unit}")
+            begun = [_position(event, self._view) for event in alerts if event.data.get("metric") == name]
+            trace = self.watch.state.traces[self.stage, name]
+            widget.show(Plot(trace, known.band if known else None, begun, self._view))
+
+    def _show_map(self) -> None:
+        kept = self.watch.state.snapshots.get(self.stage) or next(iter(self.watch.state.snapshots.values()), [])
+        place = max(0, len(kept) - 1 - self._scrub)
+        now = kept[place] if kept else None
+        words = f"step {now.step}" if now is not None and now.step is not None else ""
+        if self._scrub:
+            words += f" ({self._scrub} back)"
+        self.query_one("#lod", LodMap).show(now, kept[place - 1] if place > 0 else None, words)
+
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    def action_axis(self) -> None:
+        self._view = PlotView(
+            AXES[(AXES.index(self._view.axis) + 1) % len(AXES)], smooth=self._view.smooth, log=self._view.log
+        )
+        self._show_plots()
+
+    def action_log(self) -> None:
+        self._view.log = not self._view.log
+        self._show_plots()
+
+    def action_smooth(self) -> None:
+        self._view.smooth = not self._view.smooth
+        self._show_plots()
+
+    def action_move(self, columns: int) -> None:
+        at = 0.5 if self._view.cursor is None else self._view.cursor + columns * 0.02
+        self._view.cursor = min(1.0, max(0.0, at))
+        self._show_plots()
+
+    def action_zoom(self, factor: float) -> None:
+        """Halve or double the window around the cursor; far enough out, all is shown."""
+        names = self.metrics_of_stage()
+        if not names:
+            return
+        plot = Plot(self.watch.state.traces[self.stage, names[0]], view=self._view)
+        first, last = window_of(plot)
+        middle = first + (self._view.cursor if self._view.cursor is not None else 1.0) * (last - first)
+        half = (last - first) * factor / 2
+        self._view.start, self._view.stop = middle - half, middle + half
+        buckets = plot.trace.buckets
+        axis = self._view.axis
+        if buckets and self._view.start <= buckets[0].at(axis) and self._view.stop >= buckets[-1].at(axis):
+            self._view.start, self._view.stop = -math.inf, math.inf
+        self._show_plots()
+
+    def action_next_metrics(self) -> None:
+        self._page += 1
+        self._show_plots()
+
+    def action_next_stage(self) -> None:
+        stages = list(dict.fromkeys(stage for stage, _ in self.watch.state.traces))
+        if stages:
+            self._stage = stages[(stages.index(self.stage) + 1) % len(stages)]
+            self._view.start, self._view.stop = -math.inf, math.inf
+            self._refresh()
+
+    def action_scrub(self, by: int) -> None:
+        kept = self.watch.state.snapshots.get(self.stage, [])
+        self._scrub = min(max(0, self._scrub - by), max(0, len(kept) - 1))
+        self._show_map()
+
+    def action_details(self) -> None:
+        self.toggle_class("-details")
+
+    def action_copy(self) -> None:
+        words = actions.spelled(["run", "--resume", self.watch.run.name])
+        self.app.copy_to_clipboard(words)
+        self.notify(f"copied: {one_line(words)}")
+
+    # --- what ends or begins something -----------------------------------------------------------------------------------
+
+    def action_stop(self) -> None:
+        if self.watch.outcome.state != "running":
+            self.notify("it isn't running", severity="warning")
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._try(lambda: actions.stop_after_the_step(self.watch.run), "it stops after this step")
+
+        self.app.push_screen(ConfirmScreen(f"Stop {self.watch.run.name} after this step?"), answered)
+
+    def action_stop_now(self) -> None:
+        def answered(yes: bool | None) -> None:
+            if yes and not actions.stop_now(self.watch.run):
+                self.notify("there is no launcher to end", severity="warning")
+
+        self.app.push_screen(ConfirmScreen(f"End {self.watch.run.name} now? What isn't saved is lost."), answered)
+
+    def action_resume(self) -> None:
+        if self.watch.run.is_running():
+            self.notify("it is running", severity="warning")
+            return
+        try:
+            self._started = actions.resume(self.watch.run)
+        except OSError as error:
+            self.notify(f"can't start it: {error.strerror}", severity="error")
+        else:
+            self.notify("going on with the run")
+
+    def action_checkpoint(self) -> None:
+        if self.watch.outcome.state != "running":
+            self.notify("it isn't running", severity="warning")
+            return
+        self._try(lambda: request_checkpoint(self.watch.run), "a checkpoint is written after this step")
+
+    def _try(self, action: Callable[[], None], words: str) -> None:
+        try:
+            action()
+        except MccoreError as error:
+            self.notify(one_line(error.message), severity="error")
+        else:
+            self.notify(words)
+
+
+def _position(event: Event, view: PlotView) -> float:
+    if view.axis == "time":
+        return event.time
+    return float((event.step if view.axis == "step" else event.tokens) or 0)

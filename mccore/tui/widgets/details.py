@@ -1,0 +1,107 @@
+"""What lies below the plots: the logs, alerts, samples, all metrics, and where the time of a step goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widgets import DataTable, RichLog, Static, TabbedContent, TabPane
+
+from mccore.events import METRICS
+from mccore.host.terminal import one_line, visible
+from mccore.runs.state import Last, RunState
+from mccore.tui.glyphs import Glyphs
+from mccore.units import number
+
+COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
+BAR_WIDTH = 60
+
+
+class Details(Vertical):
+    """Five tabs over one state."""
+
+    def __init__(self, glyphs: Glyphs, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._glyphs = glyphs
+        self._samples_until = 0.0  # time of the newest sample that is shown
+
+    def compose(self) -> ComposeResult:
+        with TabbedContent():
+            with TabPane("Log"):
+                yield RichLog(id="log", max_lines=2000, wrap=False)
+            with TabPane("Alerts"):
+                yield DataTable(id="alerts", cursor_type="row")
+            with TabPane("Samples"):
+                yield RichLog(id="samples", max_lines=500, wrap=True)
+            with TabPane("Metrics"):
+                yield DataTable(id="metrics", cursor_type="row")
+            with TabPane("Timings"):
+                yield Static("", id="timings")
+
+    def on_mount(self) -> None:
+        self.query_one("#alerts", DataTable).add_columns("at", "metric", "value", "band", "stage", "look at")
+        self.query_one("#metrics", DataTable).add_columns("metric", "value", "unit", "stage", "step", "band")
+
+    def add_log(self, lines: Sequence[str]) -> None:
+        """Append lines of the logs."""
+        log = self.query_one("#log", RichLog)
+        for line in lines:
+            log.write(Text(visible(line)))
+
+    def show(self, state: RunState) -> None:
+        """Show a state in every tab but the log."""
+        self._show_alerts(state)
+        self._show_samples(state)
+        metrics = self.query_one("#metrics", DataTable)
+        metrics.clear()
+        for name, last in state.metrics.items():
+            metrics.add_row(*_metric_row(name, last))
+        self.query_one("#timings", Static).update(self._timings(state.timings))
+
+    def _show_alerts(self, state: RunState) -> None:
+        table = self.query_one("#alerts", DataTable)
+        table.clear()
+        for event in reversed(state.alerts):
+            told = (str(event.data.get(name, "")) for name in ("metric", "value", "band"))
+            table.add_row(
+                time.strftime("%H:%M:%S", time.localtime(event.time)),
+                *(Text(one_line(text)) for text in told),
+                Text(one_line(event.stage or "")),
+                Text(one_line(str(event.data.get("advice", "")))),
+            )
+
+    def _show_samples(self, state: RunState) -> None:
+        samples = self.query_one("#samples", RichLog)
+        for event in state.samples:
+            if event.time > self._samples_until:
+                prompt, text = str(event.data.get("prompt")), str(event.data.get("text"))
+                samples.write(Text.assemble((one_line(prompt), "bold"), visible(text)))
+                self._samples_until = event.time
+
+    def _timings(self, timings: dict[str, float]) -> Text:
+        parts = {name: value for name, value in timings.items() if name != "total_ms"}
+        total = sum(parts.values())
+        if not total:
+            return Text("no timings yet (steps with MegaContext are timed now and then)")
+        bar, key = Text(), Text()
+        for place, (name, value) in enumerate(parts.items()):
+            colour = COLOURS[place % len(COLOURS)]
+            bar.append(self._glyphs.bar * round(BAR_WIDTH * value / total), style=colour)
+            key.append(f"{self._glyphs.bar} {one_line(name.removesuffix('_ms'))} {value:.1f} ms\n", style=colour)
+        return Text.assemble(bar, "\n\n", key)
+
+
+def _metric_row(name: str, last: Last) -> list[str | Text]:
+    known = METRICS.get(name)
+    band = "" if known is None or known.band is None else f"{known.band[0]:g} to {known.band[1]:g}"
+    return [
+        Text(one_line(name)),
+        Text(number(last.value), style="red" if last.in_band(name) is False else ""),
+        known.unit if known else "",
+        Text(one_line(last.stage)),
+        str(last.step if last.step is not None else ""),
+        band,
+    ]

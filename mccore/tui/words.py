@@ -1,0 +1,79 @@
+"""How a run is doing, in a few lines for the top of a screen."""
+
+from __future__ import annotations
+
+import time
+
+from rich.text import Text
+
+from mccore.host.terminal import one_line
+from mccore.runs.state import RunState
+from mccore.runs.watch import RunWatch
+from mccore.tui.glyphs import Glyphs
+from mccore.units import count, duration, number
+
+QUIET_SECONDS = 60.0  # without an event before it is said
+BAR_WIDTH = 24
+COLOURS = {"running": "bold green", "finished": "bold cyan", "failed": "bold red", "crashed": "bold red"}
+
+
+def headline(watch: RunWatch, glyphs: Glyphs) -> Text:
+    """The run and what became of it."""
+    outcome = watch.outcome
+    return Text.assemble(
+        (f"{one_line(watch.run.name)} ", "bold"),
+        (f"{glyphs.states.get(outcome.state, '')} {outcome.state}", COLOURS.get(outcome.state, "bold")),
+        f"  {one_line(outcome.message)}" if outcome.message else "",
+    )
+
+
+def notes(watch: RunWatch) -> list[str]:
+    """What a person should know of: silence, damage, alerts, failures."""
+    state, found = watch.state, []
+    age = time.time() - state.newest if state.newest else 0.0
+    if watch.outcome.state == "running" and age > QUIET_SECONDS:
+        found.append(f"nothing new for {duration(age)}")
+    if watch.problem:
+        found.append(one_line(watch.problem))
+    if watch.skipped:
+        found.append(f"damaged lines: {watch.skipped}")
+    if state.newer:
+        found.append(f"events of a newer mccore: {state.newer}")
+    if watch.catching_up:
+        found.append("reading the history")
+    failed = next((stage for stage in state.stages.values() if stage.state == "failed"), None)
+    if failed is not None:
+        found.append(f"{failed.name} failed: {one_line(failed.message)} (t shows the log, r goes on with the run)")
+    if state.alerts:
+        metric = one_line(str(state.alerts[-1].data.get("metric")))
+        found.append(f"alerts: {len(state.alerts)}, the last on {metric}")
+    return found
+
+
+def progress_line(state: RunState, glyphs: Glyphs) -> Text:
+    """How far the present stage is, how fast, and what comes after it."""
+    stage = state.stages.get(state.stage)
+    if stage is None:
+        return Text("no stage has begun")
+    share = stage.progress
+    filled = round((share or 0.0) * BAR_WIDTH)
+    parts = [f" {share:.0%}" if share is not None else ""]
+    if stage.step is not None:
+        parts.append(f"step {stage.step:,}/{stage.steps or '?'}")
+    elif stage.done is not None:
+        parts.append(f"{count(stage.done)} {one_line(stage.unit)}")
+    for name, words in (("tokens_per_second", "tok/s"), ("mfu", "MFU")):
+        if name in state.metrics:
+            parts.append(f"{number(state.metrics[name].value)} {words}")
+    if left := stage.seconds_left:
+        parts.append(f"{duration(left)} left in this stage")
+    if waiting := [each.name for each in state.stages.values() if each.state == "waiting"]:
+        parts.append(f"then {', '.join(map(one_line, waiting))}")
+    text = Text.assemble(
+        f"{one_line(stage.name)} ",
+        (glyphs.bar * filled, "green"),
+        ("." * (BAR_WIDTH - filled), "bright_black"),
+        "  ".join(parts),
+    )
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text

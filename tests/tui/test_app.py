@@ -1,0 +1,249 @@
+"""The monitor driven by keys, over runs that were written by hand, and over a real launcher."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import DataTable, Input, RichLog, Static
+
+from mccore.events import Event
+from mccore.runs.requests import take_checkpoint_request
+from mccore.runs.rundir import RunDir
+from mccore.tui.app import MonitorApp, make_monitor
+from mccore.tui.screens.help import HelpScreen
+from mccore.tui.screens.launch import LaunchScreen
+from mccore.tui.screens.monitor import MonitorScreen
+from mccore.tui.screens.runs import RunsScreen
+from tests.tui.conftest import write_run
+
+SIZES = [(80, 24), (120, 40), (200, 60)]
+
+
+def drive(app: MonitorApp, steps: Callable[[Pilot[None]], object], size: tuple[int, int] = (120, 40)) -> None:
+    """Run the app and `steps` in it."""
+
+    async def go() -> None:
+        async with app.run_test(size=size) as pilot:
+            await pilot.pause()
+            await steps(pilot)  # type: ignore[misc]
+
+    asyncio.run(go())
+
+
+async def until(pilot: Pilot[None], condition: Callable[[], object], what: str) -> None:
+    """Wait for something that happens in the background."""
+    for _ in range(600):
+        if condition():
+            return
+        await pilot.pause(0.05)
+    pytest.fail(f"waited in vain for: {what}")
+
+
+def status(app: MonitorApp) -> str:
+    return str(app.screen.query_one("#status", Static).render())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_every_screen_shows_and_nothing_of_a_stranger_reaches_the_terminal(
+    root: Path, run: RunDir, size: tuple[int, int], ascii_only: bool
+) -> None:
+    app = make_monitor(root, ascii_only=ascii_only)
+    shown: list[str] = []
+
+    async def steps(pilot: Pilot[None]) -> None:
+        for keys in ((), ("enter",), ("t",), ("question_mark",), ("escape",), ("escape",), ("c",)):
+            await pilot.press(*keys)
+            await pilot.pause()
+            shown.append(app.export_screenshot())
+
+    drive(app, steps, size)
+    assert len(set(shown)) >= 5
+    for picture in shown:
+        assert not set("\x1b\x9b\u202e\x07") & set(picture)
+
+
+def test_watching_a_run(root: Path, run: RunDir) -> None:
+    app = make_monitor(root, run)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        screen = app.screen
+        assert isinstance(screen, MonitorScreen)
+        assert screen.metrics_of_stage()[:4] == ["loss", "swap_rate", "residency", "controller_duration"]
+        assert "crashed" in status(app)
+        assert screen.query_one("#alerts", DataTable).row_count == 1
+        assert screen.query_one("#metrics", DataTable).row_count == 6
+        await until(pilot, lambda: screen.query_one("#log", RichLog).lines, "the log")
+        assert screen.watch.state.metrics["loss"].step == 200
+
+    drive(app, steps)
+
+
+def test_a_run_that_grows_is_followed(root: Path, run: RunDir) -> None:
+    app = make_monitor(root, run)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        screen = app.screen
+        assert isinstance(screen, MonitorScreen)
+        with open(run.events_dir / "rank0.jsonl", "a") as file:
+            event = Event("step", 1_700_000_300.0, 0, "base", 201, 201 * 512, {"loss": 0.125}, {"steps": 400})
+            file.write(event.to_json() + "\n")
+        await until(pilot, lambda: screen.watch.state.metrics["loss"].value == 0.125, "the new step")
+        await until(pilot, lambda: "201/400" in status(app), "the status line")
+
+    drive(app, steps)
+
+
+def test_keys_change_the_view(root: Path, run: RunDir) -> None:
+    app = make_monitor(root, run)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        screen = app.screen
+        assert isinstance(screen, MonitorScreen)
+        await pilot.press("x", "l", "m", "comma")
+        assert (screen._view.axis, screen._view.log, screen._view.smooth) == ("tokens", True, True)
+        assert screen._view.cursor == 0.5
+        await pilot.press("plus")
+        narrow = screen._view.stop - screen._view.start
+        await pilot.press("minus", "minus", "minus")
+        assert screen._view.stop == float("inf") or screen._view.stop - screen._view.start > narrow
+        await pilot.press("left_square_bracket")
+        assert screen._scrub == 1
+        await pilot.press("right_square_bracket", "right_square_bracket")
+        assert screen._scrub == 0
+
+    drive(app, steps)
+
+
+def test_stopping_asks_first_and_makes_the_stop_file(root: Path, run: RunDir) -> None:
+    app = make_monitor(root, run)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        with run.lock():
+            screen = app.screen
+            assert isinstance(screen, MonitorScreen)
+            await until(pilot, lambda: screen.watch.outcome.state == "running", "the state")
+            await pilot.press("s")
+            await pilot.press("n")
+            assert not run.stop_requested()
+            await pilot.press("s", "enter")  # enter is no
+            assert not run.stop_requested()
+            await pilot.press("s", "y")
+            await until(pilot, run.stop_requested, "the stop file")
+            await pilot.press("C")
+            await until(pilot, lambda: take_checkpoint_request(run), "the checkpoint request")
+
+    drive(app, steps)
+
+
+def test_a_failure_shows_what_failed_and_what_to_do(root: Path, run: RunDir) -> None:
+    ended = Event("stage.end", 1_700_000_400.0, 1, "base", data={"outcome": "failed", "message": "boom"})
+    (run.events_dir / "rank1.jsonl").write_text(ended.to_json() + "\n")
+    app = make_monitor(root, run)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: "base failed: boom" in status(app), "the failure")
+        assert "r goes on" in status(app)
+
+    drive(app, steps)
+
+
+def test_a_directory_that_vanishes_is_told_and_the_screen_goes_on(root: Path, run: RunDir) -> None:
+    app = make_monitor(root, run)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        shutil.rmtree(run.path)
+        await until(pilot, lambda: "gone" in status(app) or "can't" in status(app), "the problem")
+        await pilot.press("escape")
+        assert isinstance(app.screen, RunsScreen)
+
+    drive(app, steps)
+
+
+def test_the_list_filters_marks_and_deletes(root: Path, run: RunDir) -> None:
+    write_run(root, "other", 20)
+    (root / "broken").mkdir()
+    (root / "broken" / "run.json").write_text("{")
+    app = make_monitor(root)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        table = app.screen.query_one(DataTable)
+        assert table.row_count == 3
+        await pilot.press("slash", *"oth")
+        await until(pilot, lambda: table.row_count == 1, "the filter")
+        await pilot.press("enter")
+        await pilot.press("delete", "y")
+        await until(pilot, lambda: not (root / "other").exists(), "the deletion")
+        app.screen.query_one("#filter", Input).value = ""
+        await until(pilot, lambda: table.row_count == 2, "the rest")
+
+    drive(app, steps)
+
+
+def test_help_lists_the_keys_of_the_screen(root: Path, run: RunDir) -> None:
+    app = make_monitor(root, run)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, HelpScreen)
+        picture = app.export_screenshot()
+        for words in ("Stop", "checkpoint", "Logarithmic"):
+            assert words in picture
+
+    drive(app, steps, (120, 50))
+
+
+def test_launching_shows_the_plan_refuses_and_starts(
+    root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A real launcher: its run fails at once for want of data, in the words of the command."""
+    monkeypatch.setenv("MCCORE_BASE_DIR", str(tmp_path))
+    app = make_monitor(root)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await pilot.press("n")
+        screen = app.screen
+        assert isinstance(screen, LaunchScreen)
+        plan = screen.query_one("#plan", Static)
+        await until(
+            pilot, lambda: "mccore run tiny" in str(plan.render()) and "parameters" in str(plan.render()), "the plan"
+        )
+        screen.query_one("#search", Input).value = "data.corpus"
+        table = screen.query_one("#settings", DataTable)
+        await until(pilot, lambda: table.row_count == 1, "the search")
+        table.focus()
+        await pilot.pause()
+        screen.query_one("#value", Input).value = "text:/nowhere-at-all"
+        await until(pilot, lambda: screen.form.sets == {"data.corpus": "text:/nowhere-at-all"}, "the setting")
+        await pilot.press("f5")
+        await until(pilot, lambda: "nowhere-at-all doesn't exist" in str(plan.render()), "the refusal")
+
+    drive(app, steps)
+
+
+def test_neither_torch_nor_plugin_code_is_imported(root: Path, run: RunDir) -> None:
+    program = (
+        "import asyncio, sys, pathlib\n"
+        "from mccore.tui.app import make_monitor\n"
+        "from mccore.runs.rundir import RunDir\n"
+        f"app = make_monitor(pathlib.Path({str(root)!r}), RunDir(pathlib.Path({str(run.path)!r})))\n"
+        "async def go():\n"
+        "    async with app.run_test(size=(120, 40)) as pilot:\n"
+        "        await pilot.pause()\n"
+        "        await pilot.press('escape', 'n')\n"
+        "        await pilot.pause()\n"
+        "asyncio.run(go())\n"
+        "print('MODULES', *sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    loaded = set(done.stdout.rpartition("MODULES ")[2].split())
+    heavy = {"torch", "numpy", "matplotlib", "pyarrow", "datasets"}
+    ours = {"mccore_allocators", "mccore_trees", "mccore_telemetry", "mccore_recipes"}
+    assert {name for name in loaded if name.partition(".")[0] in heavy | ours} == set()
