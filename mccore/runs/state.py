@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -231,7 +231,7 @@ class RunState:
         }
 
 
-_HANDLERS = {
+_HANDLERS: dict[str, Callable[[RunState, Event], object]] = {
     "run.start": RunState._run_start,
     "run.end": RunState._run_end,
     "stage.start": RunState._stage_start,
