@@ -42,6 +42,8 @@ class Metric:
     """The same for `family/label` names, by what stands behind the slash."""
     watched: bool = False
     """A person wants to see it in a line about a step or an evaluation."""
+    front: int = 0
+    """Its place among the curves that a monitor shows first, from 1; 0: after those, in the order of the table."""
 
 
 Group = Literal["", "training", "objective", "refocus"]
@@ -65,25 +67,25 @@ FIGURES: dict[str, str] = {
 # fmt: off
 _ROWS = (
     Metric("loss", "nat", "gauge", "train", "training objective of one optimizer step, mean over its trained tokens",
-           group="training", figure="loss", axis="loss (nat per token)", watched=True),
+           group="training", figure="loss", axis="loss (nat per token)", watched=True, front=1),
     Metric("token_loss", "nat", "gauge", "train", "next-token loss at token (LOD0) entries, mean over trained tokens",
            group="objective", plain=True, figure="mc_loss", axis="loss (nat per token)", label="full context"),
-    Metric("grad_norm", "1", "gauge", "train", "L2 norm of all gradients before clipping"),
+    Metric("grad_norm", "1", "gauge", "train", "L2 norm of all gradients before clipping", front=7),
     Metric("lr_multiplier", "1", "gauge", "train", "factor of the schedule on every learning rate",
            group="training", figure="learning_rate", axis="learning-rate multiplier"),
     Metric("tokens_total", "{token}", "counter", "train", "training tokens of the stage so far, over all ranks"),
     Metric("flops_total", "{flop}", "counter", "train", "model FLOPs of the stage so far, over all ranks"),
     Metric("tokens_per_second", "{token}/s", "gauge", "train", "training tokens per second of step time, over all ranks",
-           group="training", figure="throughput", axis="throughput (tokens per second)", watched=True),
+           group="training", figure="throughput", axis="throughput (tokens per second)", watched=True, front=6),
     Metric("step_duration", "s", "histogram", "train", "wall time of one optimizer step"),
     Metric("data_wait", "s", "histogram", "train", "part of a step spent waiting for the next batch"),
     Metric("mfu", "1", "gauge", "train", "model FLOPs needed / peak FLOPs of the devices", (0.4, 1.0),
            hold=300, advice="data_wait and host_syncs: is the device waiting? then the batch and the kernels",
-           group="objective", plain=True, figure="mc_cost", axis="FLOPs needed / peak FLOPs", watched=True),
+           group="objective", plain=True, figure="mc_cost", axis="FLOPs needed / peak FLOPs", watched=True, front=8),
     Metric("epoch", "1", "gauge", "train", "passes over the training data so far"),
     Metric("memory_used", "By", "gauge", "system", "peak memory of the process, or of its GPU where there is one"),
     Metric("val_loss", "nat", "gauge", "val", "next-token loss on validation rows, mean over counted tokens",
-           group="training", figure="loss", axis="loss (nat per token)", watched=True),
+           group="training", figure="loss", axis="loss (nat per token)", watched=True, front=5),
     Metric("val_bpb", "bit/By", "gauge", "val", "validation nats / (ln 2 * bytes of the predicted tokens); specials excluded",
            watched=True),
     Metric("bytes_per_token", "By/{token}", "gauge", "val", "bytes of validation text per token"),
@@ -102,10 +104,10 @@ _ROWS = (
            group="objective", needs=("num_random_variants",), figure="mc_delta_nll", axis="NLL of variants − full context (nat per token)", label="over the horizon"),
     Metric("swap_rate", "1", "gauge", "mc", "per refocus: blocks whose LOD changed / editable blocks in the Working Context", (0.05, 0.2),
            hold=120, advice="the allocator's thresholds and dwell; a rate that stays low means that nothing is ever refocused",
-           group="refocus", figure="mc_controller", axis="swap rate"),
+           group="refocus", figure="mc_controller", axis="swap rate", front=2),
     Metric("residency", "1", "gauge", "mc", "Working Context entries in use when a refocus begins / budget W", (0.9, 1.0),
            hold=120, advice="the allocator's plan: entries of the budget lie idle, or the history is still short",
-           group="refocus", figure="mc_controller", axis="residency"),
+           group="refocus", figure="mc_controller", axis="residency", front=3),
     Metric("dwell", "{refocus}", "gauge", "mc", "refocuses a block has kept its LOD (mean; dwell/p95 the 95th percentile)", (3.0, math.inf),
            hold=300, advice="swap_rate and thrash: blocks change before they are of use; raise the allocator's hysteresis",
            group="refocus", figure="mc_controller", axis="dwell (refocuses)", label="mean", labels={"p95": "95th percentile"}),
@@ -116,7 +118,7 @@ _ROWS = (
            group="refocus", figure="mc_controller", axis="history at LOD0"),
     Metric("controller_duration", "s", "histogram", "mc", "wall time of one refocus: score, plan, check and apply", (0.0, 0.2),
            hold=60, advice="reprefill_entries, and what else the device is doing",
-           group="refocus", figure="mc_controller", axis="controller time (s)"),
+           group="refocus", figure="mc_controller", axis="controller time (s)", front=4),
     Metric("reprefill_entries", "{entry}", "gauge", "mc", "Working Context entries recomputed because of edits",
            group="refocus", figure="mc_controller", axis="entries recomputed"),
     Metric("host_syncs", "{sync}", "gauge", "train", "device-to-host synchronisations of one step",

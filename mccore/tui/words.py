@@ -6,6 +6,7 @@ import time
 
 from rich.text import Text
 
+from mccore.events import METRICS
 from mccore.host.terminal import one_line
 from mccore.runs.state import RunState
 from mccore.runs.watch import RunWatch
@@ -62,9 +63,9 @@ def progress_line(state: RunState, glyphs: Glyphs) -> Text:
         parts.append(f"step {stage.step:,}/{stage.steps or '?'}")
     elif stage.done is not None:
         parts.append(f"{count(stage.done)} {one_line(stage.unit)}")
-    for name, words in (("tokens_per_second", "tok/s"), ("mfu", "MFU")):
-        if name in state.metrics:
-            parts.append(f"{number(state.metrics[name].value)} {words}")
+    for name, last in state.metrics.items():
+        if name in METRICS and METRICS[name].watched and last.stage == stage.name:
+            parts.append(f"{METRICS[name].label or name} {number(last.value)}")
     if left := stage.seconds_left:
         parts.append(f"{duration(left)} left in this stage")
     if waiting := [each.name for each in state.stages.values() if each.state == "waiting"]:

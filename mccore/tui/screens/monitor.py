@@ -36,8 +36,6 @@ CATCH_UP_SECONDS = 0.03  # between two pieces of a long history
 DRAW_SECONDS = 0.4
 NARROW = 100  # columns below which details and plots take turns
 AXES = ("step", "tokens", "time")
-# What the four plots show until another metric is chosen: the run's own, where it has them.
-WANTED = ("loss", "swap_rate", "residency", "controller_duration", "val_loss", "tokens_per_second", "grad_norm", "mfu")
 
 
 class MonitorScreen(Screen[None]):
@@ -146,7 +144,7 @@ class MonitorScreen(Screen[None]):
     def metrics_of_stage(self) -> list[str]:
         """The metrics that can be plotted, the ones one looks at first in front."""
         own = [name for stage, name in self.watch.state.traces if stage == self.stage]
-        return [name for name in WANTED if name in own] + [name for name in own if name not in WANTED]
+        return sorted(own, key=lambda name: METRICS[name].front or len(METRICS) if name in METRICS else len(METRICS))
 
     def _show_plots(self) -> None:
         names = self.metrics_of_stage()
