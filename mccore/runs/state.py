@@ -150,7 +150,7 @@ class RunState:
         if event.rank != 0 or event.stage is None:
             return
         stage = self.stages[event.stage] = StageState(event.stage, "running", began=event.time)
-        stage.ranks = _integer(event.data.get("world_size"))
+        stage.ranks = _whole(event.data.get("world_size"))
         self.stage = event.stage
 
     def _stage_end(self, event: Event) -> None:
@@ -168,7 +168,7 @@ class RunState:
 
     def _progress(self, event: Event) -> None:
         stage = self.stage_of(event.stage or "")
-        stage.done, stage.total = _integer(event.data.get("done")), _integer(event.data.get("total"))
+        stage.done, stage.total = _whole(event.data.get("done")), _whole(event.data.get("total"))
         stage.unit = str(event.data.get("unit") or "")
 
     def _step(self, event: Event) -> None:
@@ -180,7 +180,7 @@ class RunState:
             before = stage.seconds_per_step
             stage.seconds_per_step = took if before is None else PACE * before + (1 - PACE) * took
         stage.last_step_time, stage.step, stage.tokens = event.time, event.step, event.tokens
-        stage.steps = _integer(event.data.get("steps")) or stage.steps
+        stage.steps = _whole(event.data.get("steps")) or stage.steps
         if stage.state == "waiting":
             stage.state = "running"
 
@@ -268,7 +268,7 @@ def _stage_json(stage: StageState) -> dict[str, Any]:
     return {**found, "progress": stage.progress, "seconds_left": stage.seconds_left}
 
 
-def _integer(value: Any) -> int | None:
+def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
