@@ -164,8 +164,14 @@ class _Launch:
         """Begin to hand events to telemetry providers, where there are any."""
         ranks = self.hardware.nproc * self.hardware.nnodes
         self.relay = Relay.start(self.run, self.tail.offsets, ranks, self.telemetry.choices)
-        if self.relay is not None:
-            self.bystanders.add(psutil.Process(self.relay.pid))
+
+    def _relaying(self) -> set[psutil.Process]:
+        """The process for telemetry and those of its clients: they outlive stages."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if self.relay is not None:
+                relay = psutil.Process(self.relay.pid)
+                return {relay, *relay.children(recursive=True)}
+        return set()
 
     def _end_relay(self) -> None:
         if self.relay is not None and (problem := self.relay.end()):
@@ -256,7 +262,8 @@ class _Launch:
         """End what a stage left behind: ranks whose agent was killed, or everything when the launcher itself fails."""
         if process.poll() is None:
             _signal_group(process, signal.SIGTERM)
-        left = [child for child in psutil.Process().children(recursive=True) if child not in self.bystanders]
+        kept = self.bystanders | self._relaying()
+        left = [child for child in psutil.Process().children(recursive=True) if child not in kept]
         for child in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.terminate()

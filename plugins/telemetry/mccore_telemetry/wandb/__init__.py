@@ -6,9 +6,11 @@ since the id is that of the run's directory. Only rank 0's events are rows.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from pydantic import Field
 from mccore.api import EventsLost, Extension, Options, TelemetryProvider, TelemetrySpec
 from mccore.events import Event
 from mccore.hookspecs import hookimpl
+from mccore_telemetry.shared.batches import Backoff
 from mccore_telemetry.shared.names import wandb_name
 from mccore_telemetry.wandb.access import Access, Mode, choose
 from mccore_telemetry.wandb.axes import AXES, TOKENS, Axes
@@ -63,6 +66,8 @@ class WandbTelemetry:
         self._skip_until = 0.0  # an earlier process has sent what is older
         self._recorded = 0.0  # time of the newest event taken, as of now ...
         self._before_flush = 0.0  # ... and of the last flush
+        self._unsure: deque[dict[str, Any]] = deque()  # rows that may not be in W&B's log yet
+        self._backoff = Backoff(first=30.0, longest=600.0)  # between attempts to go on without W&B's process
         self._exit_code = 1  # of a run whose end nobody saw
 
     def record(self, event: Event) -> None:
@@ -75,26 +80,64 @@ class WandbTelemetry:
             return
         self._axes.follow(event)
         if row := self._row(event):
-            self._run.log({**row, **self._axes.at(event), "_timestamp": event.time})
+            self._log({**row, **self._axes.at(event), "_timestamp": event.time})
         self._recorded = max(self._recorded, event.time)
 
     def flush(self) -> None:
         """Note what is surely in W&B's log by now: it is written every second, and flushes are seconds apart."""
         if self._record is not None and self._run is not None:
             self._note(self._before_flush)
+            while self._unsure and self._unsure[0]["_timestamp"] <= self._before_flush:
+                self._unsure.popleft()
             self._before_flush = self._recorded
 
     def close(self) -> None:
         """End the W&B run, within the run's patience. Raises EventsLost, of none, when the server couldn't take it all."""
-        run, self._run = self._run, None
-        if run is None:
+        if self._run is None:
             return
-        done = _within(lambda: run.finish(exit_code=self._exit_code), _CLOSING * self._spec.patience_seconds)
+        try:
+            done = self._finish()
+        except Exception:  # W&B's own process is gone
+            self._go_on()
+            done = self._finish()
         self._note(self._recorded, closed=done)
+        where, self._run = self._run.settings.sync_dir, None
         if not done:
-            where = run.settings.sync_dir
             raise EventsLost(0, f"W&B's server didn't take all in time; `wandb sync {where}` uploads what is missing")
         _end_service()
+
+    def _finish(self) -> bool:
+        assert self._run is not None
+        run, code = self._run, self._exit_code
+        return _within(lambda: run.finish(exit_code=code), _CLOSING * self._spec.patience_seconds)
+
+    def _log(self, row: dict[str, Any]) -> None:
+        """Log a row, in a new part of the W&B run where W&B's own process is gone."""
+        assert self._run is not None
+        self._unsure.append(row)
+        try:
+            self._run.log(row)
+        except Exception:
+            if not self._backoff.ready:
+                self._unsure.pop()
+                raise
+            self._backoff.failed()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin another part of the same W&B run, with the rows that the last one hasn't in its log."""
+        import wandb
+
+        assert self._record is not None
+        lost_part = self._record.attempts[-1]
+        with contextlib.suppress(Exception):  # there is nobody to say goodbye to
+            _within(wandb.teardown, _INIT_SECONDS)
+        self._begin_part()
+        assert self._run is not None
+        written = self._record.last_row(lost_part)
+        for row in self._unsure:
+            if row["_timestamp"] > written:
+                self._run.log(row)
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
@@ -155,6 +198,12 @@ class WandbTelemetry:
         self._axes = Axes(self._record.axes)
         self._skip_until = self._record.sent_until()
         self._spec.files.mkdir(parents=True, exist_ok=True)
+        self._begin_part()
+
+    def _begin_part(self) -> None:
+        """Begin the W&B run, or go on with it in another log."""
+        assert self._record is not None
+        assert self._access is not None
         self._run = self._init(self._record)
         for axis in AXES:
             self._run.define_metric(axis, hidden=True)

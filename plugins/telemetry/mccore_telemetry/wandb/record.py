@@ -64,10 +64,11 @@ class Record:
         """Time of the newest event that W&B has. The log of a process that was killed is read for it."""
         newest = 0.0
         for attempt in self.attempts:
-            newest = max(newest, attempt.until if attempt.closed else max(attempt.until, self._last_row(attempt)))
+            newest = max(newest, attempt.until if attempt.closed else max(attempt.until, self.last_row(attempt)))
         return newest
 
-    def _last_row(self, attempt: Attempt) -> float:
+    def last_row(self, attempt: Attempt) -> float:
+        """Time of the newest event in the log of an attempt, as W&B's own reader finds it."""
         rows = (row for log in (self.path.parent / attempt.directory).glob("*.wandb") for row in read_rows(log))
         return max((float(row.get("_timestamp", 0.0)) for row in rows), default=0.0)
 

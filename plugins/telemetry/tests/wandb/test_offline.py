@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from mccore_telemetry.shared.names import wandb_name
 from mccore_telemetry.wandb import WandbOptions, mccore_telemetry_provider
@@ -147,6 +148,23 @@ def test_a_killed_process_loses_no_row_that_is_older_than_a_second_and_another_f
         provider.record(event)
     provider.close()
     assert [row["axes/step"] for row in rows(tmp_path)] == list(range(1, 61))
+
+
+@pytest.mark.parametrize("more", [20, 0], ids=["midway", "at the end"])
+def test_a_run_outlives_the_end_of_wandbs_own_process(open_provider: Open, tmp_path: Path, more: int) -> None:
+    provider = open_provider()
+    for event in steps(30):
+        provider.record(event)
+    cores = [child for child in psutil.Process().children(recursive=True) if "wandb-core" in child.name()]
+    for core in cores:
+        core.kill()
+    psutil.wait_procs(cores)
+    assert cores
+    for event in steps(more, 31):
+        provider.record(event)
+    provider.close()
+    assert len(logs(tmp_path)) == 2
+    assert sorted(row["axes/step"] for row in rows(tmp_path)) == list(range(1, 31 + more))
 
 
 def test_other_ranks_make_no_rows(open_provider: Open, tmp_path: Path) -> None:
