@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "monitor": ("mccore.cli.monitor:monitor", "Watch runs on a screen; start, stop and resume them."),
     "chat": ("mccore.cli.chat.command:chat", "Talk to a trained model."),
     "context": ("mccore.cli.context:context", "Turn files into contexts for chats, look at them, check them."),
+    "eval": ("mccore.cli.eval:evaluate", "Measure what the contexts of trained models are worth."),
     "bench": ("mccore.cli.bench:bench", "Measure what sessions cost on this machine."),
     "report": ("mccore.cli.report:report", "Write the report of a run again and show it."),
     "tok": ("mccore.cli.tok:tok", "Train a tokenizer on files, or measure one."),

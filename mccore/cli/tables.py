@@ -49,7 +49,7 @@ def _describe_megacontext(config: RunConfig, cost: MegaContextCost, plain: int) 
     """What was derived for MegaContext, and what it costs beside the plain model."""
     mc, tokens = config.megacontext, config.model.max_seq_len
     flops, added = cost.flops, cost.parameters
-    odd, even = mc.num_random_variants // 2, mc.num_random_variants - mc.num_random_variants // 2
+    expanded, gist_only = mc.num_random_variants // 2, mc.num_random_variants - mc.num_random_variants // 2
     parts = [
         f"{name} {count(value)}"
         for name, value in (("GistNet", added.gistnet), ("LensNet", added.lensnet), ("bias", added.bias),
@@ -59,7 +59,7 @@ def _describe_megacontext(config: RunConfig, cost: MegaContextCost, plain: int) 
     if mc.num_random_variants == 1:
         kinds = "1, in turns with and without expanded blocks"
     else:
-        kinds = f"{even} with gists only in the far past, {odd} with {mc.expanded_blocks} blocks expanded"
+        kinds = f"{gist_only} gist-only, {expanded} with {mc.expanded_blocks} blocks expanded"
     lines = [
         f"megacontext blocks of {mc.block_size}, up to LOD{mc.max_lod}; {count(added.total)} parameters more: "
         f"{', '.join(parts)}",
@@ -68,14 +68,14 @@ def _describe_megacontext(config: RunConfig, cost: MegaContextCost, plain: int) 
     if mc.num_random_variants:
         lengths = list(dict.fromkeys(cost.lengths))
         lines.append(
-            f"            entries {' > '.join(f'{part.coarse}/{part.mixed}' for part in lengths)} through a stage; the "
+            f"            entries {' > '.join(f'{part.gist_only}/{part.expanded}' for part in lengths)} through a stage; the "
             f"last {mc.recent_tokens} tokens stay tokens, {mc.horizon} of them judge"
         )
         last, wanted = cost.lengths[-1], mc.train_wc_length
-        if last.mixed - wanted >= mc.block_size:
+        if last.expanded - wanted >= mc.block_size:
             lines.append(
                 f"            no context of {wanted} entries exists: blocks of {mc.block_size} before {mc.recent_tokens} recent "
-                f"tokens leave {last.mixed} at least"
+                f"tokens leave {last.expanded} at least"
             )
     shares = [
         f"{name} {part / flops.total:.0%}"

@@ -190,11 +190,11 @@ class MegaContextConfig(Section):
 
     @model_validator(mode="after")
     def _settings_agree(self) -> MegaContextConfig:
-        odd = self.num_random_variants // 2
-        if self.lens.target != "attention" and odd < 2:
+        expanded = self.num_random_variants // 2
+        if self.lens.target != "attention" and expanded < 2:
             raise ValueError(
-                f"lens.target={self.lens.target} compares the odd variants of a sequence in pairs, and "
-                f"num_random_variants={self.num_random_variants} has {odd}: it takes 4 or more"
+                f"lens.target={self.lens.target} compares the expanded variants of a sequence in pairs, and "
+                f"num_random_variants={self.num_random_variants} has {expanded}: it takes 4 or more"
             )
         if self.random_share + self.policy_share + self.search_share > 1 + 1e-9:
             raise ValueError(

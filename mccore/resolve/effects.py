@@ -104,7 +104,7 @@ def _idle_shapes(config: RunConfig, tokens: int) -> Iterator[tuple[tuple[str, ..
         reason = "megacontext.wc_length_steps=1 leaves the last length only"
         yield ("start_wc_fraction",), Idle(reason, "set megacontext.wc_length_steps=4")
     elif lengths[0] == lengths[-1]:
-        reason = f"the first and the last training context have {lengths[0].mixed} entries alike"
+        reason = f"the first and the last training context have {lengths[0].expanded} entries alike"
         yield ("wc_length_steps",), Idle(reason, "raise megacontext.start_wc_fraction, or lower train_wc_length")
     if (tokens - mc.recent_tokens) // mc.block_size**2 == 0:
         reason = f"no LOD2 node of {mc.block_size**2} tokens fits before the recent tokens of a sequence of {tokens}"

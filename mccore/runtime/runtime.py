@@ -74,6 +74,13 @@ class Training:
     nets: MegaContextNets | None = None
 
 
+class Unheard:
+    """An emitter for what looks at a run without being part of it: nothing is written."""
+
+    def emit(self, type: str, **fields: Any) -> None:
+        """Nothing."""
+
+
 @dataclass
 class Runtime:
     """A run as one stage on one rank sees it."""
@@ -82,7 +89,7 @@ class Runtime:
     run: RunDir
     stage: StageName
     world: World
-    emitter: Emitter
+    emitter: Emitter | Unheard
     stop_requested: Callable[[], bool]
     cache: Path = field(default_factory=paths.cache_dir)
     _progress_at: float = 0.0
@@ -358,6 +365,11 @@ class Runtime:
                 for inputs, targets in batches
             )
         return bits_per_byte(gpt, batches, self.token_bytes, all_reduce=self.world.sum)
+
+
+def look_at(run: RunDir, stage: StageName) -> Runtime:
+    """A finished run as a stage of it would see it, for measuring: nothing is written into the run."""
+    return Runtime(run.config, run, stage, World(), Unheard(), lambda: False)
 
 
 def build(

@@ -105,10 +105,10 @@ def _check_contexts(config: RunConfig) -> None:
             hint="lengths shrink from the first to the second: raise start_wc_fraction, or lower train_wc_length",
         )
     last = variant_lengths(config)[-1]
-    if mc.num_random_variants and last.mixed - last.coarse < mc.expanded_blocks * (mc.block_size - 1):
+    if mc.num_random_variants and last.expanded - last.gist_only < mc.expanded_blocks * (mc.block_size - 1):
         raise ConfigError(
-            f"megacontext.expanded_blocks={mc.expanded_blocks} blocks of {mc.block_size} tokens don't fit the {last.mixed} "
-            f"entries that training contexts of {tokens} tokens end with: without them they have {last.coarse}",
+            f"megacontext.expanded_blocks={mc.expanded_blocks} blocks of {mc.block_size} tokens don't fit the {last.expanded} "
+            f"entries that training contexts of {tokens} tokens end with: without them they have {last.gist_only}",
             hint=f"set megacontext.train_wc_length={expanded_context(config)} or more, or expand fewer blocks",
         )
 

@@ -13,10 +13,10 @@ ENCODER_HEAD_CHANNELS = 32  # of a head of GistNet and LensNet, where the width 
 
 
 class VariantLengths(NamedTuple):
-    """Entries of training contexts: of odd variants, where far blocks stay tokens, and of even ones, where none does."""
+    """Entries of training contexts, by kind of variant."""
 
-    mixed: int
-    coarse: int
+    expanded: int  # some far blocks stay tokens
+    gist_only: int  # the far past is gists
 
 
 def shortest_context(config: RunConfig, tokens: int) -> int:
@@ -42,8 +42,8 @@ def expanded_context(config: RunConfig) -> int:
 def variant_lengths(config: RunConfig) -> tuple[VariantLengths, ...]:
     """The lengths of training contexts on the way through a stage, one for each of `wc_length_steps` equal parts of it.
 
-    From `start_wc_fraction` of the sequence to `train_wc_length`, each the next that a cut can have; an even variant saves
-    the tokens of `expanded_blocks` blocks and the siblings of the nodes opened above them. `config` must be derived.
+    From `start_wc_fraction` of the sequence to `train_wc_length`, each the next that a cut can have; a gist-only variant
+    saves the tokens of `expanded_blocks` blocks and the siblings of the nodes opened above them. `config` must be derived.
     """
     mc, tokens = config.megacontext, config.model.max_seq_len
     saved = mc.expanded_blocks * (mc.max_lod if mc.lod2_probability else 1) * (mc.block_size - 1)
@@ -51,9 +51,9 @@ def variant_lengths(config: RunConfig) -> tuple[VariantLengths, ...]:
     lengths = []
     for part in range(steps):
         share = part / (steps - 1) if steps > 1 else 1.0
-        mixed = _reachable_length(config, round(start + (mc.train_wc_length - start) * share))
-        coarse = _reachable_length(config, mixed - saved)
-        lengths.append(VariantLengths(mixed, coarse))
+        expanded = _reachable_length(config, round(start + (mc.train_wc_length - start) * share))
+        gist_only = _reachable_length(config, expanded - saved)
+        lengths.append(VariantLengths(expanded, gist_only))
     return tuple(lengths)
 
 
@@ -137,15 +137,17 @@ def megacontext_flops(config: RunConfig) -> MegaContextFlops:
     - variants: N of each sequence, the mean over the lengths of the stage; of them the head once more without gradient for
       `key_token_weight`, and for `distill_weight` the teacher's and the variant's own logits over the horizon.
     - gistnet: every block of K children at every level, over all tokens.
-    - lensnet: from `lens.start` on, the history of one even and one odd variant, once more for preferences, and without
+    - lensnet: from `lens.start` on, the history of one variant of each kind, once more for preferences, and without
       gradient for `kl_weight`; recording the plain pass's attention for the queries and the horizon.
     - reconstruction: the decoder and the output head over the blocks that are rebuilt.
 
     What isn't a matrix product or attention isn't counted, nor are the few channels that carry the bias of gist keys.
     """
     mc, lens = config.megacontext, config.megacontext.lens
-    odd, even = mc.num_random_variants // 2, mc.num_random_variants - mc.num_random_variants // 2
-    counts = (0.5, 0.5) if mc.num_random_variants == 1 else (float(even), float(odd))  # a single one takes turns
+    expanded, gist_only = mc.num_random_variants // 2, mc.num_random_variants - mc.num_random_variants // 2
+    counts = (
+        (0.5, 0.5) if mc.num_random_variants == 1 else (float(gist_only), float(expanded))
+    )  # a single one takes turns
     parts = variant_lengths(config)
 
     variants = lensnet = 0.0
@@ -161,28 +163,28 @@ def megacontext_step_flops(config: RunConfig, step: int, progress: float) -> Meg
     not."""
     mc, lens = config.megacontext, config.megacontext.lens
     parts = variant_lengths(config)
-    odd, even = mc.num_random_variants // 2, mc.num_random_variants - mc.num_random_variants // 2
+    expanded, gist_only = mc.num_random_variants // 2, mc.num_random_variants - mc.num_random_variants // 2
     if mc.num_random_variants == 1 and step % 2:
-        even, odd = 0, 1
+        gist_only, expanded = 0, 1
     part = parts[min(len(parts) - 1, math.floor(progress * len(parts)))]
-    variants, lensnet = _context_flops(config, part, even, odd)
+    variants, lensnet = _context_flops(config, part, gist_only, expanded)
     trained = progress >= lens.start and lens.loss_weight > 0 and mc.num_random_variants > 0
     return _flops(config, variants, trained * lensnet)
 
 
-def _context_flops(config: RunConfig, part: VariantLengths, even: float, odd: float) -> tuple[float, float]:
+def _context_flops(config: RunConfig, part: VariantLengths, gist_only: float, expanded: float) -> tuple[float, float]:
     """What so many variants of these lengths cost per sequence, and LensNet over one of each kind where there are any."""
     model, mc, lens = derive_model(config.model), config.megacontext, config.megacontext.lens
     width, tokens, horizon, head = model.n_embd, model.max_seq_len, mc.horizon, count_parameters(model).head
     again = 2 * head * (mc.key_token_weight > 0)
     taught = 8 * head * horizon * (mc.distill_weight > 0)
     variants = lensnet = 0.0
-    for count, length in ((even, part.coarse), (odd, part.mixed)):
+    for count, length in ((gist_only, part.gist_only), (expanded, part.expanded)):
         variants += count * (length * (_flops_per_entry(model, length) + again) + taught)
         former = _lens_flops(config, length - horizon, 0) / 3 if lens.kl_weight else 0.0
         lensnet += min(count, 1) * (_lens_flops(config, length - horizon, horizon) + former)
     if lens.target != "attention":
-        lensnet += _lens_flops(config, part.coarse - horizon, 0)
+        lensnet += _lens_flops(config, part.gist_only - horizon, 0)
     if lens.target != "preference":
         lensnet += mc.baseline_share * 2 * width * (lens.queries + horizon) * tokens * model.depth
     return variants, lensnet
@@ -236,11 +238,11 @@ def context_activations(config: RunConfig) -> tuple[float, float]:
     """Entries that the GPT reads per token of a sequence at the start of a stage, where training contexts are longest; and
     what GistNet and LensNet keep beside, in widths per token."""
     mc, tokens = config.megacontext, config.model.max_seq_len
-    longest, odd = variant_lengths(config)[0], mc.num_random_variants // 2
-    read = (mc.num_random_variants - odd) * longest.coarse + odd * longest.mixed
+    longest, expanded = variant_lengths(config)[0], mc.num_random_variants // 2
+    read = (mc.num_random_variants - expanded) * longest.gist_only + expanded * longest.expanded
     layer = 18  # the residual, norms, attention and its copy, q, k and v; an MLP four times as wide and its square
     layers = mc.gistnet.layers if mc.gistnet.kind == "transformer" else 0
     children = 1 + 1 / mc.block_size
-    lens = (longest.coarse + longest.mixed) / tokens * (mc.lens.loss_weight > 0)
+    lens = (longest.gist_only + longest.expanded) / tokens * (mc.lens.loss_weight > 0)
     plain = mc.baseline_share * (mc.baseline_tokens or tokens)
     return (plain + read) / tokens, layer * (layers * children + mc.lens.layers * lens)

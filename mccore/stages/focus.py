@@ -60,14 +60,14 @@ def require_full_context(config: MegaContextConfig) -> None:
         raise ConfigError(
             f"with megacontext.baseline_tokens={config.baseline_tokens} the plain model reads parts of a sequence, and contexts "
             "are compared with all of it",
-            hint="benchmarks/long_history.py compares them with windows",
+            hint="compare them with windows of other models: mccore eval context RUN --history 6000 --twin RUN",
         )
 
 
 def check_budget(config: RunConfig) -> int:
     """Entries of the check's contexts: twice those that training ends with, at most half a sequence. In fewer, only the newest
     blocks are tokens, and a focus has nothing to do; a refocus leaves room for the next tokens."""
-    mixed = variant_lengths(config)[-1].mixed
+    mixed = variant_lengths(config)[-1].expanded
     return max(mixed + config.megacontext.horizon, min(2 * mixed, config.model.max_seq_len // 2))
 
 
@@ -172,7 +172,7 @@ def compare_contexts(runtime: Runtime, gpt: GPT, nets: MegaContextNets, rows: in
     require_full_context(config)
     tokens, expanded = runtime.config.model.max_seq_len, max(1, config.expanded_blocks)
     room = shortest_context(runtime.config, tokens) + expanded * (config.block_size - 1)
-    budget = max(config.train_wc_length, variant_lengths(runtime.config)[-1].mixed, room)
+    budget = max(config.train_wc_length, variant_lengths(runtime.config)[-1].expanded, room)
     ids, documents = validation_rows(runtime, rows)
     # Whoever chooses sees the tokens before the horizon alone, as many as LensNet was trained to ask with.
     return evaluate_contexts(
@@ -183,7 +183,7 @@ def compare_contexts(runtime: Runtime, gpt: GPT, nets: MegaContextNets, rows: in
 def focus_table(runtime: Runtime, gpt: GPT, nets: MegaContextNets) -> dict[str, Any]:
     """Every condition of `eval.context` on the same validation rows, as `results/<stage>.json` keeps it under `context`:
     `table` and `focus` are what the report shows, the rest is the whole evaluation."""
-    from mccore.eval.context.geometry import POLICIES
+    from mccore.eval.context.catalogue import POLICIES
 
     found = compare_contexts(runtime, gpt, nets, TABLE_ROWS).to_dict()
     table = []

@@ -123,8 +123,8 @@ class TestDryRun:
         assert added["parameters"]["total"] == sum(added["parameters"][name] for name in ("gistnet", "lensnet", "bias"))
         lengths = added["variant_lengths"]
         assert len(lengths) == 4
-        assert all(part["coarse"] < part["mixed"] for part in lengths)
-        assert lengths[0]["mixed"] > lengths[-1]["mixed"]
+        assert all(part["gist_only"] < part["expanded"] for part in lengths)
+        assert lengths[0]["expanded"] > lengths[-1]["expanded"]
         total = added["flops_per_token"]["total"]
         assert total > 2 * cost["flops_per_token"]
         base_stage = cost["stages"]["base"]

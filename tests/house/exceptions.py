@@ -47,7 +47,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "mccore/generate/engine.py:Engine.generate": "wants a value of its own",
     "mccore/launch/launcher.py:_Launch.__init__": "wants a value of its own",
     "mccore/megacontext/focus/controller.py:prefill_focus": "wants a value of its own",
-    "mccore/megacontext/focus/controller.py:refocus": "wants a value of its own",
     "mccore/megacontext/tree/tree.py:BlockEncoder.__init__": "wants a value of its own",
     "mccore/model/gpt.py:Attention.forward": "wants a value of its own",
     "mccore/model/gpt.py:GPT.hidden": "wants a value of its own",
@@ -59,9 +58,6 @@ MANY_PARAMETERS: dict[str, str] = {
 
 REPEATED_CLASSES: dict[str, str] = {
     "Check": "still to be renamed",
-    "Estimate": "still to be renamed",
-    "Found": "still to be renamed",
-    "Head": "still to be renamed",
     "Piece": "still to be renamed",
     "Progress": "still to be renamed",
     "Setting": "still to be renamed",

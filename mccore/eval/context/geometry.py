@@ -11,10 +11,6 @@ from torch import Tensor
 
 from mccore.errors import ConfigError
 
-POLICIES = (
-    "random", "recency", "bm25", "ngram", "raw_attention", "teacher_attention", "lens", "oracle", "oracle_bound",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Geometry:

@@ -4,22 +4,7 @@ Every row is one history and the `horizon` tokens that follow it. A session read
 predicts those tokens without another refocus, so its Working Context grows from W - interval entries. Windows and controls
 predict the same tokens, with as many entries or fewer:
 
-| condition | what the model reads |
-|---|---|
-| context | the session's Working Context, by its own allocator and search |
-| window | the newest W - interval tokens, and those that follow: as many entries as the Working Context may have |
-| window_full | W of them where the Working Context has W - interval: more than it ever has |
-| tail | the raw tail of `context` alone |
-| nothing_found | a session whose search finds nothing: gists and a longer tail |
-| gists_zeroed, gists_swapped | `context` with gists of zeros, or of another document's history |
-| history_swapped | with its spans of tokens from that history, too |
-| absolute, contiguous | `context` with tokens where they were, or without gaps: the one that the model doesn't use |
-| random, recency, bm25 | spans drawn at random, the newest ones, or by BM25 |
-| raw_attention, lens | spans by the model's attention to the gists of all the far past, or by LensNet's scores of them |
-| oracle | spans that lower the loss most, one after another, of the other half of the scored tokens: even ones for odd |
-| oracle_bound | spans that lower the loss of the scored tokens themselves: more than can be had, part of it is luck |
-| full | all of the history as tokens: for models that were trained on rows so long |
-| twin, twin_full | `window` and `window_full` of another model, one trained on tokens alone |
+What the model reads in each condition stands in `catalogue.LONG_HISTORY`.
 
 The candidates of oracles, and of `utilities`, are the spans before the newest W - interval tokens: those that a window of as many
 entries doesn't show. Routers may also choose the few between these and the tail.
@@ -38,13 +23,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mccore.errors import ConfigError, DataError
+from mccore.eval.context.catalogue import LONG_HISTORY, names
 from mccore.eval.context.policies import bm25
 from mccore.eval.context.statistics import Comparison, Values
 from mccore.eval.context.within_sequence import swap_partners
 from mccore.megacontext.focus.controller import score_cuts
 from mccore.megacontext.networks.nodes import AttentionMass
 from mccore.megacontext.networks.positions import spans_of
-from mccore.megacontext.search.ngram import Found, HistorySearch
+from mccore.megacontext.search.ngram import FoundSpans, HistorySearch
 from mccore.megacontext.sessions.cache import WorkingContextCache
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.session import Session
@@ -53,13 +39,10 @@ from mccore.megacontext.tree.tree import Entries, Tree
 from mccore.megacontext.working_context import WorkingContexts, model_inputs
 from mccore.model.gpt import GPT
 
-ROUTERS = ("random", "recency", "bm25", "raw_attention", "lens")
-ORACLES = ("oracle", "oracle_bound")
-CONDITIONS = (
-    "context", "window", "window_full", "tail", "nothing_found", "gists_zeroed", "gists_swapped", "history_swapped",
-    "absolute", "contiguous", *ROUTERS, *ORACLES, "full", "twin", "twin_full",
-)  # fmt: skip
-ON_DEMAND = (*ORACLES, "full")  # a pass per candidate; a length that the model may never have read
+ROUTERS = names((each for each in LONG_HISTORY if each.name != "context"), "policy")
+ORACLES = names(LONG_HISTORY, "oracle")
+CONDITIONS = names(LONG_HISTORY)
+ON_DEMAND = names(each for each in LONG_HISTORY if each.on_demand)
 _ROWS = 16  # windows of one pass
 
 
@@ -72,12 +55,12 @@ class GivenSpans:
     def append(self, ids: ArrayLike) -> None:
         """Nothing: what is found is known."""
 
-    def find(self, query: ArrayLike, before: int, count: int) -> Found:
+    def find(self, query: ArrayLike, before: int, count: int) -> FoundSpans:
         """The best `count` spans before token `before` that have a score, newer first among equals."""
         scores = self._scores[: before // self.span]
         best = np.lexsort((-np.arange(len(scores)), -scores))[:count]
         best = best[scores[best] > 0]
-        return Found(best * self.span, (best + 1) * self.span, scores[best])
+        return FoundSpans(best * self.span, (best + 1) * self.span, scores[best])
 
 
 @dataclass(frozen=True)

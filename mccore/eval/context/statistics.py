@@ -20,7 +20,7 @@ CERTAIN = 3.0  # standard errors that a denominator has to differ from 0 by
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanEstimate:
     """A mean and its standard error over `n` independent units; None where there are too few."""
 
     mean: float | None
@@ -35,7 +35,7 @@ class Estimate:
         return self.mean / self.stderr if self.stderr else math.copysign(math.inf, self.mean) if self.mean else 0.0
 
 
-def estimate(values: Values, clusters: NDArray[np.int64] | None = None) -> Estimate:
+def estimate(values: Values, clusters: NDArray[np.int64] | None = None) -> MeanEstimate:
     """The mean over rows and its standard error over clusters [R]; NaN rows are left out.
 
     With G clusters and e their sums of deviations from the mean: `sqrt(G / (G - 1) * sum(e^2)) / R`, which is `s / sqrt(R)`
@@ -46,15 +46,15 @@ def estimate(values: Values, clusters: NDArray[np.int64] | None = None) -> Estim
     groups = np.arange(len(values)) if clusters is None else np.unique(clusters[there], return_inverse=True)[1]
     count = int(groups.max()) + 1 if len(values) else 0
     if not count:
-        return Estimate(None, None, 0)
+        return MeanEstimate(None, None, 0)
     mean = float(values.mean())
     if count == 1:
-        return Estimate(mean, None, 1)
+        return MeanEstimate(mean, None, 1)
     sums = np.bincount(groups, weights=values - mean, minlength=count)
-    return Estimate(mean, float(math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(values)), count)
+    return MeanEstimate(mean, float(math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(values)), count)
 
 
-def ratio(numerator: Values, denominator: Values, clusters: NDArray[np.int64] | None = None) -> Estimate | None:
+def ratio(numerator: Values, denominator: Values, clusters: NDArray[np.int64] | None = None) -> MeanEstimate | None:
     """`mean(numerator) / mean(denominator)` over rows [R], with the delta method's standard error; None unless the
     denominator's mean is more than `CERTAIN` standard errors above 0."""
     below = estimate(denominator, clusters)
@@ -62,7 +62,7 @@ def ratio(numerator: Values, denominator: Values, clusters: NDArray[np.int64] | 
         return None
     quotient = float(numerator.mean()) / below.mean
     residual = estimate((numerator - quotient * denominator) / below.mean, clusters)
-    return Estimate(quotient, residual.stderr, residual.n)
+    return MeanEstimate(quotient, residual.stderr, residual.n)
 
 
 def ranks(values: Values) -> Values:
@@ -114,32 +114,32 @@ class Comparison:
         """Condition -> mean loss of each row [R], nats per token."""
         return {name: values.mean(axis=1) for name, values in self.losses.items()}
 
-    def difference(self, one: str, other: str, *, by_document: bool = True) -> Estimate:
+    def difference(self, one: str, other: str, *, by_document: bool = True) -> MeanEstimate:
         """The paired difference of two conditions, nats per token: above 0 where `one` is worse."""
         return estimate(self.nll[one] - self.nll[other], self.documents if by_document else None)
 
-    def gap_closed(self, condition: str) -> Estimate | None:
+    def gap_closed(self, condition: str) -> MeanEstimate | None:
         """The share of the gap from the window to the full context; None without the latter, or unless that gap exceeds 3
         standard errors."""
         return self._share("window", condition, "full")
 
-    def focus_gap_closed(self, condition: str) -> Estimate | None:
+    def focus_gap_closed(self, condition: str) -> MeanEstimate | None:
         """The share of the gap from random to oracle; None without both, or unless that gap exceeds 3 standard errors."""
         return self._share("random", condition, "oracle")
 
-    def rank_correlation(self, name: str) -> Estimate | None:
+    def rank_correlation(self, name: str) -> MeanEstimate | None:
         """Spearman correlation of scores with the true utilities over the candidates of a row, mean over rows."""
         if self.utilities is None or name not in self.scores:
             return None
         return estimate(spearman(self.scores[name], self.utilities), self.documents)
 
-    def recall(self, name: str, k: int) -> Estimate | None:
+    def recall(self, name: str, k: int) -> MeanEstimate | None:
         """Share of the k most useful candidates that are among the first k by score; None where there are no more than k."""
         if self.utilities is None or name not in self.scores or self.utilities.shape[1] <= k:
             return None
         return estimate(recall_at(self.scores[name], self.utilities, k), self.documents)
 
-    def _share(self, start: str, condition: str, end: str) -> Estimate | None:
+    def _share(self, start: str, condition: str, end: str) -> MeanEstimate | None:
         nll = self.nll
         if start not in nll or end not in nll:
             return None

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mccore.api import Allocator
 from mccore.errors import DataError
-from mccore.eval.context.statistics import Estimate, estimate
-from mccore.megacontext.focus.controller import prefill_focus, refocus
+from mccore.eval.context.statistics import MeanEstimate, estimate
+from mccore.megacontext.focus.controller import lens_score, prefill_focus, refocus
 from mccore.megacontext.focus.measures import Refocus, summarize
 from mccore.megacontext.focus.state import Focus, FocusError, Limits, append_tokens
 from mccore.megacontext.networks.networks import MegaContextNets
@@ -34,7 +34,7 @@ class StreamReport:
     row. `metrics`: it and the measures of all refocuses, by their names in `mccore.events.METRICS`; `dwell` is that of the
     last refocus, since no block of a stream is older than the stream."""
 
-    delta_nll: Estimate
+    delta_nll: MeanEstimate
     metrics: dict[str, float]
     refocuses: list[Refocus]
     focuses: list[Focus]  # at the end
@@ -100,8 +100,8 @@ def stream_focus(
             break
         focuses = [append_tokens(focus, interval, limits) for focus in focuses]
         if tokens + interval + horizon <= length:
-            embeddings = stream.embeddings([focus.cut for focus in focuses])
-            done.append(refocus(focuses, embeddings, nets.lensnet, allocator, limits, nets.dtype))
+            score = lens_score(nets.lensnet, stream.embeddings, allocator, nets.dtype)
+            done.append(refocus(focuses, score, allocator, limits))
             focuses = done[-1].focuses
     delta = stream.delta_nll(parts, horizon)
     ids = None if documents is None else np.asarray(documents, dtype=np.int64)

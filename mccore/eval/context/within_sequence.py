@@ -5,30 +5,13 @@ past as gists and the rest as tokens. Expanding e far blocks is paid for by a sh
 gists alone, have the same number of entries. Whoever chooses blocks sees the history before the scored tokens and nothing
 else; only `teacher_attention` and the oracles peek.
 
-| condition | what the model reads |
-|---|---|
-| full | all tokens |
-| window | the last W tokens |
-| tail | the raw tail of `gists`, without the gists |
-| gists | gists of the far past and the raw tail |
-| gists_zeroed, gists_swapped, gists_mean | the same with gists set to zero, of another row, or mean-pooled |
-| unexpanded | gists of e more blocks; shorter than W by e (K - 1) entries |
-| random | unexpanded, with e blocks drawn at random as tokens |
-| recency | with the newest e, next to the tail |
-| bm25 | with those that share most with the newest tokens |
-| ngram | with those that share rare n-grams with the newest tokens, scored as the search of a session scores spans |
-| raw_attention | with those whose gists the newest tokens attend to most |
-| teacher_attention | with those that the scored tokens attend to in the full context, weighted by what they lose without it |
-| lens | with those that LensNet scores highest |
-| oracle | with those that lower the loss most, one after another, of the other half of the scored tokens: even ones for odd |
-| oracle_bound | with those that lower the loss of the scored tokens themselves: more than can be had, part of it is luck |
+What the model reads in each condition stands in `catalogue.WITHIN_SEQUENCE`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -37,24 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mccore.errors import DataError
+from mccore.eval.context.catalogue import POLICIES, WITHIN_SEQUENCE, pairs
 from mccore.eval.context.conditions import ContextRows
-from mccore.eval.context.geometry import POLICIES, Geometry, Ledger
-from mccore.eval.context.statistics import Comparison, Estimate, Values, estimate
+from mccore.eval.context.geometry import Geometry, Ledger
+from mccore.eval.context.statistics import Comparison, MeanEstimate, Values, estimate
 from mccore.eval.context.where import NOWHERE, by_distance, by_lod
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.model.gpt import GPT
 
-# What a report lists beside every condition's distance from `full` and from `window`.
-COMPARED = (
-    ("gists", "tail"),
-    ("gists_zeroed", "gists"),
-    ("gists_swapped", "gists"),
-    ("gists_mean", "gists"),
-    *product(
-        ("lens", "oracle"), ("unexpanded", "random", "recency", "bm25", "ngram", "raw_attention", "teacher_attention")
-    ),
-    ("oracle_bound", "oracle"),
-)
 # Whose losses are told apart by distance and by level.
 BY_DISTANCE = ("window", "gists", "lens", "oracle")
 BY_LOD = ("gists", "recency", "lens", "oracle")
@@ -70,7 +43,7 @@ class ContextReport(Comparison):
     level: Mapping[str, NDArray[np.int64]]  # condition -> level at which it shows that place [R, H]
     recall_k: Sequence[int]
 
-    def delta_nll(self, condition: str) -> Estimate:
+    def delta_nll(self, condition: str) -> MeanEstimate:
         """What a condition costs against the full context (delta NLL at H)."""
         return self.difference(condition, "full")
 
@@ -92,12 +65,11 @@ class ContextReport(Comparison):
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON holds it; an estimate is {mean, stderr, n}, or null where it means nothing."""
 
-        def plain(value: Estimate | None) -> dict[str, Any] | None:
+        def plain(value: MeanEstimate | None) -> dict[str, Any] | None:
             return None if value is None else asdict(value)
 
         policies = [policy for policy in POLICIES if policy in self.nll]
-        pairs = [(one, other) for one, other in COMPARED if one in self.nll and other in self.nll]
-        pairs += [(name, "window") for name in self.nll if name != "window"]
+        compared = pairs(WITHIN_SEQUENCE, self.nll) + [(name, "window") for name in self.nll if name != "window"]
         return {
             **asdict(self.geometry),
             "rows": self.rows,
@@ -106,7 +78,7 @@ class ContextReport(Comparison):
             "candidates": self.geometry.candidates[1] - self.geometry.candidates[0],
             "nll": {name: plain(estimate(values, self.documents)) for name, values in self.nll.items()},
             "delta_nll": {name: plain(self.delta_nll(name)) for name in self.nll if name != "full"},
-            "differences": {f"{one} - {other}": plain(self.difference(one, other)) for one, other in pairs},
+            "differences": {f"{one} - {other}": plain(self.difference(one, other)) for one, other in compared},
             "gap_closed": {name: plain(self.gap_closed(name)) for name in self.nll if name not in ("full", "window")},
             "focus_gap_closed": {policy: plain(self.focus_gap_closed(policy)) for policy in policies},
             "spearman": {policy: plain(self.rank_correlation(policy)) for policy in self.scores},

@@ -38,6 +38,7 @@ from mccore.megacontext.networks.positions import spans_of
 from mccore.megacontext.tree.cut import Cut
 
 Read = Callable[[Sequence[Cut]], Sequence[Tensor]]  # the embeddings [L, D] of cuts, as `Tree.entries` gives them
+Score = Callable[[Sequence[Cut]], Sequence[NDArray[Any]]]  # scores [L] in [-1, 1] of cuts
 
 
 # --- a refocus --------------------------------------------------------------------------------------------------------
@@ -79,38 +80,25 @@ def scores_for(
 
 
 def refocus(
-    focuses: Sequence[Focus],
-    embeddings: Sequence[Tensor],
-    lensnet: LensNet,
-    allocator: Allocator,
-    limits: Limits,
-    dtype: torch.dtype = torch.float32,
-    found: Found | None = None,
+    focuses: Sequence[Focus], score: Score, allocator: Allocator, limits: Limits, found: Found | None = None
 ) -> Refocus:
-    """Score, plan, check and apply, timed until the device is done. `embeddings` [L, D] belong to the cuts of `focuses`; `found`
-    is what a search of their histories found.
+    """Score, plan, check, apply and measure, timed until the device is done. `score` gives the scores of the cuts of `focuses`,
+    `lens_score` those of LensNet; `found` is what a search of their histories found.
 
     Raises FocusError for scores that aren't numbers or a history that can't fit, IllegalEdit for what an allocator may not
     do; then nothing has changed.
     """
-    device = embeddings[0].device if embeddings else torch.device("cpu")
-    _wait_for(device)
+    _wait_for_device()
     began = time.perf_counter()
-    scores = scores_for(allocator, lensnet, lambda _: embeddings, [focus.cut for focus in focuses], dtype)
-    after, edits = plan_and_apply(focuses, scores, allocator, limits, found)
-    _wait_for(device)
+    after, edits = plan_and_apply(focuses, score([focus.cut for focus in focuses]), allocator, limits, found)
+    _wait_for_device()
     duration = time.perf_counter() - began
     return measure_all(focuses, after, edits, allocator.recent_tokens, limits, duration)
 
 
-def refocus_by(
-    focuses: Sequence[Focus], scores: Sequence[NDArray[Any]], allocator: Allocator, limits: Limits
-) -> Refocus:
-    """`refocus` by given scores in [-1, 1], one array [L] per session."""
-    began = time.perf_counter()
-    after, edits = plan_and_apply(focuses, scores, allocator, limits)
-    duration = time.perf_counter() - began
-    return measure_all(focuses, after, edits, allocator.recent_tokens, limits, duration)
+def lens_score(lensnet: LensNet, read: Read, allocator: Allocator, dtype: torch.dtype = torch.float32) -> Score:
+    """What scores cuts by LensNet, for `refocus`; `read` gives the embeddings of cuts."""
+    return lambda cuts: scores_for(allocator, lensnet, read, cuts, dtype)
 
 
 def plan_and_apply(
@@ -184,6 +172,6 @@ def _of_row(edits: NDArray[Any], row: int) -> Nodes:
     return table[table[:, 0] == row, 1:]
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _wait_for_device() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

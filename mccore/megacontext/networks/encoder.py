@@ -66,7 +66,7 @@ class EncoderLayer(nn.Module):
         return x + self.fc_proj(relu_squared(self.fc(rms_norm(x, EPS))))
 
 
-class Head(nn.Module):
+class EncoderHead(nn.Module):
     """A map at the end: one matrix, or two around a squared ReLU; starts at zero where `zero`."""
 
     def __init__(self, width: int, out: int, kind: str, *, zero: bool) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mccore.config import GistNetConfig
-from mccore.megacontext.networks.encoder import EPS, EncoderLayer, Head
+from mccore.megacontext.networks.encoder import EPS, EncoderHead, EncoderLayer
 from mccore.model.ops.elementwise import rms_norm
 
 
@@ -37,7 +37,7 @@ class GistNet(nn.Module):
         self.probe: nn.Parameter | None = None
         if config.pooling != "mean":
             self.probe = nn.Parameter(torch.empty(width))
-        self.head = Head(width, width, config.head, zero=config.skip)
+        self.head = EncoderHead(width, width, config.head, zero=config.skip)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:

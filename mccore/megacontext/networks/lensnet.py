@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mccore.config import LensConfig
-from mccore.megacontext.networks.encoder import EPS, EncoderLayer, Head
+from mccore.megacontext.networks.encoder import EPS, EncoderHead, EncoderLayer
 from mccore.megacontext.networks.positions import Spans
 from mccore.model.gpt import Linear
 from mccore.model.ops.elementwise import rms_norm
@@ -53,7 +53,7 @@ class LensNet(nn.Module):
         self.key = Linear(width, width)
         self.temperature = nn.Parameter(torch.empty(1))
         self.distance = Linear(FEATURES, 1)
-        self.head = Head(width, 1, config.head, zero=True)
+        self.head = EncoderHead(width, 1, config.head, zero=True)
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:

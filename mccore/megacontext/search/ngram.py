@@ -18,7 +18,7 @@ from mccore.megacontext.search.bigram_index import BigramIndex, checked_ids, pai
 TRIGRAM = 2.0  # times the score of the trigram's last bigram
 
 
-class Found(NamedTuple):
+class FoundSpans(NamedTuple):
     """Spans of a history, best first: tokens `[start, stop)`, both int64 [F], and what they score, float64 [F]."""
 
     start: NDArray[np.int64]
@@ -40,7 +40,7 @@ class HistorySearch(Protocol):
         """Add tokens, ids [t]."""
         ...
 
-    def find(self, query: ArrayLike, before: int, count: int) -> Found:
+    def find(self, query: ArrayLike, before: int, count: int) -> FoundSpans:
         """The best `count` spans wholly before token `before`, for a query of ids [q]; they don't overlap."""
         ...
 
@@ -77,14 +77,14 @@ class NgramSearch:
         """Add tokens, ids [t] from 0 to 2^31 - 1. Raises SearchError for others, or more than 2^31 - 1 tokens, and adds none."""
         self._index.append(ids)
 
-    def find(self, query: ArrayLike, before: int, count: int) -> Found:
+    def find(self, query: ArrayLike, before: int, count: int) -> FoundSpans:
         """The best `count` spans that lie wholly before token `before`, for a query of ids [q]: of two alike the newer first,
         none without a score. Only tokens before `before` are counted. Raises SearchError for what aren't token ids."""
         asked = checked_ids(query).astype(np.int64)
         before = min(before, self.tokens)
         limit = before // self.span * self.span
         if limit < 1 or count < 1 or len(asked) < 2:
-            return Found(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+            return FoundSpans(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
         asked = asked[::-1]  # from here on newest first: asked[a] is the last token of the n-grams of age a
         age, bigram = _distinct(pair(asked[1:], asked[:-1]))
         place, places = self._index.places(pair(asked[age + 1], asked[age]), self.reach)
@@ -110,7 +110,7 @@ class NgramSearch:
         best = np.argsort(-score, kind="stable")[:count]
         best = best[score[best] > 0]
         start = spans[::-1][best] * self.span
-        return Found(start, start + self.span, score[best].astype(np.float64))
+        return FoundSpans(start, start + self.span, score[best].astype(np.float64))
 
     def _decay(self, age: NDArray[np.int64]) -> NDArray[np.float64]:
         decay: NDArray[np.float64] = np.exp2(-age / self.half_life)

@@ -56,9 +56,9 @@ def _setup(found: Data) -> Iterable[str]:
             f"{name} {count(value)}" for name, value in derived["parameters"].items() if value and name != "total"
         )
         flops = derived["flops_per_token"]
-        lengths = list(dict.fromkeys((part["coarse"], part["mixed"]) for part in derived["variant_lengths"]))
+        lengths = list(dict.fromkeys((part["gist_only"], part["expanded"]) for part in derived["variant_lengths"]))
         rows += [
-            ("their entries through a stage", " > ".join(f"{coarse}/{mixed}" for coarse, mixed in lengths)),
+            ("their entries through a stage", " > ".join(f"{gist_only}/{expanded}" for gist_only, expanded in lengths)),
             ("parameters beside the GPT", f"{derived['parameters']['total']:,}: {parts}"),
             ("FLOPs per training token", f"{count(flops['total'])}, of them the plain pass {count(flops['plain'])}"),
         ]

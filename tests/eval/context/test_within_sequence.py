@@ -16,15 +16,16 @@ from mccore import plugins
 from mccore.api import Allocator, AllocatorSpec
 from mccore.config import MegaContextConfig, ModelConfig
 from mccore.errors import ConfigError, DataError
+from mccore.eval.context.catalogue import POLICIES
 from mccore.eval.context.conditions import ContextRows, mean_pyramid
-from mccore.eval.context.geometry import POLICIES, Geometry, Ledger
+from mccore.eval.context.geometry import Geometry, Ledger
 from mccore.eval.context.policies import K1, K3, B, bm25
 from mccore.eval.context.statistics import estimate, ratio, recall_at, spearman
 from mccore.eval.context.stream import _Stream, focus_check, stream_focus
 from mccore.eval.context.within_sequence import ContextReport, evaluate_contexts, swap_partners
 from mccore.eval.statistics import mean_and_stderr
 from mccore.events import METRICS
-from mccore.megacontext.focus.controller import prefill_focus, refocus
+from mccore.megacontext.focus.controller import lens_score, prefill_focus, refocus
 from mccore.megacontext.focus.state import FocusError, Limits, append_tokens
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.search.ngram import NgramSearch
@@ -554,7 +555,8 @@ def test_a_stream_is_what_a_session_over_a_tree_predicts() -> None:
         focus = append_tokens(focus, interval, limits)
         if tokens == start:
             embeddings = [tree.entries(focus.cut).embeddings]
-            (focus,) = refocus([focus], embeddings, nets.lensnet, planner, limits).focuses
+            score = lens_score(nets.lensnet, lambda cuts, found=embeddings: found, planner)
+            (focus,) = refocus([focus], score, planner, limits).focuses
     assert report.metrics["delta_nll"] == pytest.approx(float(torch.cat(gaps).double().mean()), abs=1e-5)
     assert abs(report.metrics["delta_nll"]) > 1e-3
     assert report.focuses[0].cut == focus.cut

@@ -17,7 +17,7 @@ from torch import Tensor
 from mccore import plugins
 from mccore.api import Allocator, AllocatorSpec, Budget, Edits, FocusView
 from mccore.events import METRICS
-from mccore.megacontext.focus.controller import prefill_focus, refocus, refocus_by, score_cuts
+from mccore.megacontext.focus.controller import Score, lens_score, prefill_focus, refocus, score_cuts
 from mccore.megacontext.focus.measures import Refocus, block_ages, summarize
 from mccore.megacontext.focus.state import Focus, FocusError, Limits, append_tokens, start_focus
 from mccore.megacontext.networks.lensnet import LensNet
@@ -46,6 +46,16 @@ class Scripted:
     def plan(self, view: FocusView, budget: Budget) -> Edits:
         self.views.append(view)
         return Edits(*(np.array(nodes, dtype=np.int64).reshape(-1, 3) for nodes in (self.expand, self.collapse)))
+
+
+def given_scores(scores: Sequence[NDArray[Any]]) -> Score:
+    """Scores that are known before anyone asks."""
+    return lambda cuts: scores
+
+
+def by_lens(lensnet: LensNet, entries: Sequence[Tensor]) -> Score:
+    """The scores of LensNet, of cuts with these embeddings."""
+    return lens_score(lensnet, lambda cuts: entries, allocator("greedy"))
 
 
 def legal(focus: Focus, tokens: int, budget: int) -> None:
@@ -86,7 +96,7 @@ def test_streams_stay_legal_and_within_budget_whatever_the_scores(
         lengths = [tokens + INTERVAL for tokens in lengths]
         for focus, tokens in zip(focuses, lengths, strict=True):
             legal(focus, tokens, BUDGET)
-        done = refocus_by(focuses, [SCORES[scores](focus.cut, step) for focus in focuses], planner, LIMITS)
+        done = refocus(focuses, given_scores([SCORES[scores](focus.cut, step) for focus in focuses]), planner, LIMITS)
         focuses = done.focuses
         for focus, tokens in zip(focuses, lengths, strict=True):
             legal(focus, tokens, BUDGET - INTERVAL)
@@ -106,7 +116,7 @@ def test_edits_of_strangers_are_legal_or_refused_whole(
     before = [(focus.cut.level.tolist(), focus.cut.index.tolist(), focus.age.tolist()) for focus in focuses]
     scores = [np.zeros(len(focus.cut)) for focus in focuses]
     try:
-        done = refocus_by(focuses, scores, Scripted(expand, collapse), LIMITS)
+        done = refocus(focuses, given_scores(scores), Scripted(expand, collapse), LIMITS)
     except IllegalEdit:
         done = None
     assert [(focus.cut.level.tolist(), focus.cut.index.tolist(), focus.age.tolist()) for focus in focuses] == before
@@ -119,7 +129,7 @@ def test_a_plan_that_is_legal_for_one_row_only_changes_none() -> None:
     focuses = [focus_of(1, 1, 1, *[0] * 8), focus_of(1, 1, 1, *[0] * 8)]
     scores = [np.zeros(len(focus.cut)) for focus in focuses]
     with pytest.raises(IllegalEdit, match=r"row 1: expand \(1, 9\)"):
-        refocus_by(focuses, scores, Scripted(expand=[(0, 1, 0), (1, 1, 9)]), LIMITS)
+        refocus(focuses, given_scores(scores), Scripted(expand=[(0, 1, 0), (1, 1, 9)]), LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -136,20 +146,20 @@ def test_a_plan_that_is_legal_for_one_row_only_changes_none() -> None:
 def test_what_an_allocator_may_not_do(edits: dict[str, Any], message: str) -> None:
     focus = focus_of(1, 1, 1, *[0] * 8)
     with pytest.raises(IllegalEdit, match=message):
-        refocus_by([focus], [np.zeros(11)], Scripted(**edits), LIMITS)
+        refocus([focus], given_scores([np.zeros(11)]), Scripted(**edits), LIMITS)
 
 
 def test_an_allocator_that_leaves_a_row_over_its_limit_is_refused() -> None:
     focus = append_tokens(start_focus(30, LIMITS, RECENT), 10, LIMITS)
     with pytest.raises(IllegalEdit, match="more than the budget of 35"):
-        refocus_by([focus], [np.zeros(40)], Scripted(), LIMITS)
+        refocus([focus], given_scores([np.zeros(40)]), Scripted(), LIMITS)
 
 
 def test_the_tail_is_the_allocators_own() -> None:
     focus = focus_of(1, 1, 1, *[0] * 8)
-    refocus_by([focus], [np.zeros(11)], Scripted(collapse=[(0, 1, 3)], recent_tokens=4), LIMITS)
+    refocus([focus], given_scores([np.zeros(11)]), Scripted(collapse=[(0, 1, 3)], recent_tokens=4), LIMITS)
     with pytest.raises(IllegalEdit, match="reaches into the last 5 tokens"):
-        refocus_by([focus], [np.zeros(11)], Scripted(collapse=[(0, 1, 3)], recent_tokens=5), LIMITS)
+        refocus([focus], given_scores([np.zeros(11)]), Scripted(collapse=[(0, 1, 3)], recent_tokens=5), LIMITS)
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -161,12 +171,12 @@ def test_a_score_that_is_none_is_refused(bad: float) -> None:
     scores = [np.zeros(9), np.zeros(9)]
     scores[1][4] = bad
     with pytest.raises(FocusError, match=r"the score of entry 4 of row 1, \(0, 7\), is"):
-        refocus_by(focuses, scores, allocator("greedy"), LIMITS)
+        refocus(focuses, given_scores(scores), allocator("greedy"), LIMITS)
 
 
 def test_scores_of_another_cut_are_refused() -> None:
     with pytest.raises(FocusError, match=r"row 0 has 9 entries and scores \[8\]"):
-        refocus_by([focus_of(1, *[0] * 8)], [np.zeros(8)], allocator("greedy"), LIMITS)
+        refocus([focus_of(1, *[0] * 8)], given_scores([np.zeros(8)]), allocator("greedy"), LIMITS)
 
 
 def lens_and_entries(cuts: Sequence[Cut], seed: int = 0) -> tuple[LensNet, list[Tensor]]:
@@ -208,7 +218,7 @@ def test_a_broken_lensnet_stops_the_refocus() -> None:
     with torch.no_grad():
         lensnet.key.weight[0, 0] = torch.nan
     with pytest.raises(FocusError, match="is nan: scores lie in") as error:
-        refocus([focus], entries, lensnet, allocator("greedy"), LIMITS)
+        refocus([focus], by_lens(lensnet, entries), allocator("greedy"), LIMITS)
     assert error.value.hint is not None
 
 
@@ -220,9 +230,9 @@ def test_a_refocus_is_its_scores_planned_and_applied() -> None:
     cuts = [focus.cut for focus in focuses]
     lensnet, entries = lens_and_entries(cuts)
     options = {"expand_threshold": 0.0, "collapse_threshold": 0.0, "hysteresis": 0.0}
-    done = refocus(focuses, entries, lensnet, allocator("greedy", **options), LIMITS)
+    done = refocus(focuses, by_lens(lensnet, entries), allocator("greedy", **options), LIMITS)
     scores = score_cuts(lensnet, entries, cuts, RECENT, torch.float32)
-    planned = refocus_by(focuses, scores, allocator("greedy", **options), LIMITS)
+    planned = refocus(focuses, given_scores(scores), allocator("greedy", **options), LIMITS)
     assert [focus.cut for focus in done.focuses] == [focus.cut for focus in planned.focuses]
     assert [focus.cut for focus in done.focuses] != cuts
     assert done.measures == planned.measures
@@ -248,7 +258,7 @@ def test_a_history_that_cannot_fit_says_so() -> None:
         start_focus(too_long, LIMITS, RECENT)
     grown = append_tokens(focus, too_long - most, LIMITS)
     with pytest.raises(FocusError, match="takes at least 36 entries"):
-        refocus_by([grown], [np.zeros(len(grown.cut))], allocator("greedy"), LIMITS)
+        refocus([grown], given_scores([np.zeros(len(grown.cut))]), allocator("greedy"), LIMITS)
 
 
 def test_tokens_that_do_not_fit_are_refused() -> None:
@@ -289,7 +299,7 @@ def only(done: Refocus) -> Any:
 
 
 def edited(focus: Focus, **edits: Any) -> Refocus:
-    return refocus_by([focus], [np.zeros(len(focus.cut))], Scripted(**edits), LIMITS)
+    return refocus([focus], given_scores([np.zeros(len(focus.cut))]), Scripted(**edits), LIMITS)
 
 
 def test_measures_of_a_refocus() -> None:
@@ -338,7 +348,9 @@ def test_p95_counts_blocks_not_entries() -> None:
     assert int(weights.sum()) == 81
     assert np.sort(np.repeat(ages, weights))[76] == 7  # the 77th of 81: 95 % aren't older
     limits = Limits(200, K, MAX_LOD)
-    measured = refocus_by([Focus(cut, np.int32(age))], [np.zeros(len(cut))], Scripted(recent_tokens=4), limits)
+    measured = refocus(
+        [Focus(cut, np.int32(age))], given_scores([np.zeros(len(cut))]), Scripted(recent_tokens=4), limits
+    )
     assert only(measured).dwell_p95 == 8  # one refocus later
 
 
@@ -368,7 +380,7 @@ def test_ages_count_refocuses_and_start_again_at_an_edit() -> None:
     focus = focus_of(1, 1, 1, *[0] * 8)
     planner = Scripted()
     for _ in range(3):
-        focus = refocus_by([focus], [np.zeros(len(focus.cut))], planner, LIMITS).focuses[0]
+        focus = refocus([focus], given_scores([np.zeros(len(focus.cut))]), planner, LIMITS).focuses[0]
     focus = append_tokens(focus, 2, LIMITS)
     focus = edited(focus, expand=[(0, 1, 1)]).focuses[0]
     assert focus.age.tolist() == [4, 0, 0, 0, 0, 4, *[4] * 8, 1, 1]
@@ -377,7 +389,7 @@ def test_ages_count_refocuses_and_start_again_at_an_edit() -> None:
 
 def test_summaries_are_means_under_the_names_of_the_table() -> None:
     quiet, busy = focus_of(1, 1, *[0] * 10), focus_of(1, 1, 1, *[0] * 8, age=5)
-    done = refocus_by([quiet, busy], [np.zeros(12), np.zeros(11)], Scripted(expand=[(1, 1, 0)]), LIMITS)
+    done = refocus([quiet, busy], given_scores([np.zeros(12), np.zeros(11)]), Scripted(expand=[(1, 1, 0)]), LIMITS)
     found = summarize([done, done])
     assert set(found) == {
         "swap_rate", "residency", "dwell", "dwell/p95", "thrash", "raw_share", "controller_duration", "reprefill_entries",
