@@ -16,7 +16,7 @@ from mccore.data.corpora.text_files import Choose, find_text_files, is_records, 
 from mccore.data.corpora.walk import describe_skipped
 from mccore.errors import DataError, RunError, UsageError
 from mccore.host.terminal import StatusLine, echo, echo_json, one_line
-from mccore.host.text import is_clean
+from mccore.host.text import is_clean, spell
 from mccore.units import count, duration, size
 
 if TYPE_CHECKING:
@@ -126,11 +126,22 @@ def train(
     help="Compare with this vocabulary: a tokenizer of ours, tiktoken's ranks (NAME.tiktoken), Hugging Face's "
     "tokenizer.json. Repeatable. What lies in the cache directory's `vocabularies` is compared with as well.",
 )
+@click.option(
+    "--pattern",
+    metavar="NAME|REGEX",
+    help="How files of ranks split text, where their names don't tell: gpt2, cl100k, o200k, llama3, qwen, or an expression.",
+)
 @_FIELD
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a plot to this PNG file.")
 @_JSON
 def evaluate(
-    tokenizer: str, paths: tuple[Path, ...], against: tuple[Path, ...], field: str, plot: Path | None, as_json: bool
+    tokenizer: str,
+    paths: tuple[Path, ...],
+    against: tuple[Path, ...],
+    pattern: str | None,
+    field: str,
+    plot: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure how many bytes a token of TOKENIZER stands for, by kind of text.
 
@@ -143,8 +154,10 @@ def evaluate(
     from mccore.report.pages.tokenizer import tokenizer_table
 
     chosen = _open(tokenizer)
-    texts = {str(path): list(_texts(find_files((path,)), field)) for path in paths}
-    others = present_vocabularies(cache_dir() / "vocabularies") | {str(path): read_vocabulary(path) for path in against}
+    texts = {spell(path): list(_texts(find_files((path,)), field)) for path in paths}
+    others = present_vocabularies(cache_dir() / "vocabularies") | {
+        spell(path): read_vocabulary(path, pattern) for path in against
+    }
     found = evaluate_tokenizer(chosen, texts, others)
     if plot is not None:
         from mccore.report.plots.training import draw_tokenizer

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from mccore.data.tokenizer.formats import read_huggingface, read_tiktoken
+from mccore.data.tokenizer.formats import Vocabulary, read_tiktoken
+from mccore.data.tokenizer.huggingface import read_huggingface, read_json_file
 from mccore.data.tokenizer.tokenizer import FILE_NAME, Tokenizer
 from mccore.errors import DataError
+from mccore.host.text import mend, open_regular, spell
 
 # Short, and the same for every tokenizer, so that figures of different runs can be compared.
 FIXED_TEXTS: Mapping[str, str] = {
@@ -67,16 +69,24 @@ class Encodes(Protocol):
         """Ids of a text."""
 
 
-class Other(NamedTuple):
-    """A vocabulary of somebody else's."""
+class Ranks:
+    """A vocabulary of tiktoken's: text to its ids."""
 
-    vocab_size: int
-    encoder: Any
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Raises DataError for tokens or a pattern that no encoder can be made of."""
+        import mccore_rustbpe
+
+        self.vocab_size = len(vocabulary.tokens)
+        self._ids = vocabulary.ids if vocabulary.ids[-1:] != [self.vocab_size - 1] else None
+        try:
+            self._encoder = mccore_rustbpe.Encoder(vocabulary.tokens, pattern=vocabulary.pattern)
+        except ValueError as error:
+            raise DataError(f"it can't be used: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; lone surrogates become `?`."""
-        ids: list[int] = self.encoder.encode(text.encode("utf-8", errors="replace"))
-        return ids
+        """Ids of a text; lone surrogates become U+FFFD."""
+        ids: list[int] = self._encoder.encode(mend(text))
+        return ids if self._ids is None else [self._ids[id] for id in ids]
 
 
 def evaluate_tokenizer(
@@ -108,32 +118,31 @@ def evaluate_tokenizer(
     return result
 
 
-def read_vocabulary(path: Path) -> Encodes:
+def read_vocabulary(path: Path, pattern: str | None = None) -> Encodes:
     """A vocabulary to compare with: a directory or file that `Tokenizer.save` or a run wrote, a file of tiktoken's ranks
-    named after its vocabulary (`cl100k_base.tiktoken`), or a `tokenizer.json` of Hugging Face's.
+    (`pattern` as for `read_tiktoken`), or a `tokenizer.json` of Hugging Face's. What a file is, its content says.
 
-    Raises DataError for anything else.
+    Raises DataError for anything else, with what isn't supported.
     """
-    import mccore_rustbpe
-
     path = Path(path)
     for directory in (path, path / "tokenizer"):
         if directory.is_dir() and (directory / FILE_NAME).is_file():
             path = directory / FILE_NAME
-    if path.name == FILE_NAME:
+    if not _is_json(path):
         try:
-            return Tokenizer.load(path.parent)
-        except DataError as ours:
-            try:
-                found = read_huggingface(path)
-            except DataError:
-                raise ours from None
-    else:
-        found = read_huggingface(path) if path.suffix == ".json" else read_tiktoken(path)
-    try:
-        return Other(len(found.tokens), mccore_rustbpe.Encoder(found.tokens, pattern=found.pattern))
-    except ValueError as error:
-        raise DataError(f"{path} can't be used: {error}") from error
+            return Ranks(read_tiktoken(path, pattern))
+        except DataError as error:
+            where = "" if spell(path) in error.message else f"{spell(path)}: "
+            raise DataError(where + error.message, hint=error.hint) from error
+    content = read_json_file(path)
+    if isinstance(content, dict) and "format" in content and path.name == FILE_NAME:
+        return Tokenizer.load(path.parent)
+    return read_huggingface(path)
+
+
+def _is_json(path: Path) -> bool:
+    with open_regular(path) as file:
+        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
 
 
 def present_vocabularies(directory: Path) -> dict[str, Encodes]:

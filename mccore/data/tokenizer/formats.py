@@ -6,26 +6,40 @@ import base64
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from mccore.data.tokenizer.huggingface import BYTE_OF_NAME, GPT2_PATTERN, NAME_OF_BYTE, HuggingFace
 from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import DataError
 from mccore.host.files import write_atomic
+from mccore.host.text import open_regular, spell, unreadable
 
 # The split patterns that go with well-known files of ranks, which don't hold their own. Facts about those vocabularies.
-GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 GPT4_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
-KNOWN_PATTERNS = {"gpt2": GPT2_PATTERN, "r50k": GPT2_PATTERN, "p50k": GPT2_PATTERN, "cl100k": GPT4_PATTERN}
+O200K_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+" + _CONTRACTIONS + "?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + _CONTRACTIONS + "?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_WORDS = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_PATTERN = _WORDS.replace("DIGITS", "{1,3}")
+QWEN_PATTERN = _WORDS.replace("DIGITS", "")
+KNOWN_PATTERNS = {
+    "gpt2": GPT2_PATTERN, "r50k": GPT2_PATTERN, "p50k": GPT2_PATTERN, "multilingual": GPT2_PATTERN,  # Whisper's
+    "cl100k": GPT4_PATTERN, "o200k": O200K_PATTERN, "llama3": LLAMA3_PATTERN, "qwen": QWEN_PATTERN,
+}  # fmt: skip
 
 
 class Vocabulary(NamedTuple):
-    """Tokens in id order, without special ones, and the pattern that text is split by."""
+    """Tokens in the order of their ranks, without special ones, the pattern that text is split by, and each token's id."""
 
     tokens: list[bytes]
     pattern: str
+    ids: list[int]
 
 
 def write_tiktoken(tokenizer: Tokenizer, path: Path) -> None:
@@ -44,7 +58,7 @@ def write_huggingface(tokenizer: Tokenizer, path: Path) -> None:
 
     Raises DataError for tokens that no sequence of merges makes, RunError when the file can't be written.
     """
-    name = [_NAME_OF_BYTE[byte] for byte in range(256)]
+    name = [NAME_OF_BYTE[byte] for byte in range(256)]
 
     def spelled(token: bytes) -> str:
         return "".join(name[byte] for byte in token)
@@ -113,105 +127,77 @@ def _merge(parts: list[bytes], ranks: dict[bytes, int], below: int) -> list[byte
 
 
 def read_tiktoken(path: Path, pattern: str | None = None) -> Vocabulary:
-    """Read a file of ranks. The pattern is the known one for a file named after a known vocabulary (`cl100k_base.tiktoken`).
+    """Read a file of ranks. `pattern` is a regular expression or the name of a known one; without it the file's name tells,
+    as in `cl100k_base.tiktoken`. Ranks may have gaps, where special tokens stand.
 
-    Raises DataError for a file that is missing or damaged, ranks with gaps, and a pattern that isn't known.
+    Raises DataError for a file that is missing or damaged, and for a pattern that isn't known.
     """
     path = Path(path)
-    if pattern is None:
-        pattern = next((known for name, known in KNOWN_PATTERNS.items() if path.name.startswith(name)), None)
+    named = {name: known for name, known in KNOWN_PATTERNS.items() if path.name.lower().startswith(name)}
+    pattern = next(iter(named.values()), None) if pattern is None else KNOWN_PATTERNS.get(pattern, pattern)
     if pattern is None:
         raise DataError(
-            f"the split pattern of {path} isn't known",
-            hint=f"files of ranks don't hold it; names that tell begin with {', '.join(KNOWN_PATTERNS)}",
+            f"the split pattern of {spell(path)} isn't known",
+            hint="files of ranks don't hold it: name it with --pattern, a regular expression or one of "
+            + ", ".join(KNOWN_PATTERNS),
         )
-    tokens: list[bytes] = []
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    tokens: dict[int, bytes] = {}
+    for number, line in enumerate(_read_ranks(path).splitlines(), start=1):
         try:
-            token, rank = line.split()
-            tokens.append(base64.b64decode(token, validate=True))
-            in_order = int(rank) == len(tokens) - 1
+            encoded, digits = line.split()
+            # Whisper's file writes an empty token as `=`.
+            token, rank = b"" if encoded == "=" else base64.b64decode(encoded, validate=True), int(digits)
         except ValueError as error:
-            raise DataError(f"{path}, line {number}: not a token in base64 and a rank") from error
-        if not in_order:
-            raise DataError(f"{path}, line {number}: rank {int(rank)} instead of {len(tokens) - 1}")
-    return Vocabulary(tokens, pattern)
+            raise DataError(f"{spell(path)}, line {number}: not a token in base64 and a rank") from error
+        if rank in tokens or rank < 0:
+            raise DataError(f"{spell(path)}, line {number}: the rank {rank} comes twice or is below 0")
+        if token:  # no text gives an empty one
+            tokens[rank] = token
+    ranks = sorted(tokens)
+    return Vocabulary([tokens[rank] for rank in ranks], pattern, ranks)
 
 
-def read_huggingface(path: Path) -> Vocabulary:
-    """Read a byte-level BPE `tokenizer.json`, its added tokens left out.
+def read_tokenizer(found: Vocabulary | HuggingFace) -> Tokenizer:
+    """A tokenizer of ours from a vocabulary in another format, with our special tokens.
 
-    Raises DataError for a file that is missing, damaged, of another kind of tokenizer, or whose merges don't come in the
-    order of their ids: the ids alone wouldn't give the same tokens then.
+    Raises DataError where the first 256 tokens aren't the bytes in order, and for a `tokenizer.json` that is more than ranks.
     """
-    path = Path(path)
-    try:
-        content = json.loads(_read(path))
-        model = content["model"]
-        added = {token["content"] for token in content.get("added_tokens") or ()}
-        vocabulary: dict[str, int] = {token: id for token, id in model["vocab"].items() if token not in added}
-        kind, merges = model.get("type", "BPE"), model["merges"]
-        pairs = [tuple(pair.split(" ", 1) if isinstance(pair, str) else pair) for pair in merges]
-        pattern = _pattern_of(content.get("pre_tokenizer"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} isn't a tokenizer of Hugging Face's, or is damaged: {error}") from error
-    if kind != "BPE" or content.get("normalizer") is not None or pattern is None:
-        raise DataError(
-            f"{path} isn't byte-level BPE with one split pattern", hint="normalizers and other kinds can't be read"
-        )
-    ordered = sorted(vocabulary, key=vocabulary.__getitem__)
-    if [vocabulary[token] for token in ordered] != list(range(len(ordered))):
-        raise DataError(f"the ids in {path} have gaps")
-    try:
-        tokens = [bytes(_BYTE_OF_NAME[character] for character in token) for token in ordered]
-    except KeyError as error:
-        raise DataError(f"a token in {path} has {error.args[0]!r}, which stands for no byte") from error
-    if [left + right for left, right in pairs] != ordered[len(ordered) - len(pairs) :]:
-        raise DataError(f"the merges in {path} don't come in the order of the ids")
-    return Vocabulary(tokens, pattern)
-
-
-def read_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
-    """A tokenizer of ours from a vocabulary in another format, with our special tokens. Raises DataError where the first
-    256 tokens aren't the bytes in order.
-    """
+    vocabulary = _as_ranks(found) if isinstance(found, HuggingFace) else found
     return Tokenizer(vocabulary.tokens, pattern=vocabulary.pattern)
 
 
-def _pattern_of(pre_tokenizer: Any) -> str | None:
-    """The pattern of a byte-level pre-tokenizer, None where there isn't exactly one."""
-    steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
-    patterns = []
-    for step in steps:
-        if step["type"] == "Split" and step["behavior"] == "Isolated" and "Regex" in step["pattern"]:
-            patterns.append(str(step["pattern"]["Regex"]))
-        elif step["type"] == "ByteLevel" and not step.get("add_prefix_space", True):
-            if step.get("use_regex", True):
-                patterns.append(GPT2_PATTERN)
-        else:
-            return None
-    return patterns[0] if len(patterns) == 1 and steps[-1]["type"] == "ByteLevel" else None
+def _as_ranks(found: HuggingFace) -> Vocabulary:
+    """A file of Hugging Face's as ranks, where these say all that is in it."""
+    names = [token for token in sorted(found.vocab, key=found.vocab.__getitem__) if set(token) <= BYTE_OF_NAME.keys()]
+    tokens = [bytes(BYTE_OF_NAME[character] for character in name) for name in names]
+    ids = [found.vocab[name] for name in names]
+    if not found.is_plain or ids != list(range(len(ids))):
+        raise DataError("this tokenizer has more than ranks and one pattern", hint="it serves for comparison only")
+    spelled = [tuple("".join(NAME_OF_BYTE[byte] for byte in part) for part in pair) for pair in merges_of(tokens)]
+    if list(found.merges) != spelled:
+        raise DataError(
+            "the merges of this tokenizer don't come in the order of the ids", hint="it serves for comparison only"
+        )
+    return Vocabulary(tokens, found.cuts[0].pattern, ids)
 
 
-def _byte_names() -> dict[int, str]:
-    """The character that stands for each byte in byte-level vocabularies: printable ones for themselves, others shifted."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    names = {byte: chr(byte) for byte in printable}
-    others = (byte for byte in range(256) if byte not in names)
-    return names | {byte: chr(256 + i) for i, byte in enumerate(others)}
+_CONTROLS = {chr(code) for code in range(32)} - set("\t\n\r")
 
 
-_NAME_OF_BYTE = _byte_names()
-_BYTE_OF_NAME = {name: byte for byte, name in _NAME_OF_BYTE.items()}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"there is no {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"can't read {path}: {error}") from error
+def _read_ranks(path: Path) -> str:
+    with open_regular(path) as file:
+        try:
+            text = file.read().decode("ascii")
+            if not text.isprintable() and set(text) & _CONTROLS:
+                raise UnicodeDecodeError("ascii", b"", 0, 1, "a control character")
+            return text
+        except OSError as error:
+            raise unreadable(error, path) from error
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"can't read {spell(path)}: it isn't a file of ranks (a model of SentencePiece's can't be read)",
+                hint="give tiktoken's ranks, a tokenizer.json, or a tokenizer of mccore",
+            ) from error
 
 
 WRITERS: dict[str, tuple[str, Callable[[Tokenizer, Path], None]]] = {
