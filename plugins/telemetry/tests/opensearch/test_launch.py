@@ -64,6 +64,7 @@ def test_a_node_that_comes_back_gets_what_it_missed(tmp_path: Path, proxy: Proxy
     process = start(run)
     wait_for(lambda: reports(read_events(run.events_dir)) == [("failing", 0)])
     proxy.up()
+    wait_for(proxy.bulks)  # there is a stream by then
     wait_for(lambda: len(stored()) >= len(STEPS))
     run.request_stop()
     process.wait(60)
