@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+_Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
+
 
 def count(value: float) -> str:
     """1234567 as `1.23M`."""
+    if (odd := _odd(value)) is not None:
+        return odd
     for limit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:
             return f"{value / (limit if letter != 'k' else 1e3):.3g}{letter}"
@@ -13,6 +19,8 @@ def count(value: float) -> str:
 
 def size(value: float) -> str:
     """Bytes as `1.5 GiB`."""
+    if (odd := _odd(value)) is not None:
+        return odd
     for limit, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if value >= limit:
             return f"{value / limit:.1f} {unit}"
@@ -21,6 +29,8 @@ def size(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as `2d 3h`, `1h 05m`, `3m 20s` or `4.2s`."""
+    if (odd := _odd(seconds)) is not None:
+        return odd
     if seconds < 60:
         return f"{seconds:.1f}s"
     whole = round(seconds)
@@ -33,8 +43,28 @@ def duration(seconds: float) -> str:
 
 def number(value: float) -> str:
     """A metric's value with enough digits to compare."""
-    if value != value:
-        return "nan"
+    if (odd := _odd(value)) is not None:
+        return odd
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share that was seen in `n` trials (Wilson, 1927): it holds at none, at all and at one of `n`.
+
+    `p (1 - p) / n` says there is no error where all trials came out alike; this interval says how little is known then.
+    """
+    z2 = _Z * _Z
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def _odd(value: float) -> str | None:
+    """How a value that is no finite number of reasonable size is shown; None for all others."""
+    try:
+        value = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return "-inf" if value < 0 else "inf"
+    return None if math.isfinite(value) else str(value)

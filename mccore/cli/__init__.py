@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from mccore.errors import Interrupted, MccoreError
+from mccore.host.processes import NOTHING_INSTALLED
 from mccore.host.terminal import echo, visible
 
 # command -> (module:function, one line for the overview). The overview is here so that it needs no import.
@@ -108,27 +110,70 @@ def cli() -> None:
 
     Start with `mccore run tiny`, then `mccore chat`.
     """
-    from mccore.host.env import apply_settings
+    from mccore.host.env import FILE_NAME, apply_settings
 
-    apply_settings()
+    if taken := apply_settings():
+        click.echo(f"({FILE_NAME}: {', '.join(taken)})", err=True)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point of the `mccore` command. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    open_streams()
+    for variable, value in NOTHING_INSTALLED.items():
+        os.environ.setdefault(variable, value)
     try:
         result = cli.main(args=args, prog_name="mccore", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except MccoreError as error:
-        echo(error.render(), err=True)
+        _tell(error)
         return error.exit_code
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        echo(shown.getvalue(), err=True, nl=False)
+        with contextlib.suppress(OSError):
+            echo(shown.getvalue(), err=True, nl=False)
         return 2
     except (click.Abort, KeyboardInterrupt):
-        echo(Interrupted("interrupted").render(), err=True)
+        _tell(Interrupted("interrupted"))
         return Interrupted.exit_code
     except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 1
+    except OSError as error:
+        _give_up_output()
+        _tell(_explain(error))
+        return 1
+
+
+def open_streams() -> None:
+    """See to it that there are three standard streams: a file that is opened later must not become one of them.
+
+    What was closed by the caller takes no output and gives no input; for standard output that is an error when it's used.
+    """
+    for fd, mode, name in ((0, os.O_RDONLY, "stdin"), (1, os.O_RDONLY, "stdout"), (2, os.O_WRONLY, "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "r" if fd == 0 else "w", encoding="utf-8", errors="replace", closefd=False))  # noqa: SIM115
+
+
+def _tell(error: MccoreError) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(error.render(), err=True)
+
+
+def _explain(error: OSError) -> MccoreError:
+    """What a system call that failed means to a person: the machine's doing, not a bug."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return MccoreError(f"can't write the output: {reason}", hint="see where standard output goes")
+    return MccoreError(f"can't use {error.filename}: {reason}", hint="check that path and its permissions")
+
+
+def _give_up_output() -> None:
+    """Let what is still in standard output's buffer go, so that leaving doesn't fail over it again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

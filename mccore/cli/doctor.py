@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -168,7 +167,10 @@ def check_credentials() -> Iterator[Check]:
 
 
 def _check_settings_file() -> Check:
-    path = Path.cwd() / settings.FILE_NAME
+    directory = paths.working_directory()
+    if directory is None:
+        return Check(settings.FILE_NAME, "warn", "the working directory was deleted", "change to another one")
+    path = directory / settings.FILE_NAME
     try:
         values = settings.read_settings()
     except MccoreError as error:

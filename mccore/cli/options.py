@@ -19,6 +19,7 @@ and the recipe, and that one plugin is loaded when its options are needed.
 from __future__ import annotations
 
 import json
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,6 +105,16 @@ class FlagOption(click.Option):
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         self.help = _help(self.flag, self.shown_default, self.multiple)  # lists plugins: only when somebody reads it
         return super().get_help_record(ctx)
+
+
+class NumberRange(click.FloatRange):
+    """A range that not-a-number isn't in: every comparison with it is false, so click lets it pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 class ConfiguredCommand(click.Command):

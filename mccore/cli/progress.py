@@ -11,6 +11,7 @@ from mccore.events import METRICS, Event
 from mccore.events.alerts import describe_alert
 from mccore.host.terminal import echo, echo_json_text, one_line, visible
 from mccore.launch.launcher import Listener
+from mccore.runs.series import language_loss
 from mccore.units import count, duration, number
 
 _LINE_SECONDS = 10.0
@@ -216,6 +217,8 @@ def describe_metrics(event: Event) -> str:
     for name in _SHOWN:
         if name in event.metrics:
             value = event.metrics[name]
+            if name == "loss":  # of the language model: with MegaContext `loss` is the whole objective
+                value = language_loss(event.metrics) or value
             parts.append(f"{count(value)} tok/s" if name == "tokens_per_second" else f"{name} {number(value)}")
     return "  " + "  ".join(parts) if parts else ""
 

@@ -23,6 +23,7 @@ from mccore.launch.command import FREE_SETTINGS, effective_hardware, stage_comma
 from mccore.launch.launcher import launch, stages_to_do
 from mccore.resolve.draft import TELEMETRY, parse_set
 from mccore.resolve.resolve import resolve
+from mccore.runs.checkpoints import latest
 from mccore.runs.rundir import Outcome, RunDir, check_name
 from mccore.scaling.estimate import estimate
 from mccore.stages.preflight import check_sources
@@ -238,6 +239,11 @@ def _start(started: RunDir, hardware: HardwareConfig, telemetry: Activation, *, 
     return _EXIT_CODES.get(outcome.state, 1)
 
 
+def _has_model(ended: RunDir) -> bool:
+    """Whether there is something to chat with: a run of preparing stages has no model."""
+    return any(latest(ended.checkpoint_dir(stage)) for stage in TRAINING_STAGES)
+
+
 def _say_outcome(ended: RunDir, outcome: Outcome) -> None:
     at = f" in {outcome.stage}" if outcome.stage and outcome.state != "finished" else ""
     because = f": {outcome.message}" if outcome.message else ""
@@ -246,12 +252,13 @@ def _say_outcome(ended: RunDir, outcome: Outcome) -> None:
     if report.is_file():
         lines.append(f"report: {report}")
     if outcome.state == "finished":
-        lines.append(f"next: mccore chat {shlex.quote(ended.name)}")
+        lines += [f"next: mccore chat {shlex.quote(ended.name)}"] if _has_model(ended) else []
     elif outcome.state in ("stopped", "interrupted"):
         lines.append(f"next: mccore run --resume {shlex.quote(ended.name)}")
     elif outcome.stage and (log := ended.log_path(outcome.stage)).is_file():
         lines.append(f"log: {log}")
-        lines.append(f"hint: mccore run --resume {shlex.quote(ended.name)} goes on from the last checkpoint")
+        resume = f"mccore run --resume {shlex.quote(ended.name)} goes on from the last checkpoint"
+        lines.append(f"hint: {outcome.hint}; then {resume}" if outcome.hint else f"hint: {resume}")
     try:
         echo("\n".join(lines), err=True)
     except OSError:  # the terminal went away while the run went on

@@ -16,6 +16,7 @@ from mccore.errors import ConfigError, RunError
 from mccore.events import Event, EventTail, finite, metric
 from mccore.host.terminal import echo, echo_json, one_line
 from mccore.runs.rundir import RunDir, list_runs
+from mccore.runs.series import comparable, language_loss
 from mccore.units import count, duration, number
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
@@ -74,7 +75,7 @@ def _overview(run: RunDir) -> dict[str, Any]:
         row |= {"state": "unreadable", "stage": None, "message": error.message}
     step = run.last_event("step")
     row["tokens"] = step.tokens if step else None
-    row["loss"] = step.metrics.get("loss") if step else None
+    row["loss"] = language_loss(step.metrics) if step else None
     return row
 
 
@@ -223,8 +224,8 @@ def compare(a: str, b: str, as_json: bool) -> None:
     left, right = RunDir.open(a), RunDir.open(b)
     changed = differences(left.config, right.config)
     details = [_detail(left), _detail(right)]
-    names = sorted({*details[0]["metrics"], *details[1]["metrics"]})
-    metrics = {name: [detail["metrics"].get(name) for detail in details] for name in names}
+    values = comparable([detail["metrics"] for detail in details])
+    metrics = {name: [each.get(name) for each in values] for name in sorted({*values[0], *values[1]})}
     if as_json:
         content = {
             "runs": [left.name, right.name],

@@ -15,7 +15,8 @@ from mccore.cli.doctor import check_machine, check_versions, print_checks
 from mccore.errors import UsageError
 from mccore.host import env as settings
 from mccore.host.env import FILE_NAME, SETTINGS, Setting
-from mccore.host.files import write_atomic
+from mccore.host.files import write_theirs
+from mccore.host.paths import expand
 from mccore.host.terminal import echo, one_line
 
 _OPTIONS = {
@@ -107,7 +108,7 @@ def _set(values: dict[str, str], setting: Setting, value: str) -> None:
 
 def _base_dir(value: str) -> str:
     """An absolute directory that can be written to; it is made."""
-    path = Path(value).expanduser().absolute()
+    path = expand(value).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".mccore-probe"
@@ -151,7 +152,7 @@ def _git_ignore(directory: Path) -> Path | None:
     ignored = _git(directory, "check-ignore", "--quiet", "--no-index", FILE_NAME)
     if ignored == 0 or (ignored is None and FILE_NAME in (line.strip() for line in lines)):
         return None
-    write_atomic(ignore, "\n".join([*lines, FILE_NAME]) + "\n")
+    write_theirs(ignore, "\n".join([*lines, FILE_NAME]) + "\n", overwrite=True)
     return ignore
 
 

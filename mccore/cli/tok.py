@@ -133,6 +133,7 @@ def train(
 )
 @_FIELD
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a plot to this PNG file.")
+@click.option("--force", is_flag=True, help="Let --plot replace a file that exists.")
 @_JSON
 def evaluate(
     tokenizer: str,
@@ -141,6 +142,7 @@ def evaluate(
     pattern: str | None,
     field: str,
     plot: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Measure how many bytes a token of TOKENIZER stands for, by kind of text.
@@ -149,10 +151,12 @@ def evaluate(
     fixed short texts of several kinds, and on every PATH.
     """
     from mccore.data.tokenizer.evaluate import evaluate_tokenizer, present_vocabularies, read_vocabulary
-    from mccore.host.files import write_atomic
+    from mccore.host.files import FileExists, write_theirs
     from mccore.host.paths import cache_dir
     from mccore.report.pages.tokenizer import tokenizer_table
 
+    if plot is not None and plot.is_file() and not force:
+        raise FileExists(plot)
     chosen = _open(tokenizer)
     texts = {spell(path): list(_texts(find_files((path,)), field)) for path in paths}
     others = present_vocabularies(cache_dir() / "vocabularies") | {
@@ -162,7 +166,7 @@ def evaluate(
     if plot is not None:
         from mccore.report.plots.training import draw_tokenizer
 
-        write_atomic(plot, draw_tokenizer(found))
+        write_theirs(plot, draw_tokenizer(found), overwrite=force)
     if as_json:
         echo_json(found)
         return
@@ -172,9 +176,10 @@ def evaluate(
 
 def _open(selector: str) -> Tokenizer:
     from mccore.data.tokenizer.tokenizer import FILE_NAME, Tokenizer
+    from mccore.host.paths import expand
     from mccore.runs.rundir import RunDir
 
-    directory = Path(selector).expanduser()
+    directory = expand(selector)
     return Tokenizer.load(directory if (directory / FILE_NAME).is_file() else RunDir.open(selector).tokenizer_dir)
 
 

@@ -2,7 +2,7 @@
 
 from mccore.config.megacontext import GistNetConfig, LensConfig, MegaContextConfig, SearchConfig
 from mccore.config.model import DataConfig, ModelConfig, TokenizerConfig
-from mccore.config.run import SCHEMA_VERSION, RunConfig, read_config
+from mccore.config.run import SCHEMA_VERSION, RunConfig
 from mccore.config.section import (
     Choice,
     Count,
@@ -12,6 +12,7 @@ from mccore.config.section import (
     Section,
     describe_validation,
     flags,
+    validate_stored,
     walk_fields,
 )
 from mccore.config.stages import STAGES, TRAINING_STAGES, StageName, StageSpec, stage_spec
@@ -30,6 +31,6 @@ __all__ = [
     "SCHEMA_VERSION", "STAGES", "TRAINING_STAGES", "BaseConfig", "ChatConfig", "ChatTrainConfig", "CheckpointConfig",
     "Choice", "Count", "DataConfig", "EvalConfig", "Fraction", "GistNetConfig", "HardwareConfig", "LensConfig",
     "MegaContextConfig", "ModelConfig", "NonNegative", "OptimConfig", "Positive", "RunConfig", "SearchConfig",
-    "Section", "StageName", "StageSpec", "TokenizerConfig", "TrainConfig", "describe_validation", "flags", "read_config",
-    "stage_spec", "walk_fields",
+    "Section", "StageName", "StageSpec", "TokenizerConfig", "TrainConfig", "describe_validation", "flags", "stage_spec",
+    "validate_stored", "walk_fields",
 ]  # fmt: skip

@@ -10,7 +10,6 @@ Numbers at 0 whose description says "0 derives it" are filled by `mccore.scaling
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator
@@ -91,14 +90,5 @@ class RunConfig(Section):
             return cls.model_validate_json(text)
         except ValidationError as error:
             raise ConfigError(f"{source}: {describe_validation(error)}") from error
-
-
-def read_config(path: Path) -> RunConfig:
-    """The configuration in a `run.json`. Raises ConfigError when it can't be read."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} isn't text in UTF-8: {error}") from error
-    return RunConfig.from_json(text, source=str(path))
+        except RecursionError:
+            raise ConfigError(f"{source}: it is nested too deeply") from None

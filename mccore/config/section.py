@@ -41,6 +41,10 @@ class Choice(Section):
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
+_MOST_SHOWN = 80  # letters of a value in an error
+
+_MOST_FAULTS = 8  # fields in an error
+
 
 def walk_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf of a schema as (dotted path, pydantic FieldInfo), depth first, in declaration order. A Choice is a leaf."""
@@ -60,9 +64,30 @@ def describe_validation(error: ValidationError) -> str:
         path = ".".join(str(part) for part in item["loc"]) or "value"
         given = (
             ""
-            if item["type"] in ("missing", "extra_forbidden", "secret") or isinstance(item["input"], dict)
-            else f" (got {item['input']!r})"
+            if item["type"] in ("missing", "extra_forbidden", "secret", "json_invalid")
+            or isinstance(item["input"], dict)
+            else f" (got {_short(item['input'])})"
         )
         message = "unknown setting" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         lines.append(f"{path}: {message[:1].lower()}{message[1:]}{given}")
-    return "; ".join(lines)
+    more = f"; and {len(lines) - _MOST_FAULTS} more" if len(lines) > _MOST_FAULTS else ""
+    return "; ".join(lines[:_MOST_FAULTS]) + more
+
+
+def _short(value: Any) -> str:
+    """A value as it was given, of which a screen takes no more than a line."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
+        return type(value).__name__
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def validate_stored(model: type[SectionT], content: Any) -> SectionT:
+    """`content` of a file of ours as a model. Raises ValueError in one line for what the model doesn't take."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(describe_validation(error).removeprefix("value: ")) from error
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

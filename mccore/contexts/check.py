@@ -6,7 +6,6 @@ again from the rows below them tell whether what was written is right.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from mccore.contexts.manifest import NOTE, ContextManifest, read_manifest
 from mccore.errors import MccoreError
 from mccore.megacontext.sessions.state import STATE, TREE, SessionError, SessionState, read_state
 from mccore.megacontext.tree.overlay import lengths_at
+from mccore.runs.checkpoints import file_sha256
 
 if TYPE_CHECKING:
     from mccore.megacontext.sessions.model import SessionModel
@@ -246,7 +246,7 @@ def _lost_keys(state: SessionState, directory: Path) -> list[Problem]:
         return []
     path = directory / state.keys
     try:
-        right = hashlib.sha256(path.read_bytes()).hexdigest() == state.keys_sha256
+        right = file_sha256(path) == state.keys_sha256
     except OSError as error:
         return [Problem(f"keys and values can't be read: {error.strerror}", str(path))]
     return [] if right else [Problem("keys and values don't match their checksum", str(path))]

@@ -7,19 +7,18 @@ from and which model made its gists.
 from __future__ import annotations
 
 import bisect
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from mccore.config import TRAINING_STAGES
+from mccore.config import TRAINING_STAGES, validate_stored
 from mccore.errors import MccoreError
 from mccore.host import paths
 from mccore.megacontext.sessions.state import STATE, TREE, SessionError, SessionState, read_state
-from mccore.runs.checkpoints import identity_of
+from mccore.runs.checkpoints import checkpoint_path, identity_of, list_checkpoints, read_meta, step_of
 from mccore.runs.rundir import RunDir, list_runs
 
 NOTE = "context"  # what it is called among a session's notes
@@ -68,17 +67,20 @@ def read_manifest(state: SessionState, directory: Path) -> ContextManifest | Non
     if NOTE not in state.notes:
         return None
     try:
-        return ContextManifest.model_validate(state.notes[NOTE])
-    except ValidationError as error:
+        manifest = validate_stored(ContextManifest, state.notes[NOTE])
+        if any(not 0 <= file.start <= file.stop <= state.tokens for file in manifest.files):
+            raise ValueError("a file lies outside the history")
+        return manifest
+    except ValueError as error:
         raise SessionError(
-            f"{directory / STATE} is damaged: its list of files can't be read ({error.error_count()} mistakes)",
+            f"{directory / STATE} is damaged: its list of files can't be read: {error}",
             hint="restore the directory from a copy, or build the context again",
         ) from error
 
 
 def find_context(selector: str | Path) -> Path:
     """The directory of a context or saved session: a path, or a session's name. Raises SessionError when there is none."""
-    path = Path(selector).expanduser()
+    path = paths.expand(selector)
     named = paths.sessions_dir() / selector if path.name == str(selector) else path
     for directory in (path, named):
         if (directory / STATE).is_file():
@@ -146,10 +148,11 @@ def _bases() -> Iterator[tuple[str, str]]:
     """The sessions with a name that are mounted on something, and where that is."""
     for path in paths.sessions_dir().glob(f"*/{STATE}"):
         try:
-            base = json.loads(path.read_bytes())["base"]["path"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # mounted on nothing, or damaged: not what was asked for
-        yield path.parent.name, base
+            base = read_state(path.parent).base
+        except MccoreError:
+            continue  # damaged: not what was asked for
+        if base is not None:
+            yield path.parent.name, base.path
 
 
 def disk_bytes(directory: Path) -> int:
@@ -167,20 +170,19 @@ def find_model(identity: str) -> Origin | None:
 
 def checkpoint_of(origin: Origin) -> Path:
     """The directory of a checkpoint that `find_model` found."""
-    return next(
-        path for path in RunDir.open(origin.run).checkpoint_dir(origin.stage).glob("step_*")
-        if path.name.removeprefix("step_").lstrip("0") == str(origin.step).lstrip("0")
-    )  # fmt: skip
+    return checkpoint_path(RunDir.open(origin.run).checkpoint_dir(origin.stage), origin.step)
 
 
 def _identities() -> Iterator[tuple[Origin, str]]:
     for run in list_runs():
         for stage in reversed(TRAINING_STAGES):
-            for checkpoint in sorted(run.checkpoint_dir(stage).glob("step_*"), reverse=True):
+            try:
+                checkpoints = list_checkpoints(run.checkpoint_dir(stage))
+            except MccoreError:
+                continue  # not for us to read
+            for checkpoint in reversed(checkpoints):
                 try:
-                    tokenizer = json.loads((checkpoint / "meta.json").read_bytes())["tokenizer"]
-                    identity = identity_of(checkpoint, tokenizer)
-                    step = int(checkpoint.name.removeprefix("step_"))
-                except (OSError, ValueError, KeyError, TypeError, MccoreError):
+                    identity = identity_of(checkpoint, read_meta(checkpoint).tokenizer)
+                except MccoreError:
                     continue  # a checkpoint that is broken or going away is no model that is here
-                yield Origin(run=run.name, stage=stage, step=step), identity
+                yield Origin(run=run.name, stage=stage, step=step_of(checkpoint)), identity

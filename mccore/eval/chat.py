@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mccore.data.conversation import Conversation
 from mccore.eval.choices import RULES, ChoiceResult, Rule, best_rule, evaluate_choices
 from mccore.eval.generated import TaskResult, evaluate_generated
-from mccore.eval.statistics import share
+from mccore.eval.statistics import Accuracy, share
 from mccore.tasks.catalogue import multiple_choice_questions, open_conversations, source_names
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def evaluate_chat(
         choice = result.to_json()
         choice["chosen_on"] = {"n": tuning.overall.n, "rules": {rule: tuning.rules[rule].accuracy for rule in RULES}}
         overall = result.overall
-        if overall.accuracy is not None and overall.stderr is not None:
-            metrics |= {"choice_accuracy": overall.accuracy, "choice_accuracy_stderr": overall.stderr}
+        metrics |= _accuracy_metrics("choice_accuracy", overall)
     tasks = evaluate_generated(
         engine,
         held_out_conversations(config.generated_questions, seed=seed),
@@ -70,13 +69,17 @@ def evaluate_chat(
     )
     answers = [answer for task in tasks.values() for answer in task.answers]
     together = share([answer.scores["correct"] >= 1 for answer in answers])
-    if together.accuracy is not None and together.stderr is not None:
-        metrics |= {"generated_accuracy": together.accuracy, "generated_accuracy_stderr": together.stderr}
+    metrics |= _accuracy_metrics("generated_accuracy", together)
     return {
         "choice": choice,
         "generated": {name: task.to_json() for name, task in tasks.items()},
         "metrics": metrics,
     }
+
+
+def _accuracy_metrics(name: str, found: Accuracy) -> dict[str, float]:
+    values = {name: found.accuracy, f"{name}_stderr": found.stderr}
+    return {metric: value for metric, value in values.items() if value is not None}
 
 
 def held_out_conversations(per_task: int, *, seed: int = 0) -> list[Conversation]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mccore.events.metrics import METRICS
 from mccore.events.types import EVENT_TYPES, EVENT_VERSION
+from mccore.host.json_file import parse_json
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,58 @@ class Event:
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Event:
-        """Read one line. Raises ValueError when it isn't an event; unknown fields of a newer version are left out."""
-        record = json.loads(line)
+        """Read one line. Raises ValueError when it isn't an event; unknown fields of a newer version are left out.
+
+        Every field is what its type says afterwards, so that readers need no checks of their own: a count is a whole number
+        of 64 bits, a metric that isn't finite is NaN, and data of a known event type is of the kind in its table.
+        """
+        record = parse_json(line)
         if not isinstance(record, dict) or not isinstance(record.get("type"), str):
             raise ValueError("not an event: no type")
         known = {name: record[name] for name in _FIELDS if name in record}
-        known["time"] = float(record.get("time") or 0.0)
+        for name in ("v", "rank", "step", "tokens"):
+            value = known.get(name, 0)
+            if not (value is None and name in ("step", "tokens")) and not _is_count(value):
+                raise ValueError(f"not an event: {name} isn't a count")
+        if not isinstance(record.get("stage"), str | None):
+            raise ValueError("not an event: stage isn't a name")
+        known["time"] = _number(record.get("time") or 0.0)
+        if not 0.0 <= known["time"] < _LATEST:
+            raise ValueError("not an event: time isn't seconds since the epoch")
         metrics, data = record.get("metrics") or {}, record.get("data") or {}
         if not isinstance(metrics, dict) or not isinstance(data, dict):
             raise ValueError("not an event: metrics and data are objects")
-        known["metrics"] = {k: math.nan if v is None else float(v) for k, v in metrics.items()}
+        known["metrics"] = {name: _number(value) for name, value in metrics.items()}
+        kind = EVENT_TYPES.get(record["type"])
+        for name, value in data.items():
+            if kind is not None and value is not None and name in kind.data and not kind.data[name].accepts(value):
+                raise ValueError(f"not an event: {name} isn't of kind {kind.data[name].kind}")
         known["data"] = data
         return cls(**known)
 
 
 # Made once: `json.dumps` makes another encoder with every call that asks for anything special.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_LATEST = 2.0**36  # seconds since the epoch that a calendar still takes
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _number(value: Any) -> float:
+    """A number of JSON as a float, NaN for null and for what is too large. Raises ValueError for anything else."""
+    if value is None:
+        return math.nan
+    if type(value) not in (int, float):
+        raise ValueError("not an event: a number is missing")
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
 _FIELDS = tuple(Event.__dataclass_fields__)
 
 

@@ -18,8 +18,11 @@ from typing import Any
 from mccore.errors import RunError
 from mccore.events.event import Event, check_event
 from mccore.host.files import disk_hint
+from mccore.host.json_file import open_regular
 
 _RESERVE_BYTES = 64 * 1024
+
+_LONGEST_LINE = 64 * 2**20  # bytes of an event; a longer one isn't ours
 
 
 class EventWriter:
@@ -133,7 +136,7 @@ class EventTail:
     def skip(self) -> None:
         """Pass over everything there is now: only what comes after is returned."""
         for path in self.directory.glob("*.jsonl"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 self._offsets[path.name] = path.stat().st_size
 
     def poll(self) -> list[Event]:
@@ -153,14 +156,19 @@ class EventTail:
     def _read(self, path: Path) -> Iterator[Event]:
         offset = self._offsets.get(path.name, 0)
         try:
-            with open(path, "rb") as file:
+            with open(open_regular(path), "rb") as file:
                 if os.fstat(file.fileno()).st_size < offset:  # replaced by a shorter file: start over
                     offset = 0
                 file.seek(offset)
                 chunk = file.read(self._chunk_bytes)
                 if chunk and b"\n" not in chunk:  # one line longer than a chunk
-                    chunk += file.readline()
-        except FileNotFoundError:
+                    chunk += file.readline(_LONGEST_LINE)
+                    if len(chunk) > _LONGEST_LINE:  # never one of ours: passed over piece by piece
+                        self._offsets[path.name] = offset + len(chunk)
+                        self._moved = True
+                        self.skipped += 1
+                        return
+        except OSError:  # not there yet, not a file, or not for us to read
             return
         end = chunk.rfind(b"\n") + 1
         self._offsets[path.name] = offset + end
@@ -170,7 +178,7 @@ class EventTail:
                 continue
             try:
                 yield Event.from_json(line)
-            except (ValueError, TypeError):
+            except ValueError:
                 self.skipped += 1
 
 

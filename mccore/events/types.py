@@ -26,9 +26,9 @@ class Field:
         """Whether a value is of this kind, as JSON will hold it."""
         match self.kind:
             case "integer":
-                return isinstance(value, int) and not isinstance(value, bool)
+                return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000
             case "number":
-                return isinstance(value, int | float) and not isinstance(value, bool)
+                return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1000
             case "text":
                 return isinstance(value, str)
             case "boolean":
@@ -113,6 +113,7 @@ _RUN = (
             "outcome": _text("finished, stopped or failed"),
             "message": _text("one line of why, empty when finished"),
             "traceback": _text("of a failure"),
+            "hint": _text("what to do about a failure, empty where that isn't known"),
             "seconds": _number("wall time"),
             "results": _object("what the stage found"),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from mccore.errors import DataError, UsageError
 from mccore.generate.answer import Finish
 from mccore.generate.memory import Memory
 from mccore.generate.sampling import Sampling
-from mccore.host.files import write_atomic
+from mccore.host.files import write_theirs
+from mccore.host.json_file import parse_json
 from mccore.host.text import mend, read_text
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class ChatSession:
     system: str | None = None
     messages: list[Message] = field(default_factory=list)
     turns: list[TurnStats] = field(default_factory=list)
+    _files: set[str] = field(default_factory=set)  # that this conversation was saved to or loaded from
 
     def ask(self, text: str) -> Generator[Piece, None, None]:
         """Send a message and yield the answer piece by piece.
@@ -93,14 +96,24 @@ class ChatSession:
         """Forget the conversation, not the system message."""
         self.messages = []
 
-    def save(self, path: Path) -> None:
-        """Write the conversation as JSON. Raises RunError when it can't be written."""
+    def save(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write the conversation as JSON, a new file for its owner alone. A file that this chat has written or read is replaced,
+        another one only with `overwrite`. Raises UsageError, RunError when it can't be written."""
         record = {"format": _FORMAT, "version": 1, "system": self.system, "messages": self.messages}
-        write_atomic(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        mine = self.knows(path)
+        # What isn't text (half a surrogate pair from a file that was loaded) becomes an escape, as JSON has it.
+        write_theirs(path, text.encode("utf-8", "backslashreplace"), overwrite=overwrite or mine, private=True)
+        self._files.add(os.path.realpath(path))
+
+    def knows(self, path: Path) -> bool:
+        """Whether this conversation was saved to that file, or loaded from it."""
+        return os.path.realpath(path) in self._files
 
     def load(self, path: Path) -> None:
         """Replace the conversation by a saved one, or by a bare list of messages. Raises UsageError, DataError."""
         self.system, self.messages = read_conversation(path)
+        self._files.add(os.path.realpath(path))
 
 
 def message_content(pieces: Sequence[Piece]) -> str | list[Part]:
@@ -119,10 +132,10 @@ def message_content(pieces: Sequence[Piece]) -> str | list[Part]:
 def read_conversation(path: Path) -> tuple[str | None, list[Message]]:
     """The system message and the messages of a saved conversation. Raises UsageError or DataError, naming the file."""
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except DataError as error:
         raise UsageError(error.message, hint=error.hint) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path} holds no conversation: {error}") from error
     system: str | None = None
     messages = content

@@ -1,7 +1,7 @@
 """`.mc_env` in the working directory: credentials and places that belong to a machine and a user, not to a run.
 
-Lines of `KEY=VALUE`, quoted so that a shell can read them too. Only variables in `SETTINGS` or with one of their prefixes
-are taken, so that a foreign file can't change how programs start. Variables already set win over the file.
+Lines of `KEY=VALUE`, quoted so that a shell can read them too. Only the variables in `KNOWN` are
+taken, and a command says which, so that a foreign file can't change how programs start. Variables already set win over the file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mccore.errors import UsageError
 from mccore.host.files import write_atomic
+from mccore.host.paths import working_directory
 
 FILE_NAME = ".mc_env"
 
@@ -39,7 +40,19 @@ SETTINGS = (
     Setting("OTEL_EXPORTER_OTLP_PROTOCOL", "OpenTelemetry protocol", choices=("http/protobuf", "grpc")),
     Setting("OTEL_EXPORTER_OTLP_HEADERS", "OpenTelemetry headers (name=value,...)", secret=True),
 )
-_PREFIXES = ("WANDB_", "HF_", "OTEL_", "MC_", "MCCORE_", "OPENSEARCH_", "PROMETHEUS_")
+# All that a settings file may have: the settings above, and what providers and caches are told beside them.
+_SIGNALS = ("", "TRACES_", "METRICS_", "LOGS_")
+_EXPORTER = ("ENDPOINT", "HEADERS", "PROTOCOL", "TIMEOUT", "CERTIFICATE", "INSECURE", "COMPRESSION")
+KNOWN = frozenset(
+    [setting.variable for setting in SETTINGS]
+    + [f"OTEL_EXPORTER_OTLP_{signal}{name}" for signal in _SIGNALS for name in _EXPORTER]
+    + ["OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SDK_DISABLED", "MC_OTEL_ENDPOINT", "MC_OTEL_INSECURE"]
+    + ["OPENSEARCH_URL", "OPENSEARCH_USER", "OPENSEARCH_PASSWORD", "OPENSEARCH_API_KEY"]
+    + ["PROMETHEUS_PUSHGATEWAY", "PROMETHEUS_USER", "PROMETHEUS_PASSWORD"]
+    + ["WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_DIR", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE"]
+    + ["MCCORE_DISABLE_PLUGINS"]
+)
+_MOST_BYTES = 1 << 16
 
 
 def read_settings(directory: Path | None = None) -> dict[str, str]:
@@ -47,7 +60,10 @@ def read_settings(directory: Path | None = None) -> dict[str, str]:
 
     Raises UsageError for a link, a file of another user, and a line that can't be read; values are never part of it.
     """
-    path = (directory or Path.cwd()) / FILE_NAME
+    directory = directory or working_directory()
+    if directory is None:  # it was deleted
+        return {}
+    path = directory / FILE_NAME
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -56,19 +72,23 @@ def read_settings(directory: Path | None = None) -> dict[str, str]:
         if path.is_symlink():
             raise UsageError(f"{path} is a link: it isn't followed", hint="put the file itself there") from error
         raise UsageError(f"can't read {path}: {error.strerror}", hint="correct its permissions or delete it") from error
-    with os.fdopen(fd, encoding="utf-8", errors="replace") as file:
-        state = os.fstat(fd)
-        if not stat.S_ISREG(state.st_mode):
-            raise UsageError(f"{path} isn't a file")
+    state = os.fstat(fd)
+    if not stat.S_ISREG(state.st_mode):
+        os.close(fd)
+        raise UsageError(f"{path} isn't a file", hint="delete it, or work in another directory")
+    with os.fdopen(fd, encoding="utf-8-sig", errors="replace") as file:
         if state.st_uid not in (os.getuid(), 0):
             raise UsageError(f"{path} belongs to another user", hint="delete it, or work in a directory of your own")
-        return parse_settings(file.read(), str(path))
+        text = file.read(_MOST_BYTES + 1)
+    if len(text) > _MOST_BYTES:
+        raise UsageError(f"{path} is larger than {_MOST_BYTES >> 10} KiB", hint="delete it and run `mccore setup`")
+    return parse_settings(text, str(path))
 
 
 def parse_settings(text: str, source: str = FILE_NAME) -> dict[str, str]:
     """Variables of a `.mc_env` text. Raises UsageError with the line, without its value."""
     values = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         content = line.strip()
         if not content or content.startswith("#"):
             continue
@@ -79,14 +99,18 @@ def parse_settings(text: str, source: str = FILE_NAME) -> dict[str, str]:
                 f"{where}: no KEY=VALUE", hint="correct the line, or delete the file and run `mccore setup`"
             )
         variable = variable.strip()
-        if not variable.startswith(_PREFIXES):
-            raise UsageError(f"{where}: {variable} isn't a setting of mccore", hint="set it in your shell instead")
+        if variable not in KNOWN:
+            raise UsageError(
+                f"{where}: {variable} isn't a setting that {FILE_NAME} may have", hint="set it in your shell instead"
+            )
         try:
             parts = shlex.split(quoted)
         except ValueError as error:
             raise UsageError(f"{where}: {variable}: {str(error).lower()}") from error
         if len(parts) > 1:
             raise UsageError(f"{where}: the value of {variable} needs quotes")
+        if "\0" in quoted:
+            raise UsageError(f"{where}: the value of {variable} has a NUL in it", hint="correct the line")
         values[variable] = parts[0] if parts else ""
     return values
 
@@ -103,17 +127,27 @@ def format_settings(values: Mapping[str, str]) -> str:
 
 def write_settings(values: Mapping[str, str], directory: Path | None = None) -> Path:
     """Replace a directory's `.mc_env`, readable by its owner alone from the moment it exists. Refuses to write over a link."""
-    path = (directory or Path.cwd()) / FILE_NAME
+    directory = directory or working_directory()
+    if directory is None:
+        raise UsageError("the working directory was deleted: nothing was written", hint="change to another one")
+    path = directory / FILE_NAME
     if path.is_symlink():
         raise UsageError(
             f"{path} is a link: nothing was written", hint="delete the link, then run `mccore setup` again"
         )
-    write_atomic(path, format_settings(values), mode=0o600)
+    write_atomic(path, format_settings(values), private=True)
     return path
 
 
-def apply_settings(environ: MutableMapping[str, str] | None = None, directory: Path | None = None) -> None:
-    """Put the settings of the working directory into the environment where they aren't set already."""
+def apply_settings(environ: MutableMapping[str, str] | None = None, directory: Path | None = None) -> list[str]:
+    """Put the settings of the working directory into the environment where they aren't set already.
+
+    Returns the variables that were taken, so that a command can say so: the file of a cloned project may send data elsewhere.
+    """
     environ = os.environ if environ is None else environ
+    taken = []
     for variable, value in read_settings(directory).items():
-        environ.setdefault(variable, value)
+        if variable not in environ:
+            environ[variable] = value
+            taken.append(variable)
+    return taken

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from mccore.errors import UsageError
+
 
 def base_dir(environ: Mapping[str, str] | None = None) -> Path | None:
     """The directory a user chose for everything, or None when the platform's directories apply."""
@@ -19,8 +21,34 @@ def base_dir(environ: Mapping[str, str] | None = None) -> Path | None:
     for variable in ("MCCORE_BASE_DIR", "NANOCHAT_BASE_DIR"):
         value = environ.get(variable, "").strip()
         if value:
-            return Path(value).expanduser().resolve()
+            return _absolute(expand(value, variable), variable)
     return None
+
+
+def expand(path: str | Path, what: str = "the path") -> Path:
+    """A path with `~` written out. Raises UsageError for the home of a user that there isn't, and for a NUL."""
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{what} {str(path)!r}: there is no such home directory", hint="write it out") from error
+    if "\0" in str(expanded):
+        raise UsageError(f"{what} {str(path)!r} can't be: it has a NUL in it", hint="correct it")
+    return expanded
+
+
+def _absolute(path: Path, what: str) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a deleted working directory, links that lead to themselves
+        raise UsageError(f"{what} {str(path)!r} can't be found: {error}", hint="give an absolute path") from error
+
+
+def working_directory() -> Path | None:
+    """The directory this process stands in; None where it was deleted."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
 
 
 def runs_dir(environ: Mapping[str, str] | None = None) -> Path:
@@ -43,7 +71,12 @@ def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
 
 def _platform_dir(kind: str, environ: Mapping[str, str] | None) -> Path:
     environ = os.environ if environ is None else environ
-    home = Path(environ.get("HOME") or Path.home())
+    try:
+        home = Path(environ.get("HOME") or Path.home())
+    except RuntimeError as error:
+        raise UsageError(
+            "there is no home directory to keep runs in", hint="set HOME, or choose a directory with MCCORE_BASE_DIR"
+        ) from error
     if sys.platform == "darwin":
         folder = {"data": "Library/Application Support", "cache": "Library/Caches"}[kind]
         return home / folder / "mccore"

@@ -10,6 +10,10 @@ import threading
 import time
 from collections.abc import Callable
 
+# Libraries that look through everything installed when they are imported, and stop at the first broken package. mccore uses
+# none of these plugins: they are switched off for its own processes.
+NOTHING_INSTALLED = {"PYDANTIC_DISABLE_PLUGINS": "__all__", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 

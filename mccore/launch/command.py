@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from mccore.config import HardwareConfig, StageName, describe_validation, stage_spec
 from mccore.errors import ConfigError
 from mccore.host.machine import available_cores
+from mccore.host.processes import NOTHING_INSTALLED
 from mccore.runs.rundir import RunDir
 
 WORKER = "mccore.launch.worker"
@@ -44,14 +46,42 @@ _CPU_RUNTIME = {
 }
 
 
-def stage_environment(stage: StageName, hardware: HardwareConfig) -> dict[str, str]:
+def stage_environment(
+    stage: StageName, hardware: HardwareConfig, environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Variables a stage gets in addition to ours. A thread count the user has set stays, unless the configuration has one."""
+    environ = os.environ if environ is None else environ
     ranks = hardware.nproc if stage_spec(stage).ranks else 1
-    added = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}  # the directory one stands in isn't searched for modules
-    if hardware.threads or "OMP_NUM_THREADS" not in os.environ:
+    # The directory one stands in isn't searched for modules.
+    added = {"PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", **NOTHING_INSTALLED}
+    if hardware.threads or "OMP_NUM_THREADS" not in environ:
         added["OMP_NUM_THREADS"] = str(hardware.threads or max(1, available_cores() // ranks))
-    added |= {name: value for name, value in _CPU_RUNTIME.items() if name not in os.environ}
+    added |= {name: value for name, value in _CPU_RUNTIME.items() if name not in environ}
     return added
+
+
+# What other launchers leave behind for their own children: Kubernetes' PyTorchJob, SLURM wrappers, a shell inside torchrun.
+# Ours say for themselves who their ranks are; `torch.distributed.run` reads PET_* as its own options.
+_RANKS = (
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE",
+    "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK",
+)  # fmt: skip
+_RANK_PREFIXES = ("TORCHELASTIC_", "PET_", "TORCH_NCCL_ASYNC_ERROR_HANDLING")
+# What changes how libraries start, and that no stage wants: a notebook's plot backend, warnings as errors, an inspector.
+_FOREIGN = ("MPLBACKEND", "MATPLOTLIBRC", "PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONSTARTUP", "PYTHONOPTIMIZE")
+
+
+def child_environment(stage: StageName, hardware: HardwareConfig, environ: Mapping[str, str]) -> dict[str, str]:
+    """All variables of a stage: ours, and those of `environ` but what speaks of other ranks or changes how libraries start."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name not in (*_RANKS, *_FOREIGN) and not name.startswith(_RANK_PREFIXES)
+    }
+    threads = kept.get("OMP_NUM_THREADS", "").strip()
+    if threads and not (threads.isascii() and threads.isdigit() and int(threads) > 0):
+        del kept["OMP_NUM_THREADS"]  # OpenMP would warn and take all cores
+    return kept | stage_environment(stage, hardware, kept)
 
 
 def effective_hardware(run: RunDir, changes: dict[str, object]) -> HardwareConfig:

@@ -21,6 +21,7 @@ class Ending:
     message: str = ""
     told: bool = True
     log: str = ""
+    hint: str = ""
 
 
 def read_log_tail(log: Path, start: int, limit: int = 65_536) -> str:

@@ -15,12 +15,14 @@ processes, and SIGKILL after a grace period.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -31,7 +33,7 @@ from mccore.errors import RunError
 from mccore.events import Alert, AlertWatch, Event, EventTail, EventWriter
 from mccore.host.files import disk_hint
 from mccore.host.processes import adopt_orphans, parent_death_hook
-from mccore.launch.command import WORKER, stage_command, stage_environment
+from mccore.launch.command import WORKER, child_environment, stage_command
 from mccore.launch.ending import (
     EXIT_STOPPED,
     LOG_LINES,
@@ -41,11 +43,14 @@ from mccore.launch.ending import (
     read_log_tail,
     signal_name,
 )
-from mccore.runs.rundir import Outcome, RunDir, RunLock
+from mccore.runs.lock import RunLock
+from mccore.runs.rundir import Outcome, RunDir, State
 from mccore.telemetry.activation import Activation, activate
 from mccore.telemetry.relay import Relay
 
 _POLL_SECONDS = 0.1
+
+_MEET_SECONDS = 20.0  # until a launch says that its ranks haven't met
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -120,8 +125,9 @@ class _Launch:
         self.tail = EventTail(run.events_dir)
         self.alerts = AlertWatch()
         self.signals: list[int] = []
-        self.stage = ""  # the one that runs
+        self.stage: StageName = "data"  # the one that runs
         self.ends: list[Event] = []  # its stage.end events, of all ranks
+        self.met = False  # whether a rank of it has been heard of
         self.relay: Relay | None = None
         self.bystanders = set(psutil.Process().children(recursive=True))
 
@@ -190,18 +196,20 @@ class _Launch:
                     outcome=ending.state,
                     message=ending.message,
                     traceback=ending.log,
+                    hint=ending.hint,
                     durable=True,
                 )
             if ending.state == "finished":
                 continue
             if ending.state == "stopped":
                 return Outcome("stopped", stage, ending.message)
-            return Outcome("interrupted" if ending.state == "interrupted" else "failed", stage, ending.message)
+            state: State = "interrupted" if ending.state == "interrupted" else "failed"
+            return Outcome(state, stage, ending.message, ending.hint)
         return Outcome("finished", todo[-1] if todo else None)
 
     def _stage(self, stage: StageName) -> Ending:
         """Run one stage to its end, whatever that is; afterwards no process of it is left."""
-        self.stage, self.ends = stage, []
+        self.stage, self.ends, self.met = stage, [], False
         command = stage_command(self.run.path, stage, self.hardware, self.run.name, worker=self.worker)
         log = self.run.log_path(stage)
         try:
@@ -213,7 +221,7 @@ class _Launch:
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **stage_environment(stage, self.hardware)},
+                    env=child_environment(stage, self.hardware, os.environ),
                     start_new_session=True,  # Ctrl-C is ours to pass on
                     pass_fds=(self.lock.fd,),
                     preexec_fn=parent_death_hook(),  # two system calls, looked up before the fork
@@ -223,7 +231,7 @@ class _Launch:
         try:
             code = self._wait(process)
         finally:
-            self._end_survivors(process)
+            _end_survivors(process, self.bystanders | self._relaying(), self.grace_seconds)
         self._watch()
         return self._ending(stage, code, read_log_tail(log, log_start))
 
@@ -231,15 +239,25 @@ class _Launch:
         """Wait for a stage, passing on what the user asks for. Returns its exit code."""
         heard = 0
         kill_at: float | None = None
+        waiting = time.monotonic() + _MEET_SECONDS
         while True:
             try:
                 return process.wait(_POLL_SECONDS)
             except subprocess.TimeoutExpired:
                 pass
             self._watch()
+            meeting = _has_ranks(self.stage, self.hardware) and not self.met
+            if meeting and time.monotonic() >= waiting:
+                waiting = math.inf
+                self._tell(_still_waiting(self.stage, self.run.log_path(self.stage), self.hardware))
             if len(self.signals) > heard:
                 heard += 1
-                if heard == 1 and self._ask_to_stop():
+                asked = heard == 1 and self._ask_to_stop()
+                if asked and meeting:  # there is nothing to save, and who waits for the others hears of no stop file
+                    self._tell("stopping: the ranks haven't met, so there is nothing to save")
+                    _signal_group(process, signal.SIGTERM)
+                    kill_at = time.monotonic() + min(self.grace_seconds, _MEET_SECONDS)
+                elif asked:
                     self._tell("stopping: the stage saves first. Once more ends it at once.")
                 elif kill_at is None:
                     self._tell(f"ending the stage (killed in {self.grace_seconds:.0f} s if it doesn't obey)")
@@ -258,22 +276,6 @@ class _Launch:
             return False
         return True
 
-    def _end_survivors(self, process: subprocess.Popen[bytes]) -> None:
-        """End what a stage left behind: ranks whose agent was killed, or everything when the launcher itself fails."""
-        if process.poll() is None:
-            _signal_group(process, signal.SIGTERM)
-        kept = self.bystanders | self._relaying()
-        left = [child for child in psutil.Process().children(recursive=True) if child not in kept]
-        for child in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.terminate()
-        _, stubborn = psutil.wait_procs(left, timeout=self.grace_seconds)
-        for child in stubborn:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-        psutil.wait_procs(stubborn, timeout=self.grace_seconds)
-        process.poll()
-
     def _ending(self, stage: StageName, code: int, log: str) -> Ending:
         """How a stage ended: by its own word, else by its exit code."""
         own = next((event for event in reversed(self.ends) if event.rank == 0), None)
@@ -291,12 +293,14 @@ class _Launch:
         if failures:
             first = failures[0]
             message = str(first.data.get("message") or "failed")
-            several = self.hardware.nproc * self.hardware.nnodes > 1 and stage_spec(stage).ranks
-            if several:
+            advice = str(first.data.get("hint") or "")
+            if _has_ranks(stage, self.hardware):
                 message = f"rank {first.rank}: {message}"
             # What other ranks say later is that a peer was gone: the last word must be that of the one that failed.
             told = first is own and first is self.ends[-1]
-            return Ending("failed", message, told=told, log=str(first.data.get("traceback") or last_lines))
+            return Ending("failed", message, told=told, log=str(first.data.get("traceback") or last_lines), hint=advice)
+        if self.signals and not self.met and _has_ranks(stage, self.hardware):
+            return Ending("stopped", f"{stage} was stopped before its ranks had met", told=False)
         if len(self.signals) > 1:
             return Ending("interrupted", f"{stage} was ended before it could save")
         if code == EXIT_STOPPED:
@@ -313,6 +317,7 @@ class _Launch:
     def _watch(self) -> None:
         """Read what the ranks have written, pass it on, keep what decides."""
         for event in self.tail.drain():
+            self.met = self.met or event.stage == self.stage
             if event.type == "stage.end" and event.stage == self.stage:
                 self.ends.append(event)
             self._pass_on("event", event)
@@ -363,3 +368,31 @@ def _orphans_adopted() -> Iterator[None]:
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
+
+
+def _has_ranks(stage: StageName, hardware: HardwareConfig) -> bool:
+    """Whether a stage has several ranks, which must meet first."""
+    return stage_spec(stage).ranks and hardware.nproc * hardware.nnodes > 1
+
+
+def _still_waiting(stage: str, log: Path, hardware: HardwareConfig) -> str:
+    where = f" at {hardware.rdzv_endpoint}" if hardware.nnodes > 1 else ""
+    check = "see that every machine has started and reaches that address; " if where else ""
+    ranks = hardware.nproc * hardware.nnodes
+    return f"{stage}: {ranks} ranks haven't met{where} after {_MEET_SECONDS:.0f} s; {check}Ctrl-C ends the wait; log: {log}"
+
+
+def _end_survivors(process: subprocess.Popen[bytes], bystanders: set[psutil.Process], grace_seconds: float) -> None:
+    """End what a stage left behind: ranks whose agent was killed, or everything when the launcher itself fails."""
+    if process.poll() is None:
+        _signal_group(process, signal.SIGTERM)
+    left = [child for child in psutil.Process().children(recursive=True) if child not in bystanders]
+    for child in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.terminate()
+    _, stubborn = psutil.wait_procs(left, timeout=grace_seconds)
+    for child in stubborn:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(stubborn, timeout=grace_seconds)
+    process.poll()

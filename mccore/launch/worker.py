@@ -20,6 +20,7 @@ from typing import Any
 from mccore.config import STAGES, StageName, stage_spec
 from mccore.errors import Interrupted, MccoreError, UsageError
 from mccore.events import EventWriter
+from mccore.host.files import disk_hint
 from mccore.host.processes import die_with_parent
 from mccore.launch.stop_signal import FAILED, FINISHED, STOPPED, StopSignal
 from mccore.runs.rundir import RunDir
@@ -48,6 +49,7 @@ class _End:
     outcome: str
     message: str = ""
     traceback: str = ""
+    hint: str = ""
     results: dict[str, Any] | None = None
 
 
@@ -60,6 +62,7 @@ def _run_stage(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal
         outcome=end.outcome,
         message=end.message,
         traceback=end.traceback,
+        hint=end.hint,
         seconds=round(time.monotonic() - began, 3),
         results=end.results,
         durable=True,
@@ -82,6 +85,8 @@ def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) 
     try:
         with _join(run, stage) as world:
             runtime = build(run.config, run, stage, world=world, emitter=emitter, stop_requested=stop_requested)
+            if world.size > 1 and world.is_main:  # the launcher says so when this doesn't come
+                runtime.emit("stage.progress", done=world.size, total=world.size, unit="ranks")
             if not stage_spec(stage).trains:
                 runtime.emit("stage.start", world_size=world.size, resumed_step=None, plan={}, durable=True)
             results = STAGE_FUNCTIONS[stage](runtime)
@@ -93,11 +98,14 @@ def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) 
     except Interrupted as error:
         return _End("stopped", error.message)
     except MccoreError as error:
-        return _End("failed", error.message, error.render())
+        return _End("failed", error.message, error.render(), error.hint or "")
     except Exception as error:  # a fault of ours: recorded with its traceback, and the stage has failed
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be imported here
-            hint = f"hint: lower {stage}.micro_batch_rows; the batch of a step stays the same"
-            return _End("failed", f"{stage} ran out of GPU memory", f"{error}\n{hint}")
+            hint = f"lower {stage}.micro_batch_rows; the batch of a step stays the same"
+            return _End("failed", f"{stage} ran out of GPU memory", f"{error}\nhint: {hint}", hint)
+        if isinstance(error, OSError):  # the machine's: a full disk, a file that is gone
+            hint = disk_hint(error)
+            return _End("failed", f"{type(error).__name__}: {error}", traceback.format_exc(), hint)
         reason = str(error).strip().splitlines()
         return _End("failed", f"{type(error).__name__}: {reason[0] if reason else ''}", traceback.format_exc())
     finally:

@@ -14,11 +14,11 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from importlib import metadata
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from mccore.errors import ConfigError, MccoreError, PluginError
+from mccore.plugins.containment import Escaped, guarded
 from mccore.plugins.registry import (
     DISABLE_VARIABLE,
     KINDS,
@@ -88,8 +88,11 @@ def load(kind: KindName, name: str) -> Extension[Any] | Recipe:
     """
     row = find(kind, name)
     module = _import(row)
-    impl = _register(row, module)
-    return _checked(row, _call(row, impl))
+    with _contained(row, "its hook was looked up"):  # a module may answer `getattr` as it likes
+        impl = _register(row, module)
+    result = _call(row, impl)
+    with _contained(row, "its answer was looked at"):
+        return _checked(row, result)
 
 
 def _hint_authors(row: Plugin) -> str:
@@ -100,13 +103,15 @@ def _hint_authors(row: Plugin) -> str:
 def _contained(row: Plugin, doing: str) -> Iterator[None]:
     """Turn whatever plugin code raises, SystemExit included, into a PluginError that says where."""
     try:
-        yield
-    except (KeyboardInterrupt, PluginError):
-        raise
-    except MccoreError as error:
-        error.blame = error.blame or row.blame
-        raise
-    except (Exception, SystemExit) as error:
+        with guarded():
+            yield
+    except Escaped as escaped:
+        error = escaped.__cause__ or escaped
+        if isinstance(error, PluginError):
+            raise error from error.__cause__
+        if isinstance(error, MccoreError):
+            error.blame = error.blame or row.blame
+            raise error from error.__cause__
         hint = _hint_missing(row, error) if isinstance(error, ModuleNotFoundError) else _hint_authors(row)
         raise PluginError(
             f"{KINDS[row.kind].noun} {row.name!r} failed while {doing}: {one_line(error)}{_where(row, error)}",
@@ -122,8 +127,7 @@ def _import(row: Plugin) -> ModuleType:
 
 def _hint_missing(row: Plugin, error: ModuleNotFoundError) -> str:
     """What to install: the plugin's own extra where its distribution offers one by the plugin's name."""
-    extras = metadata.metadata(row.distribution).get_all("Provides-Extra") or []
-    wanted = f"{row.distribution}[{row.name}]" if row.name in extras else row.distribution
+    wanted = f"{row.distribution}[{row.name}]" if row.name in row.extras else row.distribution
     return f"module {error.name!r} is missing: install it, or reinstall with `uv pip install '{wanted}'`"
 
 
@@ -245,10 +249,10 @@ def build(kind: Literal["tree", "allocator", "telemetry"], choice: Choice, conte
     row = find(kind, choice.name)
     with _contained(row, "it was built"):
         product = extension.build(options, context)
-    protocol = getattr(api, KINDS[kind].product)
-    if not isinstance(product, protocol):
-        lacking = sorted(name for name in _members(protocol) if not hasattr(product, name))
-        raise _invalid(row, f"build returned {_type_name(product)}, which lacks {', '.join(lacking)}")
+        protocol = getattr(api, KINDS[kind].product)
+        if not isinstance(product, protocol):  # asks for its attributes, which may be properties
+            lacking = sorted(name for name in _members(protocol) if not hasattr(product, name))
+            raise _invalid(row, f"build returned {_type_name(product)}, which lacks {', '.join(lacking)}")
     return product
 
 
@@ -293,7 +297,7 @@ def _type_name(value: object) -> str:
 
 def _where(row: Plugin, error: BaseException) -> str:
     """The innermost line of the plugin's own module in a traceback, as ` (file:line)`."""
-    with contextlib.suppress(ImportError, ValueError):
+    with contextlib.suppress(Exception):
         source = str(locate(row.module))
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == source]
         return f" ({source}:{lines[-1]})" if lines else ""

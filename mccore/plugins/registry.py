@@ -6,18 +6,19 @@ One entry point is one module is one plugin; its name is what a user types. `mcc
 from __future__ import annotations
 
 import ast
-import importlib.machinery
-import importlib.util
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mccore.errors import Blame, PluginError, UnknownPlugin
+from mccore.plugins.distributions import Entry, Installed, installed
 
 KindName = Literal["tree", "allocator", "telemetry", "recipe"]
 DISABLE_VARIABLE = "MCCORE_DISABLE_PLUGINS"
@@ -43,6 +44,9 @@ KINDS: dict[KindName, Kind] = {
 }
 
 
+_GROUPS = frozenset(kind.group for kind in KINDS.values())
+
+
 @dataclass(frozen=True)
 class Plugin:
     """One row of the listing. `problem` is empty unless something is known to be wrong with it."""
@@ -55,6 +59,7 @@ class Plugin:
     summary: str
     problem: str = ""
     disabled: bool = False
+    extras: tuple[str, ...] = ()
 
     @property
     def health(self) -> str:
@@ -69,7 +74,7 @@ class Plugin:
 
 def names(kind: KindName) -> list[str]:
     """Names that `load` would accept for a kind, sorted."""
-    return sorted({entry.name for entry in _entries(kind) if not _is_disabled(kind, entry.name)})
+    return sorted({found.entry.name for found in _entries(kind) if not _is_disabled(kind, found.entry.name)})
 
 
 def describe(kind: KindName | None = None) -> list[Plugin]:
@@ -77,21 +82,37 @@ def describe(kind: KindName | None = None) -> list[Plugin]:
     rows = []
     for each in [kind] if kind else KINDS:
         entries = _entries(each)
-        rows += [_describe_entry(each, entry, entries) for entry in sorted(entries, key=lambda e: (e.name, e.value))]
+        rows += [_describe_entry(each, entry, entries) for entry in sorted(entries, key=_order)]
     return rows
 
 
 def disabled_without_effect() -> list[str]:
     """Items of MCCORE_DISABLE_PLUGINS that match no plugin: a typing error that would otherwise go unseen."""
-    known = {name for kind in KINDS for entry in _entries(kind) for name in (entry.name, f"{kind}:{entry.name}")}
+    known = {
+        name for kind in KINDS for found in _entries(kind) for name in (found.entry.name, f"{kind}:{found.entry.name}")
+    }
     return sorted(_disabled() - known)
 
 
-def _entries(kind: KindName) -> list[metadata.EntryPoint]:
-    return list(metadata.entry_points(group=KINDS[kind].group))
+def _order(found: _Registered) -> tuple[str, str]:
+    return found.entry.name, found.entry.value
 
 
-def _module(entry: metadata.EntryPoint) -> str:
+class _Registered(NamedTuple):
+    """An entry point of one kind and the distribution it is from."""
+
+    entry: Entry
+    source: Installed
+
+
+def _entries(kind: KindName) -> list[_Registered]:
+    group = KINDS[kind].group
+    return [
+        _Registered(entry, source) for source in installed(_GROUPS) for entry in source.entries if entry.group == group
+    ]
+
+
+def _module(entry: Entry) -> str:
     """The module an entry point names, or "" when it names something else or nothing."""
     module = entry.value.partition("[")[0].strip()
     return module if all(part.isidentifier() for part in module.split(".")) else ""
@@ -105,47 +126,93 @@ def _is_disabled(kind: KindName, name: str) -> bool:
     return bool({name, f"{kind}:{name}"} & _disabled())
 
 
-def _describe_entry(kind: KindName, entry: metadata.EntryPoint, entries: Sequence[metadata.EntryPoint]) -> Plugin:
-    distribution = entry.dist
-    name, version = (distribution.name, distribution.version) if distribution else ("unknown distribution", "")
-    problem, doc = "", ""
-    module = _module(entry)
-    if not module:
+def _describe_entry(kind: KindName, found: _Registered, others: Sequence[_Registered]) -> Plugin:
+    entry, source = found
+    doc, module = "", _module(entry)
+    problem = entry.problem or source.problem
+    if not problem and not module:
         problem = f"the entry point names {entry.value!r}; it must name a module"
-    else:
-        try:
-            doc = _docstring(locate(module))
-        except (ImportError, OSError, SyntaxError, ValueError) as error:
-            problem = one_line(error)
-    twins = [other for other in entries if other.name == entry.name and other is not entry]
+    elif not problem:
+        doc, problem = _look_at(module)
+    twins = [other for other in others if other.entry.name == entry.name and other != found]
     if twins:
-        others = ", ".join(sorted(str(_blame(other)) for other in twins))
-        problem = f"the name {entry.name!r} is also registered by {others}"
-    problem = problem or _unmet_requirement(distribution)
-    summary = doc or (distribution.metadata.get_all("Summary") or [""] if distribution else [""])[0]
+        named = ", ".join(sorted(str(_blame(other)) for other in twins))
+        problem = f"the name {entry.name!r} is also registered by {named}"
+    problem = problem or _unmet_requirement(source.requires)
     return Plugin(
-        kind, entry.name, module or entry.value, name, version, summary, problem, _is_disabled(kind, entry.name)
+        kind,
+        entry.name,
+        module or entry.value,
+        source.name,
+        source.version,
+        doc or source.summary,
+        problem,
+        _is_disabled(kind, entry.name),
+        source.extras,
     )
 
 
-def _blame(entry: metadata.EntryPoint) -> Blame:
-    module = _module(entry)
-    return Blame(entry.dist.name, entry.dist.version, module) if entry.dist else Blame("?", module=module)
+def _blame(found: _Registered) -> Blame:
+    return Blame(found.source.name, found.source.version, _module(found.entry))
+
+
+def _look_at(module: str) -> tuple[str, str]:
+    """The first line of a module's docstring, and what is wrong with the module as far as that can be told without importing
+    it: only that no finder of the interpreter has it, or that its source can't be compiled. Anything else loading decides."""
+    try:
+        source = locate(module)
+    except ImportError as error:
+        return "", one_line(error)
+    except Exception:  # a finder of someone else's failed: unknown, not faulty
+        return "", ""
+    try:
+        return _docstring(source), ""
+    except SyntaxError as error:
+        return "", one_line(error)
+    except (Exception, MemoryError):  # too large or too deep for the parser here, or not for us to read
+        return "", ""
 
 
 def locate(module: str) -> Path | None:
-    """The source file of a module, found without importing it or its parents; None for one without a source file."""
-    top, *rest = module.split(".")
-    full_name = top
-    spec = importlib.util.find_spec(top)
-    for part in rest:
-        if spec is None or spec.submodule_search_locations is None:
-            raise ImportError(f"no module named {full_name!r}" if spec is None else f"{full_name!r} is not a package")
-        full_name = f"{full_name}.{part}"
-        spec = importlib.machinery.PathFinder.find_spec(full_name, list(spec.submodule_search_locations))
-    if spec is None:
-        raise ImportError(f"no module named {full_name!r}")
-    return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    """The source file of a module, found without importing it or its parents; None for one without a source file.
+
+    Every part is looked up by all finders of `sys.meta_path`, as an import does: editable installs bring their own. Raises
+    ImportError where none of them knows the module, LookupError where importing its package may change that.
+    """
+    full_name = ""
+    places: list[str] | None = None
+    spec: ModuleSpec | None = None
+    for part in module.split("."):
+        if full_name and places is None:
+            raise ImportError(f"{full_name!r} is not a package")
+        full_name = f"{full_name}.{part}".lstrip(".")
+        package = spec
+        spec = _find_spec(full_name, places if "." in full_name else None)
+        if spec is None and package is not None and package.origin is not None:
+            raise LookupError(f"no finder knows {full_name!r} yet: its package may say more when it is imported")
+        if spec is None:
+            raise ImportError(f"no module named {full_name!r}")
+        locations = spec.submodule_search_locations
+        places = None if locations is None else _listed(locations)
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _find_spec(name: str, places: list[str] | None) -> ModuleSpec | None:
+    loaded = getattr(sys.modules.get(name), "__spec__", None)
+    if isinstance(loaded, ModuleSpec):
+        return loaded
+    for finder in sys.meta_path:
+        find_spec = getattr(finder, "find_spec", None)
+        found: ModuleSpec | None = find_spec(name, places) if find_spec is not None else None
+        if found is not None:
+            return found
+    return None
+
+
+def _listed(locations: Iterable[str]) -> list[str]:
+    """Where a package's modules are. A namespace's own list would ask for its parent, which isn't imported."""
+    path = getattr(locations, "_path", None)
+    return [str(place) for place in (path if path is not None else locations)]
 
 
 def _docstring(source: Path | None) -> str:
@@ -156,25 +223,24 @@ def _docstring(source: Path | None) -> str:
     return doc.splitlines()[0].strip() if doc else ""
 
 
-def _unmet_requirement(distribution: metadata.Distribution | None) -> str:
+def _unmet_requirement(required: Sequence[str]) -> str:
     """The distribution's requirement on mccore, if the installed mccore doesn't meet it."""
-    required = (distribution.requires if distribution else None) or ()
     stated = [line for line in required if re.match(r"mccore\s*[(<>=!~]", line)]
     if not stated:
         return ""
     from packaging.requirements import InvalidRequirement, Requirement  # takes longer than the rest of a listing
 
     try:
-        installed = metadata.version("mccore")
+        version = metadata.version("mccore")
         for line in stated:
             requirement = Requirement(line)
             applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-            if applies and not requirement.specifier.contains(installed, prereleases=True):
-                return f"it needs mccore {requirement.specifier}, and this is mccore {installed}"
+            if applies and not requirement.specifier.contains(version, prereleases=True):
+                return f"it needs mccore {requirement.specifier}, and this is mccore {version}"
     except InvalidRequirement as error:
         return f"its requirement on mccore can't be read: {one_line(error)}"
-    except metadata.PackageNotFoundError:
-        return ""  # mccore runs from a source tree that isn't installed: nothing to compare with
+    except Exception:
+        return ""  # mccore runs from a source tree that isn't installed, or a marker that can't be evaluated
     return ""
 
 
@@ -214,5 +280,9 @@ def _hint_reinstall(row: Plugin) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    """An error's type and words on one line, whatever its own `__str__` does."""
+    try:
+        text = " ".join(str(error).split())
+    except BaseException:
+        text = "(its message can't be shown)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

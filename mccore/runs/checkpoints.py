@@ -26,7 +26,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from mccore.config import validate_stored
 from mccore.errors import CheckpointError
+from mccore.host.json_file import OtherVersion, check_format, open_regular, read_object, read_regular
 
 FORMAT = "mccore-checkpoint"
 
@@ -38,7 +42,10 @@ META_FILE = "meta.json"
 
 SUMS_FILE = "SHA256SUMS"
 
-_NAME = re.compile(r"step_(\d{8,})")
+_NAME = re.compile(r"step_(\d{8,18})", re.ASCII)
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,80}")
+_REQUIRED = {META_FILE, INDEX, "model.safetensors"}
+_READABLE = "check its permissions: whoever uses a run must be able to read it"
 
 
 @dataclass(frozen=True)
@@ -68,15 +75,44 @@ def group_file(name: str) -> str:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """The complete checkpoints in a stage's directory, oldest first."""
+    """The complete checkpoints in a stage's directory, oldest first. This is the one reader of the layout: a copy under
+    another name, a link that leads nowhere and a directory with files missing aren't checkpoints."""
     found = []
     try:
         for path in directory.iterdir():
-            if (match := _NAME.fullmatch(path.name)) and (path / SUMS_FILE).is_file():
+            if (match := _NAME.fullmatch(path.name)) and is_complete(path):
                 found.append((int(match[1]), path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
+    except OSError as error:
+        raise CheckpointError(f"can't read {directory}: {error.strerror}", hint=_READABLE) from error
     return [path for _, path in sorted(found)]
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint names its files and all of them are there. What is in them is checked when they are read."""
+    try:
+        names = read_sums(path)
+    except CheckpointError as error:
+        return isinstance(error, UnreadableCheckpoint)  # complete for all that is known: told when it is used
+    return names.keys() >= _REQUIRED and all((path / name).is_file() for name in names)
+
+
+def incomplete_checkpoints(directory: Path) -> list[Path]:
+    """Directories that are named as checkpoints and aren't complete, oldest first."""
+    try:
+        named = [path for path in directory.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    except OSError:
+        return []
+    return sorted(path for path in named if not is_complete(path))
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint by its directory's name."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise CheckpointError(f"{path} isn't named as a checkpoint is", hint="a checkpoint's name is step_00001234")
+    return int(match[1])
 
 
 def latest(directory: Path) -> Path | None:
@@ -87,7 +123,11 @@ def latest(directory: Path) -> Path | None:
 
 def identity_of(checkpoint: Path, tokenizer: str) -> str:
     """What tells a model and its tokenizer from every other: a digest of the checkpoint's checksums and the tokenizer's."""
-    return hashlib.sha256((checkpoint / "SHA256SUMS").read_bytes() + tokenizer.encode()).hexdigest()
+    try:
+        sums = read_regular(checkpoint / SUMS_FILE, max_bytes=2**20)
+    except OSError as error:
+        raise unreadable(checkpoint, SUMS_FILE, error) from error
+    return hashlib.sha256(sums + tokenizer.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def remove_old(directory: Path, keep_last: int) -> None:
@@ -102,41 +142,71 @@ def remove_old(directory: Path, keep_last: int) -> None:
 
 
 def read_meta(path: Path) -> Meta:
-    """What a checkpoint says of itself. Raises CheckpointError when it is missing, damaged or of another format."""
-    sums = read_sums(path)
-    verify_files(path, sums, [META_FILE])
+    """What a checkpoint says of itself. Raises CheckpointError when it is missing, damaged, newer or can't be read."""
+    verify_files(path, read_sums(path), [META_FILE])
     try:
-        content = json.loads((path / META_FILE).read_bytes())
-        kind, version = content.pop("format"), content.pop("version")
-        if kind != FORMAT or version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{path} has format {kind} version {version}, not {FORMAT} version {FORMAT_VERSION}",
-                hint="use the version of mccore that wrote it",
-            )
-        return Meta(**content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        content = check_format(read_object(path / META_FILE), FORMAT, FORMAT_VERSION)
+        del content["format"], content["version"]
+        return Meta(**validate_stored(_Fields, content).model_dump())
+    except OtherVersion as error:
+        raise CheckpointError(f"{path}: {error}", hint="use the version of mccore that wrote it") from error
+    except OSError as error:
+        raise unreadable(path, META_FILE, error) from error
+    except ValueError as error:
         raise damaged(path, f"{META_FILE}: {error}") from error
 
 
+class _Fields(BaseModel):
+    """What meta.json holds beside format and version."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    stage: str
+    step: int = Field(ge=0, lt=2**63)
+    tokens: int = Field(ge=0, lt=2**63)
+    config: dict[str, Any]
+    tokenizer: str
+    state: dict[str, Any] = {}
+    versions: dict[str, str]
+
+
 def read_sums(path: Path) -> dict[str, str]:
+    """File -> SHA-256 of a checkpoint. Raises CheckpointError for one that isn't complete, is damaged or can't be read."""
     try:
-        lines = (path / SUMS_FILE).read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:
+        lines = read_regular(path / SUMS_FILE, max_bytes=2**20).decode("ascii").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
             f"there is no complete checkpoint at {path}", hint="`mccore runs show` lists those there are"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise unreadable(path, SUMS_FILE, error) from error
+    except ValueError as error:
         raise damaged(path, f"{SUMS_FILE}: {error}") from error
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if wrong := [name for name in sums if not _FILE.fullmatch(name)]:
+        raise damaged(path, f"{SUMS_FILE} names {wrong[0][:80]!r}")
+    return sums
 
 
 def verify_files(path: Path, sums: Mapping[str, str], names: list[str]) -> None:
+    """Raise CheckpointError unless these files are what was written."""
     for name in names:
         try:
             if sums.get(name) != file_sha256(path / name):
                 raise damaged(path, f"the checksum of {name} is wrong")
+        except FileNotFoundError:
+            raise damaged(path, f"{name} is missing") from None
         except OSError as error:
-            raise damaged(path, f"{name}: {error.strerror}") from error
+            raise unreadable(path, name, error) from error
+
+
+class UnreadableCheckpoint(CheckpointError):
+    """The system doesn't give a checkpoint's file out; nothing is known of what is in it."""
+
+
+def unreadable(path: Path, name: str, error: OSError) -> UnreadableCheckpoint:
+    """The error for a file that the system refuses, whose content nothing can be said of."""
+    return UnreadableCheckpoint(f"can't read {path / name}: {error.strerror}", hint=_READABLE)
 
 
 def damaged(path: Path, what: str) -> CheckpointError:
@@ -154,5 +224,6 @@ def _versions() -> dict[str, str]:
 
 
 def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    """The SHA-256 of a regular file. Raises OSError, also for anything else."""
+    with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

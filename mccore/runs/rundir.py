@@ -19,30 +19,30 @@ import mmap
 import os
 import re
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
-from mccore.config import RunConfig, read_config
+from mccore.config import RunConfig
 from mccore.errors import RunError, UsageError
 from mccore.events import Event, finite
 from mccore.host import paths
-from mccore.host.files import disk_hint, sync_directory, write_atomic
+from mccore.host.files import NO_LOCKS, RESUME, disk_hint, sync_directory, write_atomic
+from mccore.host.json_file import BadJson, open_regular, read_object
+from mccore.runs.lock import RunLock, is_held, read_holder, take
+from mccore.runs.stored_config import read_config
 
 State = Literal["created", "running", "finished", "stopped", "interrupted", "failed", "crashed"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-_LOCK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run: its state, the stage it is in or ended in, and one line of why.
+    """What became of a run: its state, the stage it is in or ended in, one line of why, and what its stage advised.
 
     `interrupted` is a run ended by force before it could save; `crashed` one that ended without a word; `stopped` one that
     saved and can go on.
@@ -51,25 +51,7 @@ class Outcome:
     state: State
     stage: str | None = None
     message: str = ""
-
-
-class RunLock:
-    """Holds a run. Children that inherit `fd` hold it too, until the last of them ends."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def release(self) -> None:
-        """Let go; the run stays held while a child still has the descriptor."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> RunLock:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.release()
+    hint: str = ""
 
 
 class RunDir:
@@ -114,7 +96,7 @@ class RunDir:
             if not runs:
                 raise UsageError(f"there is no run in {root}", hint="start one with `mccore run tiny`")
             return max(runs, key=lambda run: run.started)
-        for path in (root / selector, Path(selector).expanduser()):
+        for path in (root / selector, paths.expand(selector)):
             if (path / "run.json").is_file():
                 return cls(path.resolve())
         names = [run.name for run in list_runs(root)]
@@ -169,22 +151,19 @@ class RunDir:
     def write_result(self, stage: str, result: dict[str, Any]) -> None:
         """Record what a stage found, which also marks it complete. Numbers that aren't finite become null."""
         text = json.dumps(finite(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomic(self.result_path(stage), text)
+        write_atomic(self.result_path(stage), text, again=RESUME)
 
     def read_result(self, stage: str) -> dict[str, Any] | None:
         """What a stage found, or None while it isn't complete. Raises RunError for a damaged file."""
         path = self.result_path(stage)
         try:
-            result = json.loads(path.read_bytes())
+            return read_object(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"can't read {path}: {error}", hint="delete the file: the stage is then done again"
-            ) from error
-        if not isinstance(result, dict):
-            raise RunError(f"{path} holds no JSON object", hint="delete the file: the stage is then done again")
-        return result
+        except OSError as error:
+            raise RunError(f"can't read {path}: {error.strerror}", hint="check its permissions") from error
+        except BadJson as error:
+            raise RunError(f"{path} is damaged: {error}", hint="delete it: the stage is then done again") from error
 
     def completed(self, stage: str) -> bool:
         """Whether a stage is complete, so that a resumed run skips it."""
@@ -217,8 +196,8 @@ class RunDir:
         """Take the run for this process and the children it hands `fd` to. Raises RunError when others have it."""
         fd = self._open_lock("lock")
         try:
-            if not _take(fd, fcntl.LOCK_EX):
-                pid, host = _read_holder(fd)
+            if not take(fd, fcntl.LOCK_EX, self.path / "lock"):
+                pid, host = read_holder(fd)
                 where = f" on {host}" if host and host != socket.gethostname() else ""
                 raise RunError(
                     f"the run {self.name!r} is running (pid {pid or 'unknown'}{where})",
@@ -226,7 +205,7 @@ class RunDir:
                 )
             ranks = self._open_lock("ranks")
             try:
-                if not _take(ranks, fcntl.LOCK_EX):
+                if not take(ranks, fcntl.LOCK_EX, self.path / "ranks"):
                     raise RunError(
                         f"a training process of an earlier start of {self.name!r} is still ending",
                         hint="try again in a moment",
@@ -248,25 +227,18 @@ class RunDir:
         """Hold the run as one of its ranks. torchrun closes inherited descriptors, so each rank says for itself it's there."""
         fd = self._open_lock("ranks")
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH)
+            except OSError as error:  # a file system without locks: the launcher has said so
+                if error.errno not in NO_LOCKS:
+                    raise
             yield
         finally:
             os.close(fd)
 
     def is_running(self) -> bool:
         """Whether a launcher, a child of it or a rank is alive."""
-        for name in ("lock", "ranks"):
-            try:
-                fd = os.open(self.path / name, os.O_RDONLY)
-            except FileNotFoundError:
-                continue
-            try:
-                fcntl.flock(fd, (fcntl.LOCK_SH if name == "lock" else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            finally:
-                os.close(fd)
-        return False
+        return is_held(self.path / "lock", fcntl.LOCK_SH) or is_held(self.path / "ranks", fcntl.LOCK_EX)
 
     def holder(self) -> int | None:
         """The process id of the launcher that took the run last."""
@@ -275,7 +247,7 @@ class RunDir:
         except OSError:
             return None
         try:
-            return _read_holder(fd)[0]
+            return read_holder(fd)[0]
         finally:
             os.close(fd)
 
@@ -312,7 +284,7 @@ class RunDir:
             told = str(last.data.get("outcome", ""))
             message = str(last.data.get("message") or "")
             if told == "failed":
-                return Outcome("failed", stage, message)
+                return Outcome("failed", stage, message, str(last.data.get("hint") or ""))
             if told == "stopped":
                 return Outcome("stopped", stage, message)
         if all(self.completed(name) for name in self.config.stages):
@@ -337,7 +309,7 @@ class RunDir:
         """The last event of a type in an event file, found from its end: a long history isn't parsed."""
         marker = f'"type":"{kind}"'.encode()
         try:
-            with open(self.events_dir / file, "rb") as stream:
+            with open(open_regular(self.events_dir / file), "rb") as stream:
                 if os.fstat(stream.fileno()).st_size == 0:
                     return None
                 with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
@@ -345,12 +317,12 @@ class RunDir:
                     while (at := text.rfind(marker, 0, end)) >= 0:
                         start = text.rfind(b"\n", 0, at) + 1
                         stop = text.find(b"\n", at)
-                        with contextlib.suppress(ValueError, TypeError):
+                        with contextlib.suppress(ValueError):
                             event = Event.from_json(text[start : stop if stop >= 0 else len(text)])
                             if event.type == kind:
                                 return event
                         end = start
-        except FileNotFoundError:
+        except (OSError, ValueError):  # not there, not a file, or emptied just now
             pass
         return None
 
@@ -377,22 +349,3 @@ def list_runs(root: Path | None = None) -> list[RunDir]:
     except OSError as error:
         raise RunError(f"can't read {root}: {error.strerror}") from error
     return [RunDir(path) for path in entries if (path / "run.json").is_file()]
-
-
-def _take(fd: int, kind: int) -> bool:
-    """Lock without waiting for a holder. A reader that looks whether a run is alive holds the lock for a moment: try again."""
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
-        else:
-            return True
-
-
-def _read_holder(fd: int) -> tuple[int | None, str]:
-    pid, _, host = os.pread(fd, 300, 0).decode(errors="replace").strip().partition(" ")
-    return (int(pid) if pid.isdigit() else None), host

@@ -50,6 +50,27 @@ def curves(
     }
 
 
+def language_loss(metrics: Mapping[str, float]) -> float | None:
+    """The language model's own loss at a step, the one that runs are compared by: with MegaContext `loss` is the whole
+    objective, and `token_loss` the model's part of it."""
+    return metrics.get("token_loss", metrics.get("loss"))
+
+
+def comparable(runs: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Last metrics of runs that are to stand side by side: where one of them trained by more than the language model's loss,
+    `token_loss` is that loss in all of them, and `loss`, which would be different things, is left out."""
+    parts = ["token_loss" in run and run["token_loss"] != run.get("loss") for run in runs]
+    if not any(parts):
+        return [dict(run) for run in runs]
+    found = []
+    for run in runs:
+        own = language_loss(run)
+        found.append({name: value for name, value in run.items() if name != "loss"})
+        if own is not None:
+            found[-1]["token_loss"] = own
+    return found
+
+
 # --- what is measured --------------------------------------------------------------------------------------------------
 
 

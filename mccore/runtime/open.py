@@ -55,10 +55,9 @@ def find_checkpoint(run: RunDir, stage: str | None) -> tuple[str, Path]:
 
 
 def _latest(run: RunDir, stage: str) -> Path | None:
-    # Without the checkpoint module, which imports torch: a missing run is told at once.
-    directory = run.checkpoint_dir(stage)
-    steps = [path for path in directory.glob("step_*") if (path / "SHA256SUMS").is_file()] if directory.is_dir() else []
-    return max(steps, key=lambda path: int(path.name.removeprefix("step_")), default=None)
+    from mccore.runs.checkpoints import latest
+
+    return latest(run.checkpoint_dir(stage))
 
 
 def load_engine(run: RunDir, checkpoint: Path, device: str) -> tuple[Engine, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,9 +152,12 @@ def model_identity(checkpoint: Path, meta: Meta) -> str:
 
 def session_directory(name: str) -> Path:
     """Where the session of a name lives. Raises UsageError for what can't be a name."""
-    if not name or name.startswith(".") or not all(letter.isalnum() or letter in "-_." for letter in name):
+    fits = 0 < len(os.fsencode(name)) <= 100 and not name.startswith(".")
+    if not fits or not all(letter.isalnum() or letter in "-_." for letter in name):
+        shown = name if len(name) <= 100 else f"{name[:40]}..."
         raise UsageError(
-            f"{name!r} can't be the name of a session", hint="use letters, digits, `-`, `_` and `.`, such as `thesis-2`"
+            f"{shown!r} can't be the name of a session",
+            hint="use up to 100 letters, digits, `-`, `_` and `.`, such as `thesis-2`",
         )
     return paths.sessions_dir() / name
 

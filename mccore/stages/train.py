@@ -100,7 +100,8 @@ def train_stage(runtime: Runtime) -> Results:
         "step": progress.step,
         "steps": plan.steps,
         "tokens": progress.tokens,
-        "loss": progress.loss,
+        "loss": hooks.token_loss if hooks.token_loss is not None else progress.loss,
+        "objective_loss": progress.loss,
         "seconds": progress.seconds,
         "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
         "flops": flops[progress.step],
@@ -205,18 +206,21 @@ class _Hooks:
         self._val_rows: Rows | None = None
         self._focus_rows: tuple[torch.Tensor, NDArray[np.int64]] | None = None
         self._logged = 0.0
+        self.token_loss: float | None = None  # the language model's own, of the last step, where it is told apart
 
     def on_step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         """Record a step."""
         if not self.runtime.world.is_main:
             return
         metrics = {**metrics, **self._describe_step(progress)}
+        self.token_loss = metrics.get("token_loss")
         self.runtime.emit("step", step=progress.step, tokens=progress.tokens, metrics=metrics, steps=self.plan.steps)
         now = time.monotonic()
         if now - self._logged >= _LOG_SECONDS or progress.step == self.plan.steps:
             self._logged = now
+            loss = metrics.get("token_loss", metrics["loss"])
             print(
-                f"step {progress.step}/{self.plan.steps}  loss {metrics['loss']:.4f}  norm {metrics['grad_norm']:.3f}  "
+                f"step {progress.step}/{self.plan.steps}  loss {loss:.4f}  norm {metrics['grad_norm']:.3f}  "
                 f"lr x{metrics['lr_multiplier']:.3f}  {metrics['tokens_per_second']:,.0f} tok/s  "
                 f"epoch {metrics['epoch']:.2f}",
                 flush=True,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +16,6 @@ from mccore.config import (
     RunConfig,
     Section,
     describe_validation,
-    read_config,
     walk_fields,
 )
 from mccore.errors import ConfigError
@@ -154,17 +151,3 @@ def test_configurations_cannot_be_changed() -> None:
 def test_training_stages_are_stages_with_a_section_each() -> None:
     assert set(TRAINING_STAGES) <= set(STAGES)
     assert all(stage in RunConfig.model_fields for stage in TRAINING_STAGES)
-
-
-def test_read_config(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    path.write_text(RunConfig(seed=7).to_json())
-    assert read_config(path).seed == 7
-    path.write_text("{")
-    with pytest.raises(ConfigError, match=r"run\.json: .*invalid JSON"):
-        read_config(path)
-    with pytest.raises(ConfigError, match="can't read"):
-        read_config(tmp_path / "none.json")
-    path.write_text(json.dumps({**json.loads(RunConfig().to_json()), "unknown": 1}))
-    with pytest.raises(ConfigError, match="unknown: unknown setting"):
-        read_config(path)

@@ -15,7 +15,6 @@ WORDS = {"data", "tokenizer", "encode", "report"}
 # file -> why it names a stage
 STAGE_LITERALS: dict[str, str] = {
     "mccore/config/stages.py": "the table",
-    "mccore/contexts/manifest.py": "the base of a session, a field of its state",
     "mccore/tasks/stdlib/needle.py": "a word that hides as a needle",
     "mccore/testing/telemetry.py": "an event made up for plugin authors",
 }

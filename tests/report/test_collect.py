@@ -157,10 +157,10 @@ def test_a_finished_run_has_everything(finished: RunDir) -> None:
     assert data["outcome"]["state"] == "finished"  # type: ignore[index]
     for expected in (
         "# Report of r1", "Recipe `tiny`. Outcome: **finished**", "1.0625 over 40 bytes",
-        "| sft: held-out multiple choice | 40.0 ± 5.0 %, chance 25.0 %, n = 80 |",
+        "| sft: held-out multiple choice | 40.0 % (30.0 to 51.0), chance 25.0 %, n = 80 |",
         "rule `calibrated`, the best on 40 validation questions (sum 30.0 %, calibrated 45.0 %)",
-        "| describe | 50.0 ± 5.0 % | 25.0 % | +1.5 | 40 |", "| answered by letter | 26.0 ± 5.0 % |",
-        "| sft | **arithmetic** | 75.0 ± 5.0 % | tool 80.0 ± 9.0 % | 20 |", "| sft | **needle** | no questions |",
+        "| describe | 50.0 % (35.2 to 64.8) | 25.0 % | +1.5 | 40 |", "| answered by letter | 26.0 % (17.6 to 36.6) |",
+        "| sft | **arithmetic** | 75.0 % (53.1 to 88.8) | tool 80.0 ± 9.0 % | 20 |", "| sft | **needle** | no questions |",
         "| needle in chat_eval_sft | no question of it fits into the model's context |",
         "| base | 40 of 40 | 4,000 | 5e+09 | 2.5000 | 2.7500 | 1.1250 | 1,234 | 1.50 |",
         "| prose | 100 | 40 | 2.50 | yes |", "| `model.depth` | `4` | `20` |", "What does a\\|b do?", "✗ Cut.",
@@ -224,7 +224,7 @@ def test_a_damaged_result_is_missing_not_fatal(finished: RunDir) -> None:
     finished.result_path("base_eval").write_text("{")
     text, data = read(write_report(finished))
     told = {entry["what"]: entry["why"] for entry in data["missing"]}  # type: ignore[attr-defined]
-    assert "can't read" in told["base_eval"]
+    assert "is damaged" in told["base_eval"]
     assert "base: bits per byte" not in text
 
 

@@ -101,8 +101,8 @@ class TestResults:
 class TestWriteAtomic:
     def test_mode_and_content(self, tmp_path):
         path = tmp_path / "deep" / "file"
-        write_atomic(path, "first", mode=0o600)
-        write_atomic(path, b"second", mode=0o600)
+        write_atomic(path, "first", private=True)
+        write_atomic(path, b"second", private=True)
         assert path.read_bytes() == b"second"
         assert path.stat().st_mode & 0o777 == 0o600
         assert list(path.parent.iterdir()) == [path]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mccore.cli.options import NumberRange
 from mccore.config.stages import stage_spec
 from mccore.errors import UsageError
 from mccore.host.text import stdin_text, typed
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("run", required=False)
 @click.option("-p", "--prompt", help="Answer this one message and leave; `-` reads it from standard input.")
 @click.option("--stage", type=click.Choice(STAGES), help="Which training stage's model; default: the last there is.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="0 is greedy; default: the run's.")
+@click.option("--temperature", type=NumberRange(0, 2), help="0 is greedy; default: the run's.")
 @click.option(
     "--top-k", type=click.IntRange(0), help="Sample among the k likeliest tokens, 0 among all; default: the run's."
 )
@@ -83,15 +84,17 @@ def chat(
 
     A run with MegaContext remembers everything that was said, however long; with --session it still does tomorrow.
     """
-    from mccore.cli.chat.sessions import SessionChoice, open_history, saved_run
+    from mccore.cli.chat.sessions import SessionChoice, open_history, saved_model
 
     wanted = SessionChoice(name, context, wc_length, refocus_interval, allocator, search)
     if megacontext is False and wanted.given:
         raise UsageError("--no-mc goes with a window, and a window has no session", hint="leave one of them away")
-    if run is None and name is not None:
-        run, stage = saved_run(name, stage)
+    known = None
+    if run is None and (name is not None or context is not None):
+        run, stage, known = saved_model(wanted, stage)
     chosen = find_run(run)
     stage, checkpoint = find_checkpoint(chosen, stage)
+    checkpoint = known or checkpoint
     text = stdin_text() if prompt == "-" else None if prompt is None else typed(prompt)
     if text is not None and not text.strip():
         raise UsageError("the prompt is empty", hint="give a message with -p, or leave -p away to chat")

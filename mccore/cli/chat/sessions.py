@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mccore.errors import UsageError
+from mccore.host import paths
 from mccore.host.terminal import echo
 
 if TYPE_CHECKING:
@@ -44,15 +44,35 @@ def warn_of_missing_search(model: SessionModel) -> None:
         echo(f"({lacking})", err=True)
 
 
-def saved_run(name: str, stage: str | None) -> tuple[str | None, str | None]:
-    """The run and stage that a saved session belongs to, as far as it exists and says so."""
+def saved_model(choice: SessionChoice, stage: str | None) -> tuple[str | None, str | None, Path | None]:
+    """The run, the stage and, where it is known, the checkpoint that a session or a context was made with.
+
+    A session goes by the run it names, or, where that was renamed or is gone, by its model's identity. Where there is no such
+    session yet, or nothing is known of it, all that comes back is `stage`. Raises UsageError for a context whose model isn't
+    here, SessionError for one that can't be read.
+    """
+    from mccore.contexts.manifest import checkpoint_of, find_context, find_model
+    from mccore.megacontext.sessions.state import STATE, read_state
     from mccore.runtime.sessions import session_directory
 
-    try:
-        notes = json.loads((session_directory(name) / "session.json").read_text(encoding="utf-8"))["notes"]
-        return notes.get("run"), stage or notes.get("stage")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None, stage  # a new one; what is damaged is told when it is opened
+    directory = None if choice.name is None else session_directory(choice.name)
+    if directory is not None and (directory / STATE).exists():
+        state = read_state(directory)
+        run, noted = (state.notes.get(name) for name in ("run", "stage"))
+        if isinstance(run, str) and (paths.runs_dir() / run / "run.json").is_file():
+            return run, stage or (noted if isinstance(noted, str) else None), None
+    elif choice.context is not None:
+        directory = find_context(choice.context)
+        state = read_state(directory)
+    else:
+        return None, stage, None
+    origin = find_model(state.model)
+    if origin is None:
+        raise UsageError(
+            f"the model that made {directory} isn't among the runs here",
+            hint="put its run back, or name the run that has it: mccore chat RUN",
+        )
+    return origin.run, origin.stage, checkpoint_of(origin)
 
 
 @dataclass

@@ -16,6 +16,8 @@ from mccore.data.tokenizer.reply import PartType, Piece, merge
 from mccore.errors import DataError, Interrupted, MccoreError, UsageError
 from mccore.generate.chat import ChatSession, TurnStats
 from mccore.generate.memory import TextMemory
+from mccore.host.files import FileExists
+from mccore.host.paths import expand
 from mccore.host.terminal import StatusLine, echo, echo_json, style, write_answer
 from mccore.host.text import open_stdin, read_text, spell, stdin_lines, typed
 
@@ -207,6 +209,8 @@ class Terminal:
         """Carry out a command; False to leave."""
         name, _, argument = line[1:].strip().partition(" ")
         argument = argument.strip()
+        if name == "save!":
+            name, argument = "save", f"! {argument}"
         if name in ("quit", "exit", "q"):
             return False
         commands: dict[str, Callable[[str], None]] = {
@@ -232,7 +236,7 @@ class Terminal:
             "/file PATH        put a text file before the next message\n"
             "/load FILE        go on with a saved conversation\n"
             "/quit             leave\n"
-            "/save FILE        save the conversation as JSON\n"
+            "/save FILE        save the conversation as JSON; /save! replaces a file that exists\n"
             + ("" if self.history is None else SESSION_HELP)
             + "/stats            tokens and speed\n"
             "/system [TEXT]    show or set the system message; `-` removes it\n"
@@ -307,8 +311,12 @@ class Terminal:
             self.history.save()
             self._note(f"(saved: {directory})")
             return
+        sure, argument = argument.startswith("! "), argument.removeprefix("! ").strip()
         path = _path(argument, "/save FILE")
-        self.session.save(path)
+        try:
+            self.session.save(path, overwrite=sure)
+        except FileExists as error:
+            raise UsageError(error.message, hint=f"choose another name, or replace it: /save! {argument}") from None
         self._note(f"({len(self.session.messages)} messages saved in {path})")
 
     def _load(self, argument: str) -> None:
@@ -377,7 +385,7 @@ def describe_session(session: Session) -> str:
 def _path(argument: str, usage: str) -> Path:
     if not argument:
         raise UsageError("a file is missing", hint=usage)
-    return Path(argument).expanduser()
+    return expand(argument)
 
 
 def _number(text: str, kind: type[int] | type[float], low: float, high: float, rule: str) -> float:

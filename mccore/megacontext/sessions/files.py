@@ -25,6 +25,7 @@ import torch
 from pydantic import JsonValue
 
 from mccore.host.files import write_atomic
+from mccore.host.json_file import read_regular
 from mccore.megacontext.focus.state import Focus
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.mounts import MountedTree, Trees, mount, open_shared, refer
@@ -189,12 +190,6 @@ def _restore(session: Session, state: SessionState, directory: Path) -> None:
             f"{directory / TREE} holds {session.tokens} tokens, and {path} speaks of {state.tokens}",
             hint="restore the directory from a copy",
         )
-    entries = sum(count for _, count in state.cut)
-    if len(state.age) != entries:  # before the runs are written out: damaged ones may be of any length
-        raise SessionError(
-            f"{path} is damaged: its cut has {entries} entries, and {len(state.age)} ages",
-            hint="restore the directory from a copy",
-        )
     try:
         cut = decode_runs(state.cut, state.block_size)
     except CutError as error:
@@ -271,15 +266,24 @@ def _pack_keys(session: Session) -> bytes:
 @torch.inference_mode()
 def _unpack_keys(session: Session, path: Path, digest: str | None) -> None:
     """Fill the cache from a file; a file that isn't what was written is left alone, and the context will be read again."""
+    cache, device = session.working_context.cache, session.model.gpt.device
+    count = len(session.focus.cut)
+    shapes = _key_shapes(session, count)
+    most = 2**20 + 8 * sum(int(np.prod(shape, dtype=object)) for shape in shapes.values())
     try:
-        content = path.read_bytes()
+        content = read_regular(path, max_bytes=most)
         if hashlib.sha256(content).hexdigest() != digest:
             return
         tensors = safetensors.torch.load(content)
-    except (OSError, safetensors.SafetensorError):
+    except (OSError, ValueError, safetensors.SafetensorError):
         return
-    cache, device = session.working_context.cache, session.model.gpt.device
-    count = tensors["keys"].size(3)
+    bias = tensors.get("key_bias")
+    if bias is not None:
+        learned = session.model.nets.bias
+        shapes["key_bias"] = (1, count, 0 if learned is None else learned.weights.size(-1))
+    wrong = {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes
+    if wrong or not all(tensor.is_floating_point() for tensor in tensors.values()):
+        return
     cache.reserve(1, count)
     cache.keys[:, :, :, :count] = tensors["keys"].to(device)
     cache.values[:, :, :, :count] = tensors["values"].to(device)
@@ -291,6 +295,21 @@ def _unpack_keys(session: Session, path: Path, digest: str | None) -> None:
     cache.advance(count)
     session.working_context.adopt(session.focus.cut)
     session.take_logits(tensors["logits"].to(device))
+
+
+def _key_shapes(session: Session, count: int) -> dict[str, tuple[int, ...]]:
+    """What the tensors of a keys file are like for a Working Context of `count` entries."""
+    cache = session.working_context.cache
+    return {
+        "keys": _with_length(cache.keys, 3, count),
+        "values": _with_length(cache.values, 3, count),
+        "embeddings": _with_length(cache.embeddings, 1, count),
+        "logits": (session.model.gpt.config.vocab_ids,),
+    }
+
+
+def _with_length(tensor: torch.Tensor, axis: int, length: int) -> tuple[int, ...]:
+    return (*tensor.shape[:axis], length, *tensor.shape[axis + 1 :])
 
 
 def _nodes(pairs: Any) -> np.ndarray:

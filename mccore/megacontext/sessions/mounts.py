@@ -17,6 +17,8 @@ from mccore.errors import MccoreError
 from mccore.megacontext.sessions.state import TREE, BaseReference, SessionError, read_state
 from mccore.megacontext.tree.overlay import OverlayTree, lengths_at
 
+MOST_MOUNTS = 64  # sessions that begin with one another
+
 Trees = Callable[[TreeSpec], TreeBackend]  # builds a backend, with files where the spec has a directory
 
 
@@ -37,11 +39,19 @@ class MountedTree(OverlayTree):
             self._base.close()
 
 
-def open_shared(directory: Path, spec: TreeSpec, block_size: int, trees: Trees) -> TreeBackend:
+def open_shared(
+    directory: Path, spec: TreeSpec, block_size: int, trees: Trees, above: tuple[Path, ...] = ()
+) -> TreeBackend:
     """The tree of a saved session, to be read beside whoever else has it open.
 
-    spec: the levels of the model. Raises SessionError for a session that isn't there or a backend that can't share, RunError.
+    spec: the levels of the model; above: the sessions that are mounted on it. Raises SessionError for a session that isn't
+    there, is mounted on itself or has a backend that can't share, RunError.
     """
+    directory = directory.resolve()
+    if directory in above or len(above) >= MOST_MOUNTS:
+        raise SessionError(
+            f"{directory} is damaged: what it is mounted on leads back to it", hint="restore the directory from a copy"
+        )
     state = read_state(directory)
     backend = trees(replace(spec, directory=directory / TREE, read_only=True))
     if not isinstance(backend, SharedTree):
@@ -53,7 +63,7 @@ def open_shared(directory: Path, spec: TreeSpec, block_size: int, trees: Trees) 
     if state.base is None:
         return backend
     try:
-        return mount(state.base, backend, spec, block_size, trees)
+        return mount(state.base, backend, spec, block_size, trees, (*above, directory))
     except BaseException:
         backend.close()
         raise
@@ -67,7 +77,14 @@ def refer(directory: Path, backend: TreeBackend, tokens: int, spec: TreeSpec, bl
     )
 
 
-def mount(reference: BaseReference, own: TreeBackend, spec: TreeSpec, block_size: int, trees: Trees) -> MountedTree:
+def mount(
+    reference: BaseReference,
+    own: TreeBackend,
+    spec: TreeSpec,
+    block_size: int,
+    trees: Trees,
+    above: tuple[Path, ...] = (),
+) -> MountedTree:
     """The tree that goes on from `reference` with the rows of `own`. Raises SessionError when the base is gone or another."""
     path = Path(reference.path)
     if not path.is_dir():
@@ -75,7 +92,7 @@ def mount(reference: BaseReference, own: TreeBackend, spec: TreeSpec, block_size
             f"this session begins with the context in {path}, which isn't there",
             hint="put it back where it was; its tokens are nowhere else",
         )
-    base = open_shared(path, spec, block_size, trees)
+    base = open_shared(path, spec, block_size, trees, above)
     lengths = lengths_at(reference.tokens, block_size, len(spec.levels))
     try:
         short = any(base.length(level) < length for level, length in enumerate(lengths))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,11 @@ class Session:
             self.tree.append(array[start : start + APPEND] if array.ndim else array)
 
     def append_token(self, token: int) -> None:
-        """Add one token that the model's vocabulary has: `append` in a hurry."""
+        """Add one token: `append` in a hurry. Raises TreeError for an id that the model doesn't know, and then adds none."""
+        if not 0 <= token < self.model.gpt.config.vocab_size:
+            raise TreeError(
+                f"token ids of this model lie in [0, {self.model.gpt.config.vocab_size}), and one is {token}"
+            )
         self._settle_blocks()
         self._buffer.append(token)
 
@@ -254,6 +259,7 @@ class Session:
         edits: tuple[Any, Any] = (none, none)
         found = self._find(tokens)
         if count > OVERHANG * limits.budget:
+            before = grown(self.focus, count)
             (after,) = prefill_focus(
                 [tokens],
                 self._embeddings,
@@ -264,11 +270,11 @@ class Session:
                 rounds=model.settings.rounds,
                 found=found,
             )
-            before = after
         else:
             before = grown(self.focus, count)
             scores = scores_for(allocator, model.nets.lensnet, self._embeddings, [before.cut], dtype)
             (after,), (edits,) = plan_and_apply([before], scores, allocator, limits, found)
+        in_use = len(self._focus.cut) if count > OVERHANG * limits.budget else len(before.cut)
         self._set_focus(after)
         self.since = min(count, 1)  # so that one falls on every `interval`-th token
         self.refocuses += 1
@@ -278,6 +284,8 @@ class Session:
                 self._seen = [finest(self._seen)]
             self._seen.append(runs_of(after.cut))
         measures = measure(before, after, edits, model.recent_tokens, limits)
+        # Of a long prompt none was in the Working Context when the refocus began.
+        measures = replace(measures, residency=in_use / limits.budget)
         self.recent.append(Refocus([], [edits], [measures], time.perf_counter() - began))
 
     def _embeddings(self, cuts: Sequence[Cut]) -> list[Tensor]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from mccore.config import validate_stored
 from mccore.errors import MccoreError
+from mccore.host.json_file import NotOurs, OtherVersion, check_format, read_json
 
 VERSION = 1
 STATE, TREE = "session.json", "tree"
 _FORMAT = "mccore session"
 
-Count = Annotated[int, Field(ge=0, lt=2**63)]
+# What a session of ours can hold at most. Arithmetic on spans stays within 64 bits, loops over levels stay short.
+Count = Annotated[int, Field(ge=0, lt=2**56)]
+MOST_TOKENS, MOST_BLOCK, MOST_LEVELS, MOST_BUDGET = 2**48, 128, 8, 2**31
 
 
 class SessionError(MccoreError):
@@ -26,9 +29,9 @@ class BaseReference(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    path: str
-    tokens: int
-    digest: str
+    path: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+    tokens: Count
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class SessionState(BaseModel):
@@ -40,45 +43,53 @@ class SessionState(BaseModel):
     format: str = _FORMAT
     version: int = VERSION
     model: str
-    block_size: int
-    levels: int
+    block_size: Annotated[int, Field(ge=2, le=MOST_BLOCK)]
+    levels: Annotated[int, Field(ge=1, le=MOST_LEVELS)]
     stored: str
-    budget: int
+    budget: Annotated[int, Field(ge=1, le=MOST_BUDGET)]
     kv_policy: str
-    tokens: Count
-    covered: Count
+    tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+    covered: Annotated[int, Field(ge=0, le=MOST_TOKENS)]
     cut: list[tuple[Count, Count]]
     age: list[Annotated[int, Field(ge=0, lt=2**31)]]
     recent: list[tuple[list[tuple[Count, Count]], list[tuple[Count, Count]]]]
     since: Count
     refocuses: Count
     seed: int
-    keys: str | None
-    keys_sha256: str | None
+    keys: Annotated[str, Field(pattern=r"^keys-[0-9a-f]{12}\.safetensors$")] | None
+    keys_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     base: BaseReference | None = None
     notes: dict[str, JsonValue]
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> SessionState:
+        """The cut lies within the levels, covers what it says, and has an age for each entry: all in whole numbers of any size,
+        so that nothing is allocated for a cut that can't be."""
+        if any(level > self.levels for level, _ in self.cut):
+            raise ValueError(f"its cut has an entry above level {self.levels}")
+        entries = sum(count for _, count in self.cut)
+        if len(self.age) != entries:
+            raise ValueError(f"its cut has {entries} entries, and {len(self.age)} ages")
+        covered = sum(count * self.block_size**level for level, count in self.cut)
+        if covered != self.covered or covered > self.tokens:
+            raise ValueError(f"its cut covers {covered} tokens, not {self.covered} of {self.tokens}")
+        return self
+
 
 def read_state(directory: Path) -> SessionState:
-    """What a saved session's session.json says. Raises SessionError for what isn't a session, or a damaged one."""
+    """What a saved session's session.json says. Raises SessionError for what isn't a session, is damaged or newer."""
     path = directory / STATE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise SessionError(f"{path} isn't the state of a session", hint="choose another directory")
-        if content.get("version") != VERSION:
-            raise SessionError(
-                f"{path} is of format version {content.get('version')}, and this is version {VERSION}",
-                hint="use the version of mccore that wrote it",
-            )
-        return SessionState.model_validate(content)
-    except FileNotFoundError:
+        return validate_stored(SessionState, check_format(read_json(path), _FORMAT, VERSION))
+    except (FileNotFoundError, NotADirectoryError):
         raise SessionError(
             f"there is no session in {directory}", hint="`mccore chat --session NAME` begins one"
         ) from None
     except OSError as error:
-        raise SessionError(f"can't read {path}: {error.strerror}") from error
-    except (ValueError, ValidationError) as error:
-        raise SessionError(
-            f"{path} is damaged: {str(error).splitlines()[0]}", hint="restore the directory from a copy"
-        ) from error
+        raise SessionError(f"can't read {path}: {error.strerror}", hint="check the file and its permissions") from error
+    except NotOurs as error:
+        raise SessionError(f"{path} isn't the state of a session", hint="choose another directory") from error
+    except OtherVersion as error:
+        raise SessionError(f"{path}: {error}", hint="use the version of mccore that wrote it") from error
+    except ValueError as error:
+        raise SessionError(f"{path} is damaged: {error}", hint="restore the directory from a copy") from error

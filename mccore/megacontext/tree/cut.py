@@ -197,8 +197,8 @@ def encode_runs(cut: Cut) -> list[tuple[int, int]]:
 def decode_runs(runs: Sequence[Sequence[int]], block_size: int) -> Cut:
     """The cut that `encode_runs` wrote. Raises CutError when the runs don't tile a history."""
     pairs = np.asarray(runs, dtype=np.int64).reshape(-1, 2)
-    if (pairs < 0).any():
-        raise CutError("a run of a cut has a negative level or length")
+    if (pairs < 0).any() or (pairs[:, 0] > 62 // (block_size - 1).bit_length()).any():
+        raise CutError("a run of a cut has a level or length that can't be")
     return from_levels(np.repeat(pairs[:, 0], pairs[:, 1]), block_size)
 
 

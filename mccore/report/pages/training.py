@@ -31,7 +31,11 @@ def training_lines(data: Data) -> Iterable[str]:
                 number_text(result.get("tokens", last.get("tokens")), ","),
                 number_text(result.get("flops", metrics.get("flops_total")), ".3g"),
                 number_text(parts.get(stage, result.get("loss", metrics.get("loss"))), ".4f"),
-                *([number_text(result.get("loss", metrics.get("loss")), ".4f")] if parts else []),
+                *(
+                    [number_text(result.get("objective_loss", result.get("loss", metrics.get("loss"))), ".4f")]
+                    if parts
+                    else []
+                ),
                 number_text(result.get("val_loss"), ".4f"),
                 number_text(result.get("val_bpb"), ".4f"),
                 number_text(result.get("tokens_per_second", metrics.get("tokens_per_second")), ",.0f"),

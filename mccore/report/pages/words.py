@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from mccore.events.metrics import FIGURES, Group, figures_of
 from mccore.report.shape import Data
-from mccore.units import duration
+from mccore.units import duration, share_interval
 
 _CUT = 600  # characters of a question or an answer that are shown
 
@@ -35,9 +35,11 @@ def shortened(text: str, limit: int = _CUT) -> str:
 
 
 def accuracy_text(one: Data) -> str:
+    """A share of right answers with its 95 % interval, which holds at none right, at all right and for one question."""
     if one["accuracy"] is None:
         return "no questions"
-    return f"{100 * one['accuracy']:.1f} ± {100 * one['stderr']:.1f} %"
+    low, high = share_interval(one["accuracy"], one["n"])
+    return f"{100 * one['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def mean_text(value: Data) -> str:

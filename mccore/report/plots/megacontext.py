@@ -13,7 +13,20 @@ from matplotlib.patches import Patch
 from mccore.events import METRICS, Event
 from mccore.events.metrics import EVALUATED, Panel, curve_label, family, figures_of, panels_of
 from mccore.report.megacontext import read_runs
-from mccore.report.plots.style import BLUE, GRID, INK, MUTED, ORANGE, PALE, TITLES, save, smooth, style_panel, thin
+from mccore.report.plots.style import (
+    BLUE,
+    GRID,
+    INK,
+    MUTED,
+    ORANGE,
+    PALE,
+    TITLES,
+    plain_style,
+    save,
+    smooth,
+    style_panel,
+    thin,
+)
 from mccore.report.shape import Data
 from mccore.runs.series import Series
 
@@ -26,6 +39,7 @@ _SMOOTH_FROM = 20  # points; fewer are drawn as they are
 _SNAPSHOTS = 16  # contexts of a map
 
 
+@plain_style
 def draw_megacontext(
     steps: Series, refocuses: Series, evaluations: Mapping[str, Data], contexts: Mapping[str, Sequence[Event]]
 ) -> dict[str, bytes]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.style import context
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mccore.config.stages import STAGE_TABLE
@@ -19,9 +23,23 @@ BLUE, PALE, ORANGE = "#1d4ed8", "#a9c1f5", "#d9480f"
 
 OTHERS, MARKERS = ("#d9480f", "#1f2933", "#0b7285", "#862e9c"), ("D", "o", "s", "^")
 
+Given = ParamSpec("Given")
+Drawn = TypeVar("Drawn")
+
 _MOST_POINTS = 1500  # of a line: more than a panel has pixels across
 
 SMOOTHING = 0.02  # of the points of a curve go into one point of the smoothed one
+
+
+def plain_style(draw: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
+    """Draw by matplotlib's own defaults, whatever a matplotlibrc in the working directory or at home says."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Given.args, **kwargs: Given.kwargs) -> Drawn:
+        with context("default"):
+            return draw(*args, **kwargs)
+
+    return drawn
 
 
 def save(figure: Figure) -> bytes:

@@ -20,6 +20,7 @@ from mccore.report.plots.style import (
     PALE,
     SMOOTHING,
     TITLES,
+    plain_style,
     save,
     smooth,
     style_panel,
@@ -28,6 +29,7 @@ from mccore.report.plots.style import (
 from mccore.runs.series import Points, Series, has_other_parts
 
 
+@plain_style
 def draw_plots(curves: Series) -> dict[str, bytes]:
     """PNG images by file name: `loss.png`, `learning_rate.png`, `throughput.png`; none for what has no points."""
     images = {}
@@ -40,6 +42,7 @@ def draw_plots(curves: Series) -> dict[str, bytes]:
     return images
 
 
+@plain_style
 def draw_tokenizer(measured: Mapping[str, Any]) -> bytes:
     """A PNG of bytes per token by text, from what `evaluate_tokenizer` measured: a bar for the tokenizer, marks for others."""
     texts = measured["texts"]

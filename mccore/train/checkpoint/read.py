@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mccore.errors import CheckpointError
-from mccore.runs.checkpoints import INDEX, Meta, damaged, group_file, read_meta, read_sums, verify_files
+from mccore.runs.checkpoints import INDEX, Meta, damaged, group_file, read_meta, read_sums, unreadable, verify_files
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], Meta]:
@@ -25,7 +25,9 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str
     try:
         with safe_open(path / file, framework="pt", device=str(device)) as stored:
             return {name.removeprefix("model/"): stored.get_tensor(name) for name in stored.keys()}, meta  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise unreadable(path, file, error) from error
+    except SafetensorError as error:
         raise damaged(path, f"{file}: {error}") from error
 
 
@@ -42,6 +44,23 @@ def load_into(path: Path, model: Mapping[str, Tensor], optim: Mapping[str, Tenso
     return meta
 
 
+def stored_shapes(path: Path, group: str = "model") -> dict[str, tuple[int, ...]]:
+    """Shapes of a checkpoint's tensors by name without the group, from the file's own header: nothing is read or allocated.
+
+    Raises CheckpointError when it is missing or damaged.
+    """
+    file = group_file(group)
+    verify_files(path, read_sums(path), [file])
+    try:
+        with safe_open(path / file, framework="pt") as stored:
+            names = stored.keys()
+            return {name.removeprefix(f"{group}/"): tuple(stored.get_slice(name).get_shape()) for name in names}
+    except OSError as error:
+        raise unreadable(path, file, error) from error
+    except SafetensorError as error:
+        raise damaged(path, f"{file}: {error}") from error
+
+
 def _load(path: Path, state: dict[str, Tensor]) -> None:
     """Fill `state` from the files of its groups, after checking them."""
     # Slow to import, see tensor_files.
@@ -55,7 +74,9 @@ def _load(path: Path, state: dict[str, Tensor]) -> None:
     reader = TensorReader(path)
     try:
         index = reader.read_index()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise unreadable(path, INDEX, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, f"{INDEX}: {error}") from error
     stored = {name: entry for name, entry in index.items() if group_file(name) in files}
     wrong = sorted(stored.keys() ^ state.keys())

@@ -29,7 +29,8 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from mccore.host.files import sync_directory, sync_file
+from mccore.host.files import share_file, sync_directory, sync_file
+from mccore.host.json_file import read_object
 from mccore.runs.checkpoints import INDEX, group_file
 
 
@@ -66,6 +67,7 @@ class TensorWriter(StorageWriter):
             results.append(WriteResult(item.index, tensor.nbytes, None))
         for file, tensors in files.items():
             save_file(tensors, self.directory / file)
+            share_file(self.directory / file)  # the library makes it 0600 whatever the umask
             sync_file(self.directory / file)
         future: Future[list[WriteResult]] = Future()
         future.set_result(results)
@@ -98,7 +100,7 @@ class TensorReader(StorageReader):
 
     def read_index(self) -> dict[str, TensorStorageMetadata]:
         """Name -> dtype and shape of every tensor."""
-        index = json.loads((self.directory / INDEX).read_bytes())
+        index = read_object(self.directory / INDEX)
         return {name: _tensor_metadata(name, entry) for name, entry in index.items()}
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
@@ -144,8 +146,10 @@ class TensorReader(StorageReader):
 
 def _tensor_metadata(name: str, entry: dict[str, Any]) -> TensorStorageMetadata:
     dtype = getattr(torch, str(entry["dtype"]), None)
-    if not isinstance(dtype, torch.dtype) or entry["file"] != group_file(name):
-        raise ValueError(f"{INDEX} is wrong about {name}")
-    size = torch.Size(entry["shape"])
+    shape = entry["shape"]
+    counts = isinstance(shape, list) and len(shape) <= 8 and all(type(n) is int and 0 <= n < 2**40 for n in shape)
+    if not isinstance(dtype, torch.dtype) or entry["file"] != group_file(name) or not counts:
+        raise ValueError(f"{INDEX} is wrong about {name[:80]}")
+    size = torch.Size(shape)
     chunk = ChunkStorageMetadata(offsets=torch.Size([0] * len(size)), sizes=size)
     return TensorStorageMetadata(TensorProperties(dtype=dtype), size, [chunk])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -15,8 +16,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mccore.errors import CheckpointError
-from mccore.host.files import disk_hint, sync_directory, sync_file
-from mccore.runs.checkpoints import META_FILE, SUMS_FILE, Meta, checkpoint_path, file_sha256, remove_old
+from mccore.host.files import RESUME, disk_hint, sync_directory, sync_file
+from mccore.runs.checkpoints import META_FILE, SUMS_FILE, Meta, checkpoint_path, file_sha256, is_complete, remove_old
 from mccore.train.checkpoint.read import ignore_no_dist_warning
 
 
@@ -46,9 +47,10 @@ class CheckpointWriter:
         self._error: BaseException | None = None
 
     def save(self, model: Mapping[str, Tensor], optim: Mapping[str, Tensor], meta: Meta) -> None:
-        """Copy the state to memory of our own and write it as `step_<meta.step>`. A checkpoint that is there stays."""
+        """Copy the state to memory of our own and write it as `step_<meta.step>`. A complete checkpoint that is there stays; a
+        directory of that name that isn't one makes room for it."""
         self.join()
-        if checkpoint_path(self.directory, meta.step).exists():
+        if is_complete(checkpoint_path(self.directory, meta.step)):
             return
         state = {f"model/{name}": _copy(tensor) for name, tensor in model.items()}
         state |= {f"optim/{name}": _copy(tensor) for name, tensor in optim.items()}
@@ -111,19 +113,30 @@ def write_checkpoint(directory: Path, state: Mapping[str, Tensor], meta: Meta) -
             sync_file(partial / SUMS_FILE)
             sync_directory(partial)
             size = sum(file.stat().st_size for file in partial.iterdir())
+            _make_room(path)
             os.rename(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         sync_directory(directory)
-    except (OSError, SafetensorError, CheckpointException) as error:
+    except (OSError, SafetensorError, CheckpointException, RuntimeError) as error:
         cause = _os_error(error)
-        reason = cause.strerror if cause else str(error)
-        hint = disk_hint(cause) if cause else "free some disk space, then go on with `mccore run --resume`"
+        if cause is None and isinstance(error, RuntimeError):
+            raise  # nothing of the disk's
+        reason = cause.strerror if cause else (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        hint = disk_hint(cause) if cause else f"free some disk space, then {RESUME}"
         raise CheckpointError(
             f"can't write the checkpoint {path}: {reason}", hint=f"{hint}; earlier checkpoints are intact"
         ) from error
     return Saved(path, meta.step, meta.tokens, size, time.perf_counter() - began)
+
+
+def _make_room(path: Path) -> None:
+    """Move what has a checkpoint's name and isn't one out of the way; `remove_old` deletes it with the next checkpoint."""
+    if path.exists() or path.is_symlink():
+        doomed = path.with_name(f".{path.name}.old")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(path, doomed)
 
 
 def _os_error(error: BaseException) -> OSError | None:
@@ -131,7 +144,14 @@ def _os_error(error: BaseException) -> OSError | None:
     if isinstance(error, OSError):
         return error
     failures = getattr(error, "failures", {})  # a CheckpointException: rank -> (error, traceback)
-    return next((failure for failure, _ in failures.values() if isinstance(failure, OSError)), None)
+    causes = [failure for failure, _ in failures.values()] or [error]
+    for cause in causes:
+        if isinstance(cause, OSError):
+            return cause
+        # safetensors and torch write from native code and put the number into their text: "... (os error 28)"
+        if (number := re.search(r"\(os error (\d+)\)", str(cause))) is not None:
+            return OSError(int(number[1]), os.strerror(int(number[1])))
+    return None
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -144,9 +144,9 @@ def test_damaged_keys_are_made_again(tmp_path: Path, model: SessionModel, damage
     ("change", "message"),
     [
         (lambda state: state.update(format="else"), "isn't the state of a session"),
-        (lambda state: state.update(version=9), "is of format version 9, and this is version 1"),
+        (lambda state: state.update(version=9), "it has format version 9, and this mccore reads version 1"),
         (lambda state: state.update(model="another"), "is of another model than this one"),
-        (lambda state: state.update(block_size=8), "has blocks of 8"),
+        (lambda state: state.update(block_size=8), "is damaged: its cut covers"),
         (lambda state: state.update(tokens=10**6), "holds 300 tokens, and .* speaks of 1000000"),
         (lambda state: state.update(covered=7), "its cut covers 300 tokens"),
         (lambda state: state.update(cut=[[2, 3], [0, 1], [1, 1]]), "is damaged"),

@@ -1,0 +1,95 @@
+"""The locks of a run: one launcher at a time, and every rank says for itself that it is there.
+
+A file system without locks (NFS without lockd, 9p, some Lustre) serves too: reading never needs one, and whoever writes is
+warned and asks whether the process that took the run last is alive on this machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from mccore.host.files import NO_LOCKS
+
+_LOCK_SECONDS = 1.0
+
+
+class RunLock:
+    """Holds a run. Children that inherit `fd` hold it too, until the last of them ends."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def release(self) -> None:
+        """Let go; the run stays held while a child still has the descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.release()
+
+
+def take(fd: int, kind: int, path: Path) -> bool:
+    """Lock without waiting for a holder, False when there is one. A reader that looks whether a run is alive holds the lock
+    for a moment: try again. Where there are no locks, the holder written in the file decides. Raises OSError."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(
+                f"warning: {path.parent} is on a file system without locks: nothing keeps another start out",
+                file=sys.stderr,
+                flush=True,
+            )
+            return not _holder_alive(fd)
+        else:
+            return True
+
+
+def is_held(path: Path, kind: int) -> bool:
+    """Whether someone has the lock. Where it can't be asked, the holder written in the file decides; never raises."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:  # there is none, or it isn't for us to read
+        return False
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return _holder_alive(fd)
+    finally:
+        os.close(fd)
+    return False
+
+
+def read_holder(fd: int) -> tuple[int | None, str]:
+    """The process id and the machine that took the lock last."""
+    try:
+        pid, _, host = os.pread(fd, 300, 0).decode(errors="replace").strip().partition(" ")
+    except OSError:
+        return None, ""
+    return (int(pid) if pid.isascii() and pid.isdigit() and len(pid) < 10 else None), host
+
+
+def _holder_alive(fd: int) -> bool:
+    pid, host = read_holder(fd)
+    return pid is not None and pid != os.getpid() and host in ("", socket.gethostname()) and psutil.pid_exists(pid)
