@@ -33,7 +33,7 @@ def main() -> int:
     except MccoreError as error:
         print(error.render(), file=sys.stderr)
         return error.exit_code
-    print(json.dumps(asdict(outcome)))
+    print(json.dumps({name: value for name, value in asdict(outcome).items() if name != "hint" or value}))
     return 0
 
 
