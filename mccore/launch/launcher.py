@@ -137,7 +137,7 @@ class _Launch:
         todo = stages_to_do(self.run)
         version = metadata.version("mccore")
         outcome = Outcome("failed", None, "the launcher failed")
-        with self._signals_taken(), _orphans_adopted():
+        with _signals_taken(self.signals), _orphans_adopted():
             self._start_relay()
             self.writer.emit(
                 "run.start",
@@ -341,19 +341,20 @@ class _Launch:
             except OSError:  # the terminal or the pipe went away; training goes on
                 self.listener = None
 
-    @contextlib.contextmanager
-    def _signals_taken(self) -> Iterator[None]:
-        def take(number: int, frame: FrameType | None) -> None:
-            self.signals.append(number)
 
-        # What the caller has us ignore (nohup, a background job) stays ignored.
-        taken = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, take) for number in taken}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+@contextlib.contextmanager
+def _signals_taken(heard: list[int]) -> Iterator[None]:
+    def take(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+
+    # What the caller has us ignore (nohup, a background job) stays ignored.
+    taken = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, take) for number in taken}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
