@@ -17,4 +17,4 @@ autoapi_options = ["members", "undoc-members", "show-module-summary"]
 autoapi_add_toctree_entry = False
 autoapi_keep_files = False
 autoapi_member_order = "bysource"
-suppress_warnings = ["myst.xref_missing", "ref.python"]
+suppress_warnings = ["autoapi.python_import_resolution", "myst.xref_missing", "ref.python"]
