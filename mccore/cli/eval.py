@@ -106,7 +106,7 @@ def context(
     if as_json:
         click.echo(json.dumps(summary, indent=2))
     else:
-        for line in _lines(summary):
+        for line in _summary_lines(summary):
             echo(line)
 
 
@@ -269,7 +269,7 @@ def _keep(path: Path, runs: Sequence[str], reports: Sequence[Any]) -> None:
     np.savez(path, documents=reports[0].documents, **arrays)
 
 
-def _lines(summary: dict[str, Any]) -> list[str]:
+def _summary_lines(summary: dict[str, Any]) -> list[str]:
     """The summary as a person reads it."""
     runs = ", ".join(summary["runs"])
     where = f"{summary['rows']} rows of {summary['documents']} documents, the last {summary['horizon']} tokens of each predicted"
