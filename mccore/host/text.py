@@ -42,7 +42,7 @@ def typed(text: str | bytes) -> str:
     """What a person wrote, whatever it is: bytes that aren't UTF-8 become U+FFFD."""
     if isinstance(text, str):
         text = text.encode("utf-8", "surrogateescape") if _escaped(text) else mend(text).encode()
-    return _lines(text.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"))
+    return _with_lf(text.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace"))
 
 
 def spell(name: str | os.PathLike[str]) -> str:
@@ -53,7 +53,7 @@ def spell(name: str | os.PathLike[str]) -> str:
 def decode(data: bytes, source: str) -> str:
     """The text of a file's bytes. Raises DataError, naming `source` and the line, for what isn't UTF-8."""
     try:
-        return _lines(data.removeprefix(codecs.BOM_UTF8).decode())
+        return _with_lf(data.removeprefix(codecs.BOM_UTF8).decode())
     except UnicodeDecodeError as error:
         at = error.start + (len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0)
         raise not_utf8(source, data[:2], line=data[:at].count(b"\n") + 1, byte=at) from error
@@ -163,7 +163,7 @@ def _escaped(text: str) -> bool:
     return bool(halves) and all(character >= "\udc80" for character in halves) and max(halves) <= "\udcff"
 
 
-def _lines(text: str) -> str:
+def _with_lf(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 

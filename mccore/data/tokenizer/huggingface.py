@@ -46,7 +46,7 @@ class Added(NamedTuple):
     normalized: bool  # matched in the text as the normalizer leaves it
 
 
-class Cut(NamedTuple):
+class SplitStep(NamedTuple):
     """One split of the text: at the matches of `pattern`; `keep_between` keeps what lies between them as pieces of its own."""
 
     pattern: str
@@ -60,7 +60,7 @@ class HuggingFace:
         self,
         vocab: Mapping[str, int],
         merges: Mapping[tuple[str, str], int],
-        cuts: list[Cut],
+        cuts: list[SplitStep],
         *,
         added: list[Added],
         normalize: Callable[[str], str],
@@ -83,11 +83,11 @@ class HuggingFace:
     def encode(self, text: str) -> list[int]:
         """Ids of a text; lone surrogates become U+FFFD."""
         ids: list[int] = []
-        for part, is_token in _parts(mend(text), self._raw):
+        for part, is_token in _cut_out(mend(text), self._raw):
             if is_token:
                 ids.append(self._ids[part])
                 continue
-            for inner, is_normal_token in _parts(self._normalize(part), self._normal):
+            for inner, is_normal_token in _cut_out(self._normalize(part), self._normal):
                 if is_normal_token:
                     ids.append(self._ids[inner])
                 else:
@@ -144,7 +144,7 @@ def merge(symbols: str, merges: Mapping[tuple[str, str], int]) -> list[str]:
     return [part for part in parts if part is not None]
 
 
-def split_text(text: str, cut: Cut) -> list[str]:
+def split_text(text: str, cut: SplitStep) -> list[str]:
     """The pieces of a text by one split, in order. Raises DataError for a pattern that would lose text."""
     import mccore_rustbpe
 
@@ -271,23 +271,23 @@ def _unchanged(text: str) -> str:
     return text
 
 
-def _cuts(value: Any, refuse: Refuse) -> list[Cut]:
+def _cuts(value: Any, refuse: Refuse) -> list[SplitStep]:
     if value is None:
         raise refuse("it has no pre-tokenizer: it isn't byte-level BPE")
     steps = value["pretokenizers"] if value["type"] == "Sequence" else [value]
-    cuts: list[Cut] = []
+    cuts: list[SplitStep] = []
     for place, step in enumerate(steps):
         last = place == len(steps) - 1
         if step["type"] == "ByteLevel" and last:
             if step.get("add_prefix_space", True):
                 raise refuse("its ByteLevel pre-tokenizer has add_prefix_space, which isn't supported")
             _refuse_unknown(step, {"type", "trim_offsets", "use_regex", "add_prefix_space"}, "ByteLevel ", refuse)
-            return [*cuts, Cut(GPT2_PATTERN, True)] if step.get("use_regex", True) else cuts
+            return [*cuts, SplitStep(GPT2_PATTERN, True)] if step.get("use_regex", True) else cuts
         cuts.append(_split(step, refuse))
     raise refuse("its pre-tokenizers don't end with ByteLevel: it isn't byte-level BPE")
 
 
-def _split(step: dict[str, Any], refuse: Refuse) -> Cut:
+def _split(step: dict[str, Any], refuse: Refuse) -> SplitStep:
     if step["type"] != "Split":
         raise refuse(f"its pre-tokenizer {step['type']} isn't supported (Split and a last ByteLevel are)")
     _refuse_unknown(step, {"type", "pattern", "behavior", "invert"}, "Split ", refuse)
@@ -296,7 +296,7 @@ def _split(step: dict[str, Any], refuse: Refuse) -> Cut:
     behavior, invert = step["behavior"], bool(step.get("invert"))
     if behavior != "Isolated" and not (behavior == "Removed" and invert):
         raise refuse(f"its Split with the behavior {behavior}{'' if invert else ', not inverted'}, isn't supported")
-    cut = Cut(regex, behavior == "Isolated")
+    cut = SplitStep(regex, behavior == "Isolated")
     try:
         split_text("a 1", cut)
     except ValueError as error:
@@ -317,7 +317,7 @@ def _alternatives(tokens: list[Added]) -> re.Pattern[str] | None:
     return re.compile("|".join(map(re.escape, names))) if names else None
 
 
-def _parts(text: str, pattern: re.Pattern[str] | None) -> Iterator[tuple[str, bool]]:
+def _cut_out(text: str, pattern: re.Pattern[str] | None) -> Iterator[tuple[str, bool]]:
     at = 0
     for found in pattern.finditer(text) if pattern else ():
         if found.start() > at:
