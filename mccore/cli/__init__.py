@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("mccore.cli.run:run", "Train a model by a recipe, from raw text to a chat."),
     "runs": ("mccore.cli.runs:runs", "List, show, stop and compare runs."),
     "monitor": ("mccore.cli.monitor:monitor", "Watch runs on a screen; start, stop and resume them."),
+    "events": ("mccore.cli.events:events", "Read, follow and export the events of a run."),
     "chat": ("mccore.cli.chat.command:chat", "Talk to a trained model."),
     "context": ("mccore.cli.context:context", "Turn files into contexts for chats, look at them, check them."),
     "eval": ("mccore.cli.eval:evaluate", "Measure what the contexts of trained models are worth."),

@@ -50,11 +50,50 @@ class Check:
     hint: str = ""
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def doctor(as_json: bool) -> int:
+_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+
+
+@click.group(invoke_without_command=True)
+@_JSON
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> int:
     """Check this machine, the installation, credentials and telemetry. Exits with 1 when something fails."""
-    checks = [check for look in CHECKS for check in look()]
+    if ctx.invoked_subcommand is not None:
+        return 0
+    return _report([check for look in CHECKS for check in look()], as_json)
+
+
+@doctor.command("telemetry")
+@click.argument("run", required=False)
+@click.option(
+    "--to", "providers", multiple=True, metavar="PROVIDER", help="Try this one; by default those that are on."
+)
+@click.option(
+    "--set", "sets", multiple=True, metavar="PROVIDER.OPTION=VALUE", help="An option of a provider, over those it has."
+)
+@_JSON
+def telemetry(run: str | None, providers: tuple[str, ...], sets: tuple[str, ...], as_json: bool) -> int:
+    """Send a probe through telemetry providers: those of RUN, or of a run with --mc that would start here now.
+
+    What a server answers is shown in its own words. A probe is a run called mccore-doctor with one step.
+    """
+    from mccore.cli.telemetry import chosen_providers
+    from mccore.config import MegaContextConfig, RunConfig
+    from mccore.runs.rundir import RunDir
+    from mccore.telemetry.activation import activate
+    from mccore.telemetry.probe import probe
+
+    # The environment's otel counts for runs with --mc.
+    config = RunDir.open(run).config if run else RunConfig(megacontext=MegaContextConfig(enabled=True))
+    activation = activate(config)
+    names = providers or tuple(choice.name for choice in activation.choices)
+    own = config.model_copy(update={"telemetry": config.telemetry or activation.choices})
+    found = probe(chosen_providers(own, names, sets), config)
+    checks = [Check(one.provider, "ok" if one.arrived else "fail", one.detail, one.hint) for one in found]
+    return _report(checks or [Check("telemetry", "ok", "; ".join(activation.lines()))], as_json)
+
+
+def _report(checks: list[Check], as_json: bool) -> int:
     failed = any(check.state == "fail" for check in checks)
     if as_json:
         echo_json({"ok": not failed, "checks": [asdict(check) for check in checks]})

@@ -156,6 +156,23 @@ def _profile_settings(name: str, recipe: Recipe, asked: Sequence[Leaf]) -> list[
     return [*settings, Setting(PROFILE, profile, origin)]
 
 
+def with_provider_options(
+    choices: Sequence[Choice], sets: Sequence[str], load: Load = plugins.load
+) -> tuple[Choice, ...]:
+    """Telemetry providers with options as `PROVIDER.OPTION=VALUE` over their own, checked and spelled out. Raises ConfigError."""
+    draft = Draft({TELEMETRY: [choice.model_dump() for choice in choices]})
+    for text in sets:
+        provider, dot, rest = text.partition(".")
+        if not dot or provider not in [choice.name for choice in choices]:
+            raise ConfigError(
+                f"`--set {text}` is no option of {' or '.join(choice.name for choice in choices)}",
+                hint="write --set PROVIDER.OPTION=VALUE",
+            )
+        for leaf in leaves_of(parse_set(f"{TELEMETRY}.{provider}.options.{rest}")):
+            draft.put(leaf)
+    return tuple(_complete("telemetry", each, f"{TELEMETRY}.{each.name}", draft.options, load) for each in choices)
+
+
 # --- plugin options ------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,188 @@
+"""`mccore events`: read what a run has recorded, follow it, hand it to programs or to telemetry providers."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mccore.errors import RunError, UsageError
+from mccore.events import Event, EventTail, metric, read_events
+from mccore.host.files import write_atomic
+from mccore.host.terminal import echo, echo_json_text
+from mccore.runs.rundir import RunDir
+from mccore.units import number
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which events are wanted; what is empty lets all pass."""
+
+    types: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
+    metrics: tuple[str, ...] = ()
+
+    def __call__(self, event: Event) -> bool:
+        """Whether an event is wanted: one that has any of the metrics, or a part of one."""
+        return (
+            (not self.types or any(event.type == kind or event.type.startswith(f"{kind}.") for kind in self.types))
+            and (not self.stages or event.stage in self.stages)
+            and (not self.ranks or event.rank in self.ranks)
+            and (not self.metrics or any(self.has(name) for name in event.metrics))
+        )
+
+    def has(self, name: str) -> bool:
+        """Whether a metric is among those asked for."""
+        return any(name == wanted or name.startswith(f"{wanted}/") for wanted in self.metrics)
+
+
+def _filtered(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the filters to a command."""
+    for option in (
+        click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Only events with this metric."),
+        click.option("--rank", "ranks", multiple=True, type=click.IntRange(0), help="Only events of this rank."),
+        click.option("--stage", "stages", multiple=True, metavar="NAME", help="Only events of this stage."),
+        click.option("--type", "types", multiple=True, metavar="TYPE", help="Only this type; `run` is run.start too."),
+    ):
+        command = option(command)
+    return command
+
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="A line of JSON for each event.")
+
+
+@click.group()
+def events() -> None:
+    """Read, follow and export the events of a run. Filters can be repeated; docs/events.md lists types and metrics."""
+
+
+@events.command()
+@click.argument("run", default="latest")
+@_filtered
+@click.option(
+    "-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Events of the past to show."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@_JSON
+def tail(run: str, lines: int, follow: bool, as_json: bool, **filters: tuple[Any, ...]) -> None:
+    """The newest events of RUN: a name, a directory, or `latest`."""
+    found, wanted = RunDir.open(run), _filter(filters)
+    following = EventTail(found.events_dir)
+    for event in deque((event for event in following.drain() if wanted(event)), maxlen=lines):
+        _print_event(event, wanted, as_json)
+    with contextlib.suppress(KeyboardInterrupt):
+        while follow:
+            running = found.is_running()  # asked before the last look, so that nothing at the end is missed
+            for event in following.drain():
+                if wanted(event):
+                    _print_event(event, wanted, as_json)
+            if not running:
+                return
+            time.sleep(_POLL_SECONDS)
+
+
+@events.command()
+@click.argument("run", default="latest")
+@_filtered
+@_JSON
+def show(run: str, as_json: bool, **filters: tuple[Any, ...]) -> None:
+    """All events of RUN, oldest first."""
+    wanted = _filter(filters)
+    for event in read_events(RunDir.open(run).events_dir):
+        if wanted(event):
+            _print_event(event, wanted, as_json)
+
+
+@events.command()
+@click.argument("run")
+@_filtered
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the lines of JSON to this file.")
+@click.option("--to", "providers", multiple=True, metavar="PROVIDER", help="Send them to this telemetry provider.")
+@click.option(
+    "--set", "sets", multiple=True, metavar="PROVIDER.OPTION=VALUE", help="An option of a provider, over those it has."
+)
+@click.option("--unsent", is_flag=True, help="Only what the provider couldn't send while the run went on.")
+@click.option("--again", is_flag=True, help="Also where the provider has had events of this run before.")
+@click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds to send at most.")
+def export(
+    run: str,
+    output: Path | None,
+    providers: tuple[str, ...],
+    sets: tuple[str, ...],
+    unsent: bool,
+    again: bool,
+    timeout: float,
+    **filters: tuple[Any, ...],
+) -> int:
+    """The events of RUN as lines of JSON, or sent to providers.
+
+    A provider has the options it had in the run, else those that the environment gives.
+    """
+    found, wanted = RunDir.open(run), _filter(filters)
+    if not providers:
+        if unsent or sets or again:
+            raise UsageError("--unsent, --set and --again are for --to PROVIDER", hint="add --to PROVIDER")
+        _export_lines(output, (event for event in read_events(found.events_dir) if wanted(event)))
+        return 0
+    if output is not None:
+        raise UsageError("--output is for lines of JSON, --to for providers", hint="leave one of them out")
+    from mccore.cli.telemetry import chosen_providers, send
+
+    if found.is_running():
+        raise RunError(
+            f"the run {found.name!r} still goes on",
+            hint="its own telemetry sends what comes; export it when it has ended",
+        )
+    return send(
+        found, chosen_providers(found.config, providers, sets), wanted, unsent=unsent, again=again, seconds=timeout
+    )
+
+
+# --- words ----------------------------------------------------------------------------------------------------------------
+
+
+def _filter(given: dict[str, tuple[Any, ...]]) -> Filter:
+    for name in given["metrics"]:
+        try:
+            metric(name)
+        except KeyError:
+            raise UsageError(f"there is no metric {name!r}", hint="docs/events.md lists them") from None
+    return Filter(**given)
+
+
+def _print_event(event: Event, wanted: Filter, as_json: bool) -> None:
+    if as_json:
+        echo_json_text(event.to_json())
+        return
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
+    where = f"{event.stage or '-'}/{event.rank}"
+    step = f" step {event.step}" if event.step is not None else ""
+    echo(f"{at}  {event.type:<24} {where:<18}{step}  {'  '.join(_event_values(event, wanted))}".rstrip())
+
+
+def _event_values(event: Event, wanted: Filter) -> Iterator[str]:
+    """The metrics that were asked for, or all; then short values of the data."""
+    for name, value in event.metrics.items():
+        if not wanted.metrics or wanted.has(name):
+            yield f"{name}={number(value)}"
+    for name, value in event.data.items():
+        if isinstance(value, str | int | float) and not isinstance(value, bool) and len(str(value)) <= 80:
+            yield f"{name}={' '.join(str(value).split())}"
+
+
+def _export_lines(output: Path | None, found: Iterable[Event]) -> None:
+    if output is None:
+        for event in found:
+            echo_json_text(event.to_json())
+    else:
+        write_atomic(output, "".join(f"{event.to_json()}\n" for event in found))
+        echo(f"written: {output}", err=True)

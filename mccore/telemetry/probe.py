@@ -1,0 +1,125 @@
+"""Try telemetry providers: each gets the events of a tiny run that never was, and says in its server's words how that went."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TooLate
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from mccore import plugins
+from mccore.api import TelemetryProvider, TelemetrySpec
+from mccore.config import Choice, RunConfig
+from mccore.errors import MccoreError
+from mccore.events import Event
+from mccore.runs.rundir import RunDir
+from mccore.telemetry.providers import describe_process
+
+RUN_NAME = "mccore-doctor"
+SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Whether a provider delivered, and what was said about it."""
+
+    provider: str
+    arrived: bool
+    detail: str
+    hint: str = ""
+
+
+def probe(choices: Sequence[Choice], config: RunConfig, seconds: float = SECONDS) -> list[Tried]:
+    """Send a probe through each provider at once, and wait no longer than that for all."""
+    with tempfile.TemporaryDirectory(prefix="mccore-doctor-", ignore_cleanup_errors=True) as directory:
+        spec = replace(describe_process(RunDir.create(Path(directory), RUN_NAME, config)), patience_seconds=seconds / 2)
+        deadline = time.monotonic() + seconds
+        running = [(choice, _in_background(partial(_try, choice, spec))) for choice in choices]
+        return [_wait(choice, future, deadline, seconds) for choice, future in running]
+
+
+def _in_background(what: Callable[[], Tried]) -> Future[Tried]:
+    """A thread that nothing waits for: a client may hang for ever."""
+    future: Future[Tried] = Future()
+
+    def do() -> None:
+        try:
+            future.set_result(what())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=do, daemon=True).start()
+    return future
+
+
+def _wait(choice: Choice, future: Future[Tried], deadline: float, seconds: float) -> Tried:
+    try:
+        return future.result(max(0.0, deadline - time.monotonic()))
+    except TooLate:
+        return Tried(
+            choice.name, False, f"no answer within {seconds:.0f} s", "is its server there, and does it answer?"
+        )
+    except MccoreError as error:
+        return Tried(choice.name, False, error.message, error.hint or "")
+    except Exception as error:
+        words = str(error) or type(error).__name__
+        return Tried(choice.name, False, words, "start the server or correct the address; training goes on without it")
+
+
+def _try(choice: Choice, spec: TelemetrySpec) -> Tried:
+    provider = plugins.build("telemetry", choice, spec)
+    events = _events()
+    try:
+        for event in events:
+            provider.record(event)
+        provider.flush()
+        detail = _served(choice, spec) or f"{len(events)} events sent and accepted"
+    except BaseException:
+        _close_quietly(provider)
+        raise
+    provider.close()
+    return Tried(choice.name, True, detail)
+
+
+def _close_quietly(provider: TelemetryProvider) -> None:
+    try:
+        provider.close()
+    except Exception:  # what went wrong is known
+        return
+
+
+def _served(choice: Choice, spec: TelemetrySpec) -> str:
+    """What an address shows that the provider serves; empty where it serves none."""
+    for path in spec.files.glob(f"{choice.name}-*.json"):
+        try:
+            (group,) = json.loads(path.read_bytes())
+            address = f"{group['labels']['__scheme__']}://{group['targets'][0]}/metrics"
+        except (ValueError, KeyError, TypeError):
+            continue
+        if address.startswith("https"):
+            return f"serves at {address}"
+        with urllib.request.urlopen(address, timeout=2) as answer:
+            series = [line for line in answer.read().decode().splitlines() if line and not line.startswith("#")]
+        return f"serves {len(series)} series at {address} while a run goes on"
+    return ""
+
+
+def _events() -> list[Event]:
+    """A run with one stage and one step, over in no time."""
+    now = time.time()
+    at = {"stage": "base"}
+    return [
+        Event("run.start", now, data={"resumed": False, "stages": ["base"]}),
+        Event("stage.start", now, **at, data={"world_size": 1}),
+        Event("step", now, **at, step=1, tokens=1, metrics={"loss": 1.0, "step_duration": 0.001}, data={"steps": 1}),
+        Event("stage.end", now, **at, data={"outcome": "finished", "message": "", "seconds": 0.0}),
+        Event("run.end", now, data={"outcome": "finished", "message": "", "seconds": 0.0}),
+    ]
