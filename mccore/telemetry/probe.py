@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mccore import plugins
 from mccore.api import TelemetryProvider, TelemetrySpec
-from mccore.config import Choice, RunConfig
+from mccore.config import TRAINING_STAGES, Choice, RunConfig
 from mccore.errors import MccoreError
 from mccore.events import Event
 from mccore.runs.rundir import RunDir
@@ -115,11 +115,11 @@ def _served(choice: Choice, spec: TelemetrySpec) -> str:
 def _events() -> list[Event]:
     """A run with one stage and one step, over in no time."""
     now = time.time()
-    at = {"stage": "base"}
+    at = {"stage": TRAINING_STAGES[0]}
     return [
-        Event("run.start", now, data={"resumed": False, "stages": ["base"]}),
+        Event("run.start", now, data={"resumed": False, "stages": [TRAINING_STAGES[0]]}),
         Event("stage.start", now, **at, data={"world_size": 1}),
-        Event("step", now, **at, step=1, tokens=1, metrics={"loss": 1.0, "step_duration": 0.001}, data={"steps": 1}),
+        Event("step", now, **at, step=1, tokens=1, metrics={"loss": 1.0}, data={"steps": 1}),
         Event("stage.end", now, **at, data={"outcome": "finished", "message": "", "seconds": 0.0}),
         Event("run.end", now, data={"outcome": "finished", "message": "", "seconds": 0.0}),
     ]
