@@ -60,7 +60,7 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     """Check this machine, the installation, credentials and telemetry. Exits with 1 when something fails."""
     if ctx.invoked_subcommand is not None:
         return 0
-    return _report([check for look in CHECKS for check in look()], as_json)
+    return _print_report([check for look in CHECKS for check in look()], as_json)
 
 
 @doctor.command("telemetry")
@@ -90,10 +90,10 @@ def telemetry(run: str | None, providers: tuple[str, ...], sets: tuple[str, ...]
     own = config.model_copy(update={"telemetry": config.telemetry or activation.choices})
     found = probe(chosen_providers(own, names, sets), config)
     checks = [Check(one.provider, "ok" if one.arrived else "fail", one.detail, one.hint) for one in found]
-    return _report(checks or [Check("telemetry", "ok", "; ".join(activation.lines()))], as_json)
+    return _print_report(checks or [Check("telemetry", "ok", "; ".join(activation.lines()))], as_json)
 
 
-def _report(checks: list[Check], as_json: bool) -> int:
+def _print_report(checks: list[Check], as_json: bool) -> int:
     failed = any(check.state == "fail" for check in checks)
     if as_json:
         echo_json({"ok": not failed, "checks": [asdict(check) for check in checks]})

@@ -75,7 +75,7 @@ def events() -> None:
 @_JSON
 def tail(run: str, lines: int, follow: bool, as_json: bool, **filters: tuple[Any, ...]) -> None:
     """The newest events of RUN: a name, a directory, or `latest`."""
-    found, wanted = RunDir.open(run), _filter(filters)
+    found, wanted = RunDir.open(run), _make_filter(filters)
     following = EventTail(found.events_dir)
     for event in deque((event for event in following.drain() if wanted(event)), maxlen=lines):
         _print_event(event, wanted, as_json)
@@ -96,7 +96,7 @@ def tail(run: str, lines: int, follow: bool, as_json: bool, **filters: tuple[Any
 @_JSON
 def show(run: str, as_json: bool, **filters: tuple[Any, ...]) -> None:
     """All events of RUN, oldest first."""
-    wanted = _filter(filters)
+    wanted = _make_filter(filters)
     for event in read_events(RunDir.open(run).events_dir):
         if wanted(event):
             _print_event(event, wanted, as_json)
@@ -127,7 +127,7 @@ def export(
 
     A provider has the options it had in the run, else those that the environment gives.
     """
-    found, wanted = RunDir.open(run), _filter(filters)
+    found, wanted = RunDir.open(run), _make_filter(filters)
     if not providers:
         if unsent or sets or again:
             raise UsageError("--unsent, --set and --again are for --to PROVIDER", hint="add --to PROVIDER")
@@ -150,7 +150,7 @@ def export(
 # --- words ----------------------------------------------------------------------------------------------------------------
 
 
-def _filter(given: dict[str, tuple[Any, ...]]) -> Filter:
+def _make_filter(given: dict[str, tuple[Any, ...]]) -> Filter:
     for name in given["metrics"]:
         try:
             metric(name)

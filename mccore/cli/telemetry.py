@@ -34,10 +34,10 @@ def send(
     seconds: float,
 ) -> int:
     """Send a run's events to each provider and say how it went; the exit code."""
-    _check(run, choices, unsent=unsent, again=again)
+    _refuse_repeats(run, choices, unsent=unsent, again=again)
     results: list[Sent] = []
     for choice in choices:
-        found, files = _events(run, choice.name, unsent=unsent)
+        found, files = _events_to_send(run, choice.name, unsent=unsent)
         picked = [event for event in found if wanted(event)]
         if not picked:
             echo(f"{choice.name}: nothing to send")
@@ -53,7 +53,7 @@ def send(
     return 1 if any(result.lost for result in results) else 0
 
 
-def _check(run: RunDir, choices: Sequence[Choice], *, unsent: bool, again: bool) -> None:
+def _refuse_repeats(run: RunDir, choices: Sequence[Choice], *, unsent: bool, again: bool) -> None:
     """Refuse what would be stored twice or nowhere."""
     had = set() if again or unsent else sent_before(run)
     for choice in choices:
@@ -70,7 +70,7 @@ def _check(run: RunDir, choices: Sequence[Choice], *, unsent: bool, again: bool)
             )
 
 
-def _events(run: RunDir, provider: str, *, unsent: bool) -> tuple[list[Event], list[Path]]:
+def _events_to_send(run: RunDir, provider: str, *, unsent: bool) -> tuple[list[Event], list[Path]]:
     """What there is to send, and the files that it is kept in for this provider alone."""
     return read_unsent(run, provider) if unsent else (read_events(run.events_dir), [])
 

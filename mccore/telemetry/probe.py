@@ -42,8 +42,8 @@ def probe(choices: Sequence[Choice], config: RunConfig, seconds: float = SECONDS
     with tempfile.TemporaryDirectory(prefix="mccore-doctor-", ignore_cleanup_errors=True) as directory:
         spec = replace(describe_process(RunDir.create(Path(directory), RUN_NAME, config)), patience_seconds=seconds / 2)
         deadline = time.monotonic() + seconds
-        running = [(choice, _in_background(partial(_try, choice, spec))) for choice in choices]
-        return [_wait(choice, future, deadline, seconds) for choice, future in running]
+        running = [(choice, _in_background(partial(_send_probe, choice, spec))) for choice in choices]
+        return [_await_probe(choice, future, deadline, seconds) for choice, future in running]
 
 
 def _in_background(what: Callable[[], Tried]) -> Future[Tried]:
@@ -60,7 +60,7 @@ def _in_background(what: Callable[[], Tried]) -> Future[Tried]:
     return future
 
 
-def _wait(choice: Choice, future: Future[Tried], deadline: float, seconds: float) -> Tried:
+def _await_probe(choice: Choice, future: Future[Tried], deadline: float, seconds: float) -> Tried:
     try:
         return future.result(max(0.0, deadline - time.monotonic()))
     except TooLate:
@@ -74,14 +74,14 @@ def _wait(choice: Choice, future: Future[Tried], deadline: float, seconds: float
         return Tried(choice.name, False, words, "start the server or correct the address; training goes on without it")
 
 
-def _try(choice: Choice, spec: TelemetrySpec) -> Tried:
+def _send_probe(choice: Choice, spec: TelemetrySpec) -> Tried:
     provider = plugins.build("telemetry", choice, spec)
-    events = _events()
+    events = _made_up_events()
     try:
         for event in events:
             provider.record(event)
         provider.flush()
-        detail = _served(choice, spec) or f"{len(events)} events sent and accepted"
+        detail = _served_address(choice, spec) or f"{len(events)} events sent and accepted"
     except BaseException:
         _close_quietly(provider)
         raise
@@ -96,7 +96,7 @@ def _close_quietly(provider: TelemetryProvider) -> None:
         return
 
 
-def _served(choice: Choice, spec: TelemetrySpec) -> str:
+def _served_address(choice: Choice, spec: TelemetrySpec) -> str:
     """What an address shows that the provider serves; empty where it serves none."""
     for path in spec.files.glob(f"{choice.name}-*.json"):
         try:
@@ -112,7 +112,7 @@ def _served(choice: Choice, spec: TelemetrySpec) -> str:
     return ""
 
 
-def _events() -> list[Event]:
+def _made_up_events() -> list[Event]:
     """A run with one stage and one step, over in no time."""
     now = time.time()
     at = {"stage": TRAINING_STAGES[0]}

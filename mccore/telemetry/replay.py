@@ -87,10 +87,10 @@ def replay(run: RunDir, choices: Sequence[Choice], events: Sequence[Event], seco
 def read_unsent(run: RunDir, provider: str) -> tuple[list[Event], list[Path]]:
     """The events that a provider couldn't send and kept, and the files that hold them."""
     paths = sorted((run.path / "telemetry").glob(f"{provider}-*unsent.jsonl"))
-    return [event for path in paths for event in _lines(path)], paths
+    return [event for path in paths for event in _read_unsent_file(path)], paths
 
 
-def _lines(path: Path) -> Iterator[Event]:
+def _read_unsent_file(path: Path) -> Iterator[Event]:
     """Lines are {"reason", "event"}; one torn by a crash is passed over."""
     for line in path.read_bytes().splitlines():
         try:
