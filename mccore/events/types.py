@@ -151,6 +151,17 @@ _RUN = (
         "sample", "text continued by the model", {"prompt": _text("what was given"), "text": _text("what followed")}
     ),
     EventType(
+        "chat.turn",
+        "an answer in a chat, without what was said",
+        {
+            "prompt_tokens": _integer("tokens shown to the model"),
+            "new_tokens": _integer("tokens it wrote"),
+            "first_token_seconds": _number("wall time until the first of them"),
+            "seconds": _number("wall time"),
+            "finish": _text("why it ended: stop, length, context or interrupted"),
+        },
+    ),
+    EventType(
         "telemetry",
         "the state of a telemetry provider",
         {

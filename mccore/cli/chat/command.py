@@ -99,6 +99,7 @@ def chat(
     if text is not None and not text.strip():
         raise UsageError("the prompt is empty", hint="give a message with -p, or leave -p away to chat")
 
+    from mccore.cli.chat.recorder import recorded
     from mccore.cli.chat.terminal import Terminal
     from mccore.generate.chat import ChatSession
     from mccore.generate.memory import TextMemory, WindowMemory
@@ -123,12 +124,13 @@ def chat(
     source = {"run": chosen.name, "stage": stage, "step": step, **({"session": name} if name else {})}
     terminal = Terminal(session, source, as_json=as_json, history=history)
     try:
-        for path in files:
-            terminal.attach(path)
-        if text is not None:
-            terminal.answer_once(text)
-        else:
-            terminal.converse(describe(chosen, stage, step, engine))
+        with recorded(chosen, lambda: terminal.history) as terminal.on_answer:
+            for path in files:
+                terminal.attach(path)
+            if text is not None:
+                terminal.answer_once(text)
+            else:
+                terminal.converse(describe(chosen, stage, step, engine))
     finally:
         if history is not None:
             history.close()

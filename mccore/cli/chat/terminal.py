@@ -51,6 +51,7 @@ class Terminal:
         self.session = session
         self.history = history  # where the conversation has a session of its own
         self.source = source
+        self.on_answer: Callable[[TurnStats], None] = lambda stats: None
         self.as_json = as_json
         self.interactive = sys.stdin is not None and sys.stdin.isatty()
         self._attached: list[tuple[str, str]] = []  # files to go with the next message: name, text
@@ -118,6 +119,7 @@ class Terminal:
                     self.history.save()
         self._attached.clear()
         stats = self.session.turns[-1]
+        self.on_answer(stats)
         if self.as_json:
             echo_json(self._record(text, pieces, stats), indent=None)
             return

@@ -18,6 +18,7 @@ import pytest
 from mccore.cli import main
 from mccore.config import RunConfig
 from mccore.data.tokenizer.tokenizer import Tokenizer
+from mccore.events import read_events
 from mccore.model import GPT
 from mccore.runs.checkpoints import Meta
 from mccore.runs.rundir import RunDir
@@ -272,3 +273,23 @@ def endless(base: Path, byte_tokenizer: Tokenizer, random_gpt: Callable[..., GPT
         gpt.head.weight[byte_tokenizer.bos_id :] = 0  # of 256 random logits one is always above 0
     run = make_run(base, "endless", gpt, byte_tokenizer)
     os.utime(run.path / "run.json", (0, 0))
+
+
+def test_a_chat_tells_telemetry_how_it_went_and_nothing_of_what_was_said(
+    chat: Callable[..., int], base: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = base / "runs" / "ready"
+    assert chat("ready", "-p", "my secret plan") == 0
+    assert not (run / "chats").exists(), "no provider is on"
+    monkeypatch.setenv("MCCORE_PROMETHEUS_PORT", "0")
+    assert chat("ready", "-p", "my secret plan", "--max-new-tokens", "4") == 0
+    out = capfd.readouterr()
+    assert "(telemetry to prometheus: MCCORE_PROMETHEUS_PORT is set)" in out.err
+    (directory,) = (run / "chats").iterdir()
+    events = read_events(directory)
+    assert [event.type for event in events] == ["run.start", "chat.turn", "run.end"]
+    assert events[1].data["new_tokens"] <= 4
+    assert events[1].data["seconds"] > 0
+    assert "plan" not in (directory / "events.jsonl").read_text()
+    assert not list((directory / "telemetry").iterdir()), "what was served is served no more"
+    assert not (run / "events").exists(), "a chat is no part of the run's record"
