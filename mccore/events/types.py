@@ -28,7 +28,8 @@ class Field:
             case "integer":
                 return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000
             case "number":
-                return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1000
+                # NaN and infinities are numbers, which the file has as null; integers beyond a float aren't.
+                return isinstance(value, float) or (type(value) is int and abs(value) < 2**1000)
             case "text":
                 return isinstance(value, str)
             case "boolean":

@@ -99,12 +99,17 @@ class TestSchema:
             ("run.start", {"stages": "base"}),
             ("run.end", {"message": 3}),
             ("checkpoint", {"seconds": "1"}),
+            ("checkpoint", {"seconds": 2**1001}),
             ("eval", {"details": []}),
         ],
     )
     def test_data_of_another_kind(self, type, data):
         with pytest.raises(ValueError, match="not of kind"):
             check_event(Event(type, 0.0, data=data))
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    def test_a_number_need_not_be_finite(self, value):
+        check_event(Event("checkpoint", 0.0, data={"seconds": value}))
 
     def test_any_field_may_be_unknown(self):
         for kind in EVENT_TYPES.values():
