@@ -99,7 +99,7 @@ def emit(arguments: argparse.Namespace) -> None:
             with Emitter(EventWriter(Path(folder) / "rank0.jsonl")) as emitter:
                 began = time.perf_counter()
                 for event in events:
-                    emitter.emit(event.type, stage="base", step=event.step, metrics=event.metrics, **event.data)
+                    emitter.emit(Event.now(event.type, event.metrics, event.data, stage="base", step=event.step))
                 ours.append(len(events) / (time.perf_counter() - began))
             file = os.open(Path(folder) / "peer.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             began = time.perf_counter()

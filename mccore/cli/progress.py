@@ -130,7 +130,7 @@ class Bars(Notices):
             )
         elif event.type == "stage.end":
             self._end(task, event)
-        elif event.type in ("eval", "alert", "telemetry", "checkpoint") and (line := describe_event(event)):
+        elif event.type in ("eval", "notice", "alert", "telemetry", "checkpoint") and (line := describe_event(event)):
             self._progress.console.print(visible(line), markup=False, highlight=False)
 
     def notice(self, text: str) -> None:
@@ -203,6 +203,8 @@ def describe_event(event: Event) -> str:
             lost = f", {data['lost']} events lost" if data.get("lost") else ""
             message = f" ({data['message']})" if data.get("message") else ""
             return f"telemetry: {data.get('provider')} is {data.get('state')}{lost}{message}"
+        case "notice":
+            return f"{event.stage}: {data.get('about')}: {data.get('message')}"
         case "checkpoint":
             return f"{event.stage}: checkpoint at step {event.step}"
     return ""

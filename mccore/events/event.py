@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from mccore.events.metrics import METRICS
 from mccore.events.types import EVENT_TYPES, EVENT_VERSION
 from mccore.host.json_file import parse_json
+
+
+class Where(TypedDict, total=False):
+    """Where in a run an event happens."""
+
+    rank: int
+    stage: str | None
+    step: int | None
+    tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,17 @@ class Event:
     metrics: Mapping[str, float] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     v: int = EVENT_VERSION
+
+    @classmethod
+    def now(
+        cls,
+        type: str,
+        metrics: Mapping[str, float] | None = None,
+        data: Mapping[str, Any] | None = None,
+        **where: Unpack[Where],
+    ) -> Event:
+        """An event that happens now; `where` are rank, stage, step and tokens."""
+        return cls(type, time.time(), metrics=metrics or {}, data=data or {}, **where)
 
     def to_json(self) -> str:
         """One line of JSON without a newline. Values that aren't finite become null: JSON has no NaN."""

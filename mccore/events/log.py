@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,19 +60,10 @@ class EventWriter:
         except OSError as error:
             raise RunError(f"can't write events to {self.path}: {error.strerror}", hint=disk_hint(error)) from error
 
-    def emit(
-        self,
-        type: str,
-        *,
-        stage: str | None = None,
-        step: int | None = None,
-        tokens: int | None = None,
-        metrics: Mapping[str, float] | None = None,
-        durable: bool = False,
-        **data: Any,
-    ) -> Event:
-        """Write an event that happens now and return it."""
-        event = Event(type, time.time(), self.rank, stage, step, tokens, metrics or {}, data)
+    def emit(self, type: str, *, durable: bool = False, **fields: Any) -> Event:
+        """Write an event that happens now and return it. `fields` are its metrics, stage, step and tokens; the rest is data."""
+        known = {name: fields.pop(name) for name in ("metrics", "stage", "step", "tokens") if name in fields}
+        event = Event.now(type, data=fields, rank=self.rank, **known)
         self.write(event, durable=durable)
         return event
 

@@ -149,6 +149,11 @@ _RUN = (
         },
     ),
     EventType(
+        "notice",
+        "something of a stage that a person should know and that is no failure",
+        {"about": _text("what it is about"), "message": _text("what there is to say")},
+    ),
+    EventType(
         "sample", "text continued by the model", {"prompt": _text("what was given"), "text": _text("what followed")}
     ),
     EventType(

@@ -19,9 +19,10 @@ from typing import Any
 
 from mccore.config import STAGES, StageName, stage_spec
 from mccore.errors import Interrupted, MccoreError, UsageError
-from mccore.events import EventWriter
+from mccore.events import Event, EventWriter
 from mccore.host.files import disk_hint
 from mccore.host.processes import die_with_parent
+from mccore.launch.log_lines import LogLines
 from mccore.launch.stop_signal import FAILED, FINISHED, STOPPED, StopSignal
 from mccore.runs.rundir import RunDir
 from mccore.telemetry.emitter import Emitter
@@ -56,15 +57,11 @@ class _End:
 def _run_stage(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) -> int:
     began = time.monotonic()
     end = _attempt(run, stage, emitter, stop)
+    seconds = round(time.monotonic() - began, 3)
+    data = {"outcome": end.outcome, "message": end.message, "traceback": end.traceback, "hint": end.hint}
+    rank = int(os.environ.get("RANK", "0"))
     emitter.emit(
-        "stage.end",
-        stage=stage,
-        outcome=end.outcome,
-        message=end.message,
-        traceback=end.traceback,
-        hint=end.hint,
-        seconds=round(time.monotonic() - began, 3),
-        results=end.results,
+        Event.now("stage.end", None, {**data, "seconds": seconds, "results": end.results}, rank=rank, stage=stage),
         durable=True,
     )
     if end.traceback:
@@ -84,7 +81,7 @@ def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) 
 
     try:
         with _join(run, stage) as world:
-            runtime = build(run.config, run, stage, world=world, emitter=emitter, stop_requested=stop_requested)
+            runtime = build(run, stage, world=world, emitter=emitter, stop_requested=stop_requested, show=LogLines())
             if world.size > 1 and world.is_main:  # the launcher says so when this doesn't come
                 runtime.emit("stage.progress", done=world.size, total=world.size, unit="ranks")
             if not stage_spec(stage).trains:

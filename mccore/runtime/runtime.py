@@ -23,10 +23,12 @@ from mccore.data.corpora.document import Corpus, Split
 from mccore.data.tokenizer.chat_format import render_conversation
 from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import CheckpointError, DataError, Interrupted
+from mccore.events import Event
 from mccore.host import paths
 from mccore.runs.rundir import RunDir
 from mccore.runtime.inputs import check_input
 from mccore.runtime.models import load_gpt, load_megacontext
+from mccore.runtime.told import Place, Unheard
 from mccore.scaling.plan import stage_config
 from mccore.tasks.catalogue import code_version, mix_conversations
 from mccore.tasks.jsonl import ReadConversations, file_fingerprint, jsonl_path, read_conversations
@@ -74,13 +76,6 @@ class Training:
     nets: MegaContextNets | None = None
 
 
-class Unheard:
-    """An emitter for what looks at a run without being part of it: nothing is written."""
-
-    def emit(self, type: str, **fields: Any) -> None:
-        """Nothing."""
-
-
 @dataclass
 class Runtime:
     """A run as one stage on one rank sees it."""
@@ -91,14 +86,27 @@ class Runtime:
     world: World
     emitter: Emitter | Unheard
     stop_requested: Callable[[], bool]
+    show: Callable[[Event], None] = lambda event: None  # to a person, in the stage's log
     cache: Path = field(default_factory=paths.cache_dir)
     _progress_at: float = 0.0
 
     # --- what a stage tells ------------------------------------------------------------------------------------------
 
-    def emit(self, type: str, **fields: Any) -> None:
-        """Write an event of this stage."""
-        self.emitter.emit(type, stage=self.stage, **fields)
+    def emit(
+        self,
+        type: str,
+        metrics: Mapping[str, float] | None = None,
+        *,
+        at: Place | None = None,
+        durable: bool = False,
+        **data: Any,
+    ) -> None:
+        """Make an event of this stage, `at` a step where there is one, and write it; `durable` waits until it is on disk."""
+        step, tokens = (at.step, at.tokens) if at is not None else (None, None)
+        event = Event.now(type, metrics, data, rank=self.world.rank, stage=self.stage, step=step, tokens=tokens)
+        self.emitter.emit(event, durable=durable)
+        if self.world.is_main:
+            self.show(event)
 
     def progress(self, done: int, total: int | None, unit: str) -> None:
         """Tell how far a stage without training steps is, about once a second. Raises StopRequested when asked to end."""
@@ -373,13 +381,13 @@ def look_at(run: RunDir, stage: StageName) -> Runtime:
 
 
 def build(
-    config: RunConfig,
     run: RunDir,
     stage: StageName,
     *,
     world: World,
     emitter: Emitter,
     stop_requested: Callable[[], bool] | None = None,
+    show: Callable[[Event], None] = lambda event: None,
 ) -> Runtime:
-    """The runtime of one stage on one rank."""
-    return Runtime(config, run, stage, world, emitter, stop_requested or run.stop_requested)
+    """The runtime of one stage on one rank. `show` tells events to whoever reads the stage's log."""
+    return Runtime(run.config, run, stage, world, emitter, stop_requested or run.stop_requested, show)

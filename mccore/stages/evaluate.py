@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def evaluate_text(runtime: Runtime) -> Results:
     """Bits per byte of a model of text on the held-out documents, and samples."""
     from mccore.eval.samples import sample_completions
-    from mccore.stages.train import emit_validation
+    from mccore.stages.observers.validation import emit_validation
 
     config, trained = runtime.config, _evaluated(runtime)
     gpt, meta = runtime.trained_gpt(trained)
@@ -44,7 +44,7 @@ def evaluate_text(runtime: Runtime) -> Results:
         try:
             results["context"] = focus_table(runtime, gpt, nets)
         except MccoreError as error:  # these shapes leave nothing to compare: no reason to end the run
-            print(f"contexts aren't compared: {error.message}", flush=True)
+            runtime.emit("notice", about="contexts", message=f"they aren't compared: {error.message}")
             results["context_missing"] = error.message
     return results
 
@@ -64,7 +64,7 @@ def evaluate_chat(runtime: Runtime) -> Results:
     began = time.perf_counter()
     found = ask_questions(runtime.engine(gpt), runtime.config.eval, seed=runtime.config.seed, new_session=new_session)
     seconds = round(time.perf_counter() - began, 6)
-    runtime.emit("eval", metrics=found["metrics"], name="chat", seconds=seconds, details={"stage": trained})
+    runtime.emit("eval", found["metrics"], name="chat", seconds=seconds, details={"stage": trained})
     return {"step": meta.step, **found}
 
 

@@ -106,12 +106,11 @@ def check_focus(
         )
     finally:
         gpt.train()
-    at = {"step": progress.step, "tokens": progress.tokens}
     delta = report.delta_nll
     runtime.emit(
         "delta_nll",
-        **at,
-        metrics={"delta_nll": report.metrics["delta_nll"]},
+        {"delta_nll": report.metrics["delta_nll"]},
+        at=progress,
         condition=config.allocator.name,
         horizon=config.horizon,
         budget=budget,
@@ -120,17 +119,10 @@ def check_focus(
         by_distance=[],
         by_lod=[],
     )
-    _emit_refocus(runtime, report, budget, allocator.recent_tokens, at)
-    print(
-        f"focus: delta nll {report.metrics['delta_nll']:+.4f}, "
-        + ", ".join(
-            f"{name} {report.metrics[name]:.3f}" for name in ("swap_rate", "residency") if name in report.metrics
-        ),
-        flush=True,
-    )
+    _emit_refocus(runtime, report, budget, allocator.recent_tokens, progress)
 
 
-def _emit_refocus(runtime: Runtime, report: StreamReport, budget: int, recent: int, at: dict[str, Any]) -> None:
+def _emit_refocus(runtime: Runtime, report: StreamReport, budget: int, recent: int, progress: Progress) -> None:
     from mccore.megacontext.tree.cut import encode_runs
 
     if not report.refocuses:
@@ -139,8 +131,8 @@ def _emit_refocus(runtime: Runtime, report: StreamReport, budget: int, recent: i
     expand, collapse = last.edits[0]
     runtime.emit(
         "focus_allocator",
-        **at,
-        metrics={name: value for name, value in report.metrics.items() if name != "delta_nll"},
+        {name: value for name, value in report.metrics.items() if name != "delta_nll"},
+        at=progress,
         session=SESSION,
         allocator=runtime.config.megacontext.allocator.name,
         refocus=len(report.refocuses),
@@ -152,7 +144,7 @@ def _emit_refocus(runtime: Runtime, report: StreamReport, budget: int, recent: i
     )
     runtime.emit(
         "working_context_snapshot",
-        **at,
+        at=progress,
         session=SESSION,
         history=focus.cut.tokens,
         entries=len(focus.cut),

@@ -12,7 +12,6 @@ from mccore.data.corpora.document import Corpus, Document, Split
 from mccore.data.tokenizer.evaluate import Encodes, evaluate_tokenizer, present_vocabularies
 from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import DataError
-from mccore.host.terminal import echo
 from mccore.runs.rundir import list_runs
 from mccore.runtime.runtime import Runtime
 
@@ -27,12 +26,12 @@ TOKENIZER_EVAL_DOCUMENTS = 200
 def find_corpus(runtime: Runtime) -> Results:
     """Find the corpus and say what it is."""
     corpus = runtime.corpus
-    echo(corpus.describe())
+    runtime.emit("notice", about="corpus", message=corpus.describe())
     if any(stage in runtime.config.stages for stage in TRAINING_STAGES if not stage_spec(stage).chat):
         _check_size(corpus, runtime.config.model.max_seq_len)
     conversations = runtime.check_conversations()
     for name, found in conversations.items():
-        echo(f"{name}: {found.describe()}")
+        runtime.emit("notice", about=name, message=found.describe())
     return {
         "corpus": corpus.manifest(),
         "description": corpus.describe(),

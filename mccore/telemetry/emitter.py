@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mccore.api import TelemetryProvider
 from mccore.errors import RunError
@@ -51,31 +50,28 @@ class Emitter:
             for (name, provider), queue in zip(providers, self._queues, strict=True)
         ]
 
-    def emit(
-        self,
-        type: str,
-        *,
-        stage: str | None = None,
-        step: int | None = None,
-        tokens: int | None = None,
-        metrics: Mapping[str, float] | None = None,
-        durable: bool = False,
-        **data: Any,
-    ) -> Event:
-        """Write an event that happens now and queue it for the providers; `durable` waits until it is on disk.
+    def emit(self, event: Event, *, durable: bool = False) -> None:
+        """Write an event and queue it for the providers; `durable` waits until it is on disk.
 
         Raises ValueError for an event outside the schema and RunError when the file can't be written; never for a provider.
         """
         with self._file:
-            event = self._writer.emit(
-                type, stage=stage, step=step, tokens=tokens, metrics=metrics, durable=durable, **data
-            )
+            self._writer.write(event, durable=durable)
         for delivery, queue in zip(self._deliveries, self._queues, strict=True):
             if not queue.put(event):
                 delivery.lose(1, "it is too slow: the oldest events were dropped")
         for alert in self._alerts.feed(event) if self._alerts is not None else ():
-            self.emit("alert", stage=alert.stage, step=alert.step, tokens=alert.tokens, **alert.data())
-        return event
+            self.emit(
+                Event.now(
+                    "alert",
+                    None,
+                    alert.data(),
+                    rank=event.rank,
+                    stage=alert.stage,
+                    step=alert.step,
+                    tokens=alert.tokens,
+                )
+            )
 
     def close(self, deadline_seconds: float = END_SECONDS) -> None:
         """Give the providers until the deadline to deliver what waits, then close the file. Harmless when called twice."""

@@ -17,7 +17,6 @@ LONG_FUNCTIONS: dict[str, str] = {
     "mccore/eval/context/stream.py:stream_focus": "still to be split",
     "mccore/eval/context/within_sequence.py:evaluate_contexts": "still to be split",
     "mccore/model/gpt.py:GPT.hidden": "still to be split",
-    "mccore/stages/train.py:train_stage": "still to be split",
     "mccore/train/loop.py:train": "still to be split",
 }
 
@@ -41,7 +40,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "mccore/eval/context/stream.py:focus_check": "wants a value of its own",
     "mccore/eval/context/stream.py:stream_focus": "wants a value of its own",
     "mccore/eval/context/within_sequence.py:evaluate_contexts": "wants a value of its own",
-    "mccore/events/log.py:EventWriter.emit": "wants a value of its own",
     "mccore/generate/engine.py:Engine.continue_session": "wants a value of its own",
     "mccore/generate/engine.py:Engine.continue_sessions": "wants a value of its own",
     "mccore/generate/engine.py:Engine.generate": "wants a value of its own",
@@ -51,7 +49,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "mccore/model/gpt.py:Attention.forward": "wants a value of its own",
     "mccore/model/gpt.py:GPT.hidden": "wants a value of its own",
     "mccore/model/optim/muon.py:muon_update": "wants a value of its own",
-    "mccore/telemetry/emitter.py:Emitter.emit": "wants a value of its own",
     "mccore/testing/allocators.py:random_view": "wants a value of its own",
     "mccore/train/loop.py:train": "wants a value of its own",
 }

@@ -161,7 +161,7 @@ def test_ranks_that_dont_divide_the_batch_are_refused(new_run, make_config, byte
 
     run = new_run("three", make_config())
     with Emitter(EventWriter(run.events_dir / "rank0.jsonl")) as emitter:
-        runtime = build(run.config, run, "base", world=World(), emitter=emitter)
+        runtime = build(run, "base", world=World(), emitter=emitter)
         rows = runtime.rows("base", "train")
         with pytest.raises(ConfigError, match="16 sequences, which don't divide among 3 ranks"):
             _plan(replace(runtime, world=World(size=3)), rows)

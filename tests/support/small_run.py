@@ -135,7 +135,7 @@ def in_process() -> Callable[[RunDir, str], dict[str, Any]]:
             Emitter(EventWriter(run.events_dir / "rank0.jsonl")) as emitter,
             join_world(run.config.hardware, {"OMP_NUM_THREADS": "1"}) as world,
         ):
-            return STAGE_FUNCTIONS[stage](build(run.config, run, stage, world=world, emitter=emitter))
+            return STAGE_FUNCTIONS[stage](build(run, stage, world=world, emitter=emitter))
 
     return do
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mccore.events import AlertWatch, EventWriter, read_events
+from mccore.events import AlertWatch, Event, EventWriter, read_events
 from mccore.telemetry.delivery import STEADY_EVENTS
 from mccore.telemetry.emitter import Emitter
 
@@ -69,7 +69,7 @@ def make(tmp_path):
 
 def steps(emitter, numbers):
     for number in numbers:
-        emitter.emit("step", step=number, stage="base", metrics={"loss": 1.0})
+        emitter.emit(Event.now("step", {"loss": 1.0}, step=number, stage="base"))
 
 
 def reports(tmp_path):
@@ -222,7 +222,7 @@ def test_an_event_outside_the_schema_reaches_nobody(make, tmp_path):
     recorder = Recorder()
     emitter = make(("one", recorder))
     with pytest.raises(ValueError, match="unknown event type"):
-        emitter.emit("nonsense")
+        emitter.emit(Event.now("nonsense"))
     emitter.close()
     assert recorder.steps == []
 
@@ -234,7 +234,7 @@ def test_alerts_go_where_everything_goes(tmp_path, monkeypatch):
     monkeypatch.setattr("time.time", lambda: next(clock))
     with Emitter(EventWriter(tmp_path / "chat.jsonl"), [("p", recorder)], alerts=AlertWatch()) as emitter:
         for _ in range(4):
-            emitter.emit("inference_update", stage="chat", metrics={"swap_rate": 0.9})
+            emitter.emit(Event.now("inference_update", {"swap_rate": 0.9}, stage="chat"))
     (alert,) = [event for event in taken if event.type == "alert"]
     assert (alert.stage, alert.data["metric"], alert.data["since"]) == ("chat", "swap_rate", 200.0)
     assert [event.type for event in read_events(tmp_path)].count("alert") == 1
