@@ -114,7 +114,7 @@ def cli() -> None:
     from mccore.host.env import FILE_NAME, apply_settings
 
     if taken := apply_settings():
-        click.echo(f"({FILE_NAME}: {', '.join(taken)})", err=True)
+        echo(f"({FILE_NAME}: {', '.join(taken)})", err=True)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -163,7 +163,7 @@ def open_streams() -> None:
 
 def _tell(error: MccoreError) -> None:
     with contextlib.suppress(OSError):
-        click.echo(error.render(), err=True)
+        echo(error.render(), err=True)
 
 
 def _explain(error: OSError) -> MccoreError:

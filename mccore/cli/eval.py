@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from click.core import ParameterSource
 
 from mccore.config.stages import TEXT_STAGE
 from mccore.errors import UsageError
-from mccore.host.terminal import StatusLine, echo
+from mccore.host.terminal import StatusLine, echo, echo_json
 
 if TYPE_CHECKING:
     from mccore.eval.context.long_history import LongHistoryReport
@@ -104,7 +103,7 @@ def context(
     if out is not None:
         _keep(out, runs, reports)
     if as_json:
-        click.echo(json.dumps(summary, indent=2))
+        echo_json(summary)
     else:
         for line in _summary_lines(summary):
             echo(line)

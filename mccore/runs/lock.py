@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ from types import TracebackType
 import psutil
 
 from mccore.host.files import NO_LOCKS
+from mccore.host.terminal import echo
 
 _LOCK_SECONDS = 1.0
 
@@ -54,11 +54,7 @@ def take(fd: int, kind: int, path: Path) -> bool:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            print(
-                f"warning: {path.parent} is on a file system without locks: nothing keeps another start out",
-                file=sys.stderr,
-                flush=True,
-            )
+            echo(f"warning: {path.parent} is on a file system without locks: nothing keeps another start out", err=True)
             return not _holder_alive(fd)
         else:
             return True

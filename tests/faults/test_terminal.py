@@ -1,0 +1,124 @@
+"""Kind 1, the door out, on a real pseudo-terminal: what strangers can name is planted with escapes and comes out shown.
+
+RF5 and BF9: file names, documents, run names, event text, plugin metadata, conversations, arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import sys
+from pathlib import Path
+
+import pytest
+
+PLANT = "\x1b]0;owned\x07\x1b[35mred\x9b2J\u202eevil\u2066\r\x08"
+# Our own: colours, bold and dim, and the line that is written again and again.
+OURS = ("\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\r\x1b[K", "\r\n")
+
+
+def on_terminal(*arguments: str, base: Path, stdin: str = "", extra: Path | None = None) -> str:
+    """What a command writes to a terminal that is its standard input, output and error."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        environment = {
+            **os.environ,
+            "MCCORE_BASE_DIR": str(base),
+            "PYTHONUTF8": "1",
+            "TERM": "xterm",
+            "OMP_NUM_THREADS": "1",
+        }
+        if extra is not None:
+            environment["PYTHONPATH"] = str(extra)
+        program = "import sys; from mccore.cli import main; sys.exit(main(sys.argv[1:]))"
+        os.execve(sys.executable, [sys.executable, "-c", program, *arguments], environment)
+    os.write(fd, stdin.encode())
+    said = b""
+    while True:
+        try:
+            piece = os.read(fd, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not piece:
+            break
+        said += piece
+    os.waitpid(pid, 0)
+    os.close(fd)
+    return said.decode("utf-8", "replace")
+
+
+def raw(said: str) -> str:
+    """What is left of an output that a terminal would obey, our own codes taken away."""
+    for code in OURS:
+        said = said.replace(code, "")
+    return "".join(
+        character
+        for character in said
+        if (ord(character) < 32 and character not in "\n\t")
+        or 0x7F <= ord(character) < 0xA0
+        or character in "\u202e\u2066"
+    )
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base directory with a run, and folders, whose names and contents are planted."""
+    base = tmp_path_factory.mktemp("base")
+    files = base / "files"
+    files.mkdir()
+    name = PLANT.replace("/", "").replace("\x00", "")
+    (files / f"{name}.txt").write_text(f"text {PLANT}\n" * 50)
+    (files / f"{name}.jsonl").write_text("{bad " + PLANT)
+    (files / f".{name}").write_text("hidden")
+    (files / "latin.txt").write_bytes(b"\xff" + PLANT.encode())
+    from mccore.resolve.resolve import resolve
+    from mccore.runs.rundir import RunDir
+
+    run = RunDir.create(base / "runs", "planted", resolve("tiny"))
+    run.events_dir.mkdir(parents=True, exist_ok=True)
+    event = {"v": 1, "type": "stage.end", "time": 1.0, "rank": 0, "stage": f"base{PLANT}", "step": 1, "tokens": 1}
+    event |= {"metrics": {f"loss{PLANT}": 1.0}, "data": {"outcome": "failed", "message": PLANT, "seconds": 1}}
+    end = event | {"type": "run.end", "stage": None, "data": {"state": "failed", "message": PLANT, "stage": PLANT}}
+    lines = "".join(json.dumps(each) + "\n" for each in (event, end))
+    (run.events_dir / "launcher.jsonl").write_text(lines)
+    (run.events_dir / "rank0.jsonl").write_text(lines)
+    info = base / "site" / "evil-0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: evil\nVersion: 0.1\nSummary: {PLANT[:-2]}\n")
+    (info / "entry_points.txt").write_text(f"[mccore.recipes]\nevil\x1b[35m = nowhere{PLANT[1:8]}:x\n")
+    return base
+
+
+COMMANDS = [
+    ("tok", "train", "{files}", "--vocab-size", "300", "--out", "{base}/tok"),
+    ("tok", "train", "{files}/{name}.jsonl", "--vocab-size", "300", "--out", "{base}/tok"),
+    ("tok", "eval", "{base}/" + PLANT),
+    ("run", "tiny", "--dry-run", "--set", "data.corpus=text:{files}/{name}.txt"),
+    ("run", PLANT),
+    ("run", "--help"),
+    ("runs",),
+    ("runs", "--json"),
+    ("runs", "show", "planted"),
+    ("runs", "show", "planted", "--json"),
+    ("runs", "show", PLANT),
+    ("plugins",),
+    ("plugins", "--json"),
+    ("context", "info", PLANT),
+    ("chat", PLANT, "--session", PLANT, "-p", PLANT),
+    ("report", "planted"),
+    ("nosuch" + PLANT,),
+    ("tok", "train", "--" + PLANT),
+]
+
+
+@pytest.mark.parametrize(
+    "arguments", COMMANDS, ids=lambda arguments: " ".join(arguments[:2]).encode("unicode_escape").decode()[:30]
+)
+def test_nothing_planted_reaches_the_terminal_raw(places: Path, arguments: tuple[str, ...]) -> None:
+    fields = {"base": str(places), "files": str(places / "files"), "name": PLANT}
+    given = [argument.format(**fields) for argument in arguments]
+    said = on_terminal(*given, base=places, extra=places / "site")
+    assert said.strip()
+    assert "Traceback" not in said, said
+    assert raw(said) == "", ascii(said)
