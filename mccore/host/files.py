@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from mccore.errors import RunError, UsageError
+from mccore.host.text import mend
 
 RESUME = "go on with `mccore run --resume`"  # what to do after a write of a run failed and the cause is gone
 _NO_MODES = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
@@ -31,7 +32,7 @@ def write_atomic(path: Path, content: bytes | str, *, private: bool = False, aga
     once the cause is gone. Raises RunError when it can't be written; the old file is then untouched and nothing is left beside
     it.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = mend(content).encode() if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, data, 0o600 if private else 0o666 & ~_umask(), strict=private)
@@ -46,7 +47,7 @@ def write_theirs(path: Path, content: bytes | str, *, overwrite: bool = False, p
     replaced. A new file has the umask's mode, or 0600 where it is `private`. Raises UsageError for a file that exists, unless
     `overwrite`, and for a directory; RunError when it can't be written.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = mend(content).encode() if isinstance(content, str) else content
     try:
         there = _stat(path)
         if there is not None and stat.S_ISDIR(there.st_mode):

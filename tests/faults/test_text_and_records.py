@@ -219,6 +219,14 @@ def test_names_that_are_not_utf8_are_spelled(tmp_path: Path) -> None:
     assert spell("caf\udce9") == "caf\\xe9"
 
 
+def test_halves_of_characters_can_be_written(tmp_path: Path) -> None:
+    """RF4, BF9: whatever a message or a conversation holds, a file of ours takes it."""
+    from mccore.host.files import write_atomic
+
+    write_atomic(tmp_path / "a.json", '"caf\udce9 \ud83d\ude00"')
+    assert (tmp_path / "a.json").read_text("utf-8") == '"caf\ufffd \U0001f600"'
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
