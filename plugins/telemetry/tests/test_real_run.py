@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from mccore_telemetry.operations import files
 from mccore_telemetry.shared.names import otel_name
 
 from mccore.events import METRICS, last_metrics, read_events
 
 from .collectors import Received, collector, received
-from .servers import prometheus, query, wait_for
+from .servers import get_json, prometheus, query, wait_for
 
 STAGES = ["data", "tokenizer", "encode", "base"]
 SMALL = {
@@ -44,7 +45,7 @@ def command(targets: Path, endpoint: str) -> list[str]:
 def test_two_ranks_are_scraped_traced_and_fire_a_rule(tmp_path: Path) -> None:
     targets = tmp_path / "targets"
     rule = {"alert": "Learns", "expr": "mccore_train_loss_nats > 1"}
-    rules = json.dumps({"groups": [{"name": "mccore", "rules": [rule]}]})
+    rules = files()["prometheus/rules.yaml"] + f"  - {json.dumps({'name': 'test', 'rules': [rule]})}\n"
     discovery = {"file_sd_configs": [{"files": [str(targets / "*.json")], "refresh_interval": "1s"}]}
     with (
         prometheus(tmp_path / "prometheus", discovery, rules) as server,
@@ -62,6 +63,8 @@ def test_two_ranks_are_scraped_traced_and_fire_a_rule(tmp_path: Path) -> None:
         started = query(server, 'last_over_time(mccore_system_stage_active{stage="base"}[10m])')
         assert {series["metric"]["rank"] for series in started} == {"0", "1"}
         assert query(server, 'last_over_time(ALERTS{alertname="Learns",alertstate="firing"}[10m])')
+        ours, _ = get_json(f"{server}/api/v1/rules")["data"]["groups"]
+        assert {rule["health"] for rule in ours["rules"]} == {"ok"}, "every rule of ours can be evaluated on a real run"
         gauges = {
             name: value
             for name, value in last_metrics(events).items()
