@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mccore.config import RunConfig
 from mccore.megacontext.tree.tree import dequantize, quantize
 from mccore.megacontext.working_context import assemble, context_targets, model_inputs
-from mccore.runtime.models import load_gpt, load_megacontext
+from mccore.runtime.open import open_model
 
 RECENT, SCORED = 48, 32
 
@@ -33,11 +32,11 @@ def stored_as(gists: Tensor, kind: str) -> Tensor:
 
 @torch.inference_mode()
 def measure(checkpoint: Path, tokens: Path, count: int) -> None:
-    gpt, meta = load_gpt(checkpoint, "cpu", torch.float32)
-    nets = load_megacontext(checkpoint, "cpu", torch.float32)
+    opened = open_model(checkpoint)
+    gpt, nets = opened.gpt, opened.nets
     if nets is None:
         raise SystemExit(f"{checkpoint} was trained without --mc")
-    size, length = nets.config.block_size, RunConfig.model_validate(meta.config).model.max_seq_len
+    size, length = nets.config.block_size, opened.config.model.max_seq_len
     stream = np.fromfile(tokens, dtype=np.uint16).astype(np.int64)
     starts = np.random.default_rng(0).choice(len(stream) // (length + 1), count, replace=False) * (length + 1)
     rows = torch.from_numpy(np.stack([stream[start : start + length + 1] for start in starts]))

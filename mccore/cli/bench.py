@@ -105,58 +105,42 @@ def context(
     RUN is a run's name, its directory, or `latest`. All histories and the plain model generate by turns, so that the ratios are
     fair on a busy machine.
     """
-    from mccore.cli.chat.sessions import warn_of_missing_search
-    from mccore.config import Choice
-    from mccore.runtime.open import find_checkpoint, find_run, load_engine
+    from mccore.cli.options import open_sessions
+    from mccore.runtime.open import find_checkpoint, find_run, open_on
 
     chosen = find_run(run)
-    stage, checkpoint = find_checkpoint(chosen, stage)
+    _, checkpoint = find_checkpoint(chosen, stage)
 
     import torch
 
     from mccore.contexts.cost import measure_context, read_text
     from mccore.host import paths
-    from mccore.runs.checkpoints import read_meta
-    from mccore.runtime.sessions import MEMORY, Overrides, context_model
 
-    engine, step = load_engine(chosen, checkpoint, device)
-    overrides = Overrides(
-        allocator=None if allocator is None else Choice(name=allocator),
-        tree=None if tree is None else Choice(name=tree),
+    opened = open_on(checkpoint, device)
+    sessions = open_sessions(
+        opened,
+        allocator=allocator,
+        tree=tree,
         wc_length=wc_length,
         refocus_interval=refocus_interval,
         kv_policy=kv_policy,
         search=search,
     )
-    model, trees = context_model(checkpoint, engine.model, read_meta(checkpoint), engine.model.device, overrides)
-    warn_of_missing_search(model)
-    config = overrides.apply(chosen.config.megacontext)
     progress = Progress()
     try:
         progress("reading text")
         corpus = chosen.config.data.corpus
-        text = read_text(engine.tokenizer, corpus, texts, max(history), paths.cache_dir())
-        costs = measure_context(
-            model,
-            trees,
-            text,
-            history,
-            tokens=tokens,
-            scratch=scratch,
-            in_files=config.tree.name != MEMORY,
-            on_progress=progress,
-        )
+        text = read_text(opened.tokenizer, corpus, texts, max(history), paths.cache_dir())
+        costs = measure_context(sessions, text, history, tokens=tokens, scratch=scratch, on_progress=progress)
     finally:
         progress.clear()
     about = {
-        "run": chosen.name,
-        "stage": stage,
-        "step": step,
-        "allocator": config.allocator.name,
-        "search": config.search.kind,
-        "tree": config.tree.name,
+        **opened.source,
+        "allocator": sessions.model.options.allocator.name,
+        "search": sessions.model.options.search.kind,
+        "tree": sessions.model.options.tree.name,
         "text": ", ".join(map(str, texts)) or corpus,
-        "device": engine.model.device.type,
+        "device": opened.gpt.device.type,
         "threads": torch.get_num_threads(),
     }
     if as_json:

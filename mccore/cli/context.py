@@ -76,28 +76,22 @@ def build(
     from mccore.runtime.open import find_checkpoint, find_run
 
     chosen = find_run(run)
-    stage, checkpoint = find_checkpoint(chosen, stage)
+    _, checkpoint = find_checkpoint(chosen, stage)
     files, skipped = find_text_files(sources, Choose(include, exclude, round(max_file_size * 1e6)))
 
-    from mccore.contexts.build import build_context
+    from mccore.contexts.build import ContextSource, build_context
     from mccore.contexts.manifest import Origin
-    from mccore.runs.checkpoints import read_meta
-    from mccore.runtime.open import load_engine
-    from mccore.runtime.sessions import context_model
+    from mccore.runtime.open import open_on
 
-    engine, step = load_engine(chosen, checkpoint, device)
-    model, trees = context_model(checkpoint, engine.model, read_meta(checkpoint), engine.model.device)
+    opened = open_on(checkpoint, device)
     progress = Progress(sum(file.size for file in files))
     try:
         built = build_context(
-            model,
-            trees,
-            engine.tokenizer,
-            files,
+            opened.sessions(),
+            opened.tokenizer,
+            ContextSource(files, skipped, field),
             out.expanduser(),
-            Origin(run=chosen.name, stage=stage, step=step),
-            skipped=skipped,
-            text_field=field,
+            Origin(**opened.source),
             on_progress=progress,
         )
     finally:
@@ -246,14 +240,10 @@ def verify(ctx: click.Context, path: str, deep: bool, repair: bool, truncate: bo
 
 def _load_model(origin: Origin, device: str) -> tuple[SessionModel, Trees]:
     from mccore.contexts.manifest import checkpoint_of
-    from mccore.runs.checkpoints import read_meta
-    from mccore.runs.rundir import RunDir
-    from mccore.runtime.open import load_engine
-    from mccore.runtime.sessions import context_model
+    from mccore.runtime.open import open_on
 
-    checkpoint = checkpoint_of(origin)
-    engine, _ = load_engine(RunDir.open(origin.run), checkpoint, device)
-    return context_model(checkpoint, engine.model, read_meta(checkpoint), engine.model.device)
+    sessions = open_on(checkpoint_of(origin), device).sessions()
+    return sessions.model, sessions.trees
 
 
 def _default_trees() -> Trees:

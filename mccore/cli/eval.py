@@ -147,14 +147,14 @@ def _within_sequence(runs: Sequence[str], rows: int) -> tuple[dict[str, Any], li
     for name in runs:
         run = _base_of(name)
         runtime = look_at(run, TEXT_STAGE)
-        nets = runtime.trained_megacontext(TEXT_STAGE)
-        if nets is None:
+        opened = runtime.open_model(TEXT_STAGE, aux_dtype=runtime.aux_dtype)
+        if opened.nets is None:
             raise UsageError(
                 f"the run {run.name!r} was trained without MegaContext: it has no gists and no focus",
                 hint="train one with `mccore run tiny --mc`",
             )
         line.show(f"{run.name}: {rows} rows")
-        reports.append(compare_contexts(runtime, runtime.trained_gpt(TEXT_STAGE)[0], nets, rows))
+        reports.append(compare_contexts(runtime, opened.gpt, opened.nets, rows))
     line.clear()
     first = reports[0]
     mean = mean_of(reports).losses
@@ -202,30 +202,28 @@ def _behind(name: str, twin: str | None, limit: int | None, choices: _Choices) -
 
     from mccore.config import Choice
     from mccore.data.corpora.catalogue import open_corpus
-    from mccore.data.tokenizer.tokenizer import Tokenizer
     from mccore.eval.context.long_history import evaluate_long_histories
     from mccore.eval.context.rows import HistoryRows
     from mccore.host import paths
-    from mccore.megacontext.tree.tree import Tree
-    from mccore.runtime.models import load_gpt
-    from mccore.runtime.open import find_checkpoint
-    from mccore.runtime.sessions import Overrides, load_context_model
+    from mccore.runtime.open import find_checkpoint, open_model
+    from mccore.runtime.sessions import session_options
 
     run, line = _base_of(name), StatusLine()
-    overrides = Overrides(
+    opened = open_model(find_checkpoint(run, TEXT_STAGE)[1])
+    options = session_options(
+        opened.config.megacontext,
         allocator=Choice(name="spans", options={"spans": choices.spans, "recent_tokens": choices.recent_tokens}),
         wc_length=choices.wc_length,
         refocus_interval=choices.refocus_interval,
         token_positions=choices.token_positions,
         search="ngram",
     )
-    model, trees, meta = load_context_model(find_checkpoint(run, TEXT_STAGE)[1], overrides=overrides)
-    other = None
+    sessions, tokenizer, other = opened.sessions(options), opened.tokenizer, None
     if twin is not None:
-        other, of_twin = load_gpt(find_checkpoint(_base_of(twin), TEXT_STAGE)[1])
-        if of_twin.tokenizer != meta.tokenizer:
+        of_twin = open_model(find_checkpoint(_base_of(twin), TEXT_STAGE)[1])
+        other = of_twin.gpt
+        if of_twin.meta.tokenizer != opened.meta.tokenizer:
             raise UsageError(f"{twin} has another tokenizer than {name}", hint="train the twin on the run's tokenizer")
-    tokenizer = Tokenizer.load(run.tokenizer_dir)
     texts = (
         document.text for document in open_corpus(run.config.data.corpus, cache_dir=paths.cache_dir()).documents("val")
     )
@@ -235,8 +233,8 @@ def _behind(name: str, twin: str | None, limit: int | None, choices: _Choices) -
     ids, documents = picked.of(np.array([tokenizer.bos_id, *tokenizer.encode_to_array(text)]) for text in texts)
     ids, documents = ids[:limit], documents[:limit]
     return evaluate_long_histories(
-        model,
-        lambda: Tree(trees(model.encoder.spec()), model.encoder),
+        sessions.model,
+        lambda: sessions.new().tree,
         ids,
         documents.tolist(),
         horizon=choices.horizon,

@@ -23,7 +23,7 @@ import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
 from click.core import ParameterSource
@@ -32,10 +32,15 @@ from click.shell_completion import CompletionItem
 from mccore import plugins
 from mccore.config import Choice, RunConfig
 from mccore.errors import PluginError
+from mccore.host.terminal import echo
 from mccore.resolve.draft import parse_set
 from mccore.resolve.flags import SECTION_ORDER, Flag, flag_table
 from mccore.resolve.refusals import refuse_option
 from mccore.resolve.resolve import recipe_config, resolve
+
+if TYPE_CHECKING:
+    from mccore.runtime.open import OpenModel
+    from mccore.runtime.sessions import Sessions
 
 _META = "mccore.cli.options"
 _ALLOCATOR = "megacontext.allocator"
@@ -375,3 +380,13 @@ def _show(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "" if value is None else str(value)
+
+
+def open_sessions(opened: OpenModel, **flags: Any) -> Sessions:
+    """Sessions of a model by a user's flags; tells where an allocator waits for a search. Errors as in `runtime.sessions`."""
+    from mccore.runtime.sessions import session_options
+
+    sessions = opened.sessions(session_options(opened.config.megacontext, **flags))
+    if sessions.missing_search is not None:
+        echo(f"({sessions.missing_search})", err=True)
+    return sessions

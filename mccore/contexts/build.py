@@ -29,7 +29,8 @@ from mccore.megacontext.sessions.state import STATE, TREE, SessionError
 if TYPE_CHECKING:
     from mccore.data.tokenizer.tokenizer import Tokenizer
     from mccore.megacontext.sessions.model import SessionModel
-    from mccore.runtime.sessions import TreeBuilder
+    from mccore.megacontext.sessions.session import Session
+    from mccore.runtime.sessions import Sessions
 
 UNFINISHED = "build.json"  # is there from the first token to the last
 _FORMAT = "mccore context build"
@@ -56,61 +57,45 @@ class Built:
     skipped: list[Skipped] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class ContextSource:
+    """The files of a context. `skipped` were left out; `field` is the column or key of the text in files of records."""
+
+    files: Sequence[TextFile]
+    skipped: Sequence[Skipped] = ()
+    field: str = "text"
+
+
 def build_context(
-    model: SessionModel,
-    trees: TreeBuilder,
+    sessions: Sessions,
     tokenizer: Tokenizer,
-    files: Sequence[TextFile],
+    source: ContextSource,
     directory: Path,
     origin: Origin,
     *,
-    skipped: Sequence[Skipped] = (),
-    text_field: str = "text",
     on_progress: Progress | None = None,
 ) -> Built:
-    """Read `files` into a new context in `directory`, or go on with one that was interrupted there.
+    """Read the files of `source` into a new context in `directory`, or go on with one that was interrupted there.
 
     Raises SessionError for a directory with anything else in it or with other tokens than those of these files, FocusError
     when they don't fit the model's Working Context, DataError, RunError, and Interrupted on Ctrl-C: what was built stays.
     """
-    from mccore.megacontext.focus.state import check_fits
     from mccore.megacontext.sessions.files import save_session
-    from mccore.megacontext.sessions.session import Session
-    from mccore.megacontext.tree.tree import Tree
 
     began = time.perf_counter()
-    _claim(directory, model)
-    tree = Tree(trees(model.encoder.spec(directory / TREE)), model.encoder)
-    session = Session(model, tree)
+    _claim(directory, sessions.model)
+    session = sessions.new(directory / TREE)
     session.directory = directory
     kept = session.tokens
-    reading = _Reading(files, tokenizer, text_field)
+    reading = _Reading(source, tokenizer)
     try:
-        at = flushed = 0
-        for ids in reading.pieces():
-            known = min(len(ids), max(0, kept - at))
-            if not np.array_equal(session.ids(at, at + known), ids[:known]):
-                raise _changed(directory)
-            session.append(ids[known:])
-            at += len(ids)
-            check_fits(at, model.limits(at), model.recent_tokens)
-            if session.tokens - flushed >= _FLUSH:
-                session.flush()
-                flushed = session.tokens
+        for at in _append_all(session, reading, directory):
             if on_progress is not None:
                 on_progress(at, reading.bytes)
-        if at < kept:
-            raise _changed(directory)
         session.read()
-        manifest = ContextManifest(
-            origin=origin,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            mccore=metadata.version("mccore"),
-            files=reading.ranges,
-            skipped=count_reasons(skipped),
-        )
-        save_session(session, directory, trees, notes={NOTE: manifest.model_dump(mode="json")})
-        rows = [tree.backend.length(level) for level in range(model.levels + 1)]
+        manifest = _manifest(source, reading, origin)
+        save_session(session, directory, sessions.trees, notes={NOTE: manifest.model_dump(mode="json")})
+        tokens, rows = session.tokens, [session.tree.backend.length(n) for n in range(sessions.model.levels + 1)]
         session.close()
     except KeyboardInterrupt:
         tokens = session.tokens
@@ -126,16 +111,47 @@ def build_context(
     (directory / UNFINISHED).unlink(missing_ok=True)
     return Built(
         directory=directory,
-        tokens=at,
+        tokens=tokens,
         kept=kept,
         documents=sum(file.documents for file in reading.ranges),
-        files=len(files),
-        text_bytes=sum(file.size for file in files),
+        files=len(source.files),
+        text_bytes=sum(file.size for file in source.files),
         rows=rows,
         bytes=disk_bytes(directory),
         seconds=time.perf_counter() - began,
-        skipped=list(skipped),
+        skipped=list(source.skipped),
     )
+
+
+def _manifest(source: ContextSource, reading: _Reading, origin: Origin) -> ContextManifest:
+    return ContextManifest(
+        origin=origin,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        mccore=metadata.version("mccore"),
+        files=reading.ranges,
+        skipped=count_reasons(source.skipped),
+    )
+
+
+def _append_all(session: Session, reading: _Reading, directory: Path) -> Iterator[int]:
+    """Append what the session lacks; yields how many tokens have been read. Raises SessionError where it has others."""
+    from mccore.megacontext.focus.state import check_fits
+
+    model, kept = session.model, session.tokens
+    at = flushed = 0
+    for ids in reading.pieces():
+        known = min(len(ids), max(0, kept - at))
+        if not np.array_equal(session.ids(at, at + known), ids[:known]):
+            raise _changed(directory)
+        session.append(ids[known:])
+        at += len(ids)
+        check_fits(at, model.limits(at), model.recent_tokens)
+        if session.tokens - flushed >= _FLUSH:
+            session.flush()
+            flushed = session.tokens
+        yield at
+    if at < kept:
+        raise _changed(directory)
 
 
 def _claim(directory: Path, model: SessionModel) -> None:
@@ -172,8 +188,8 @@ def _changed(directory: Path) -> SessionError:
 class _Reading:
     """Files as tokens. `ranges` are those that are through, `bytes` about how much of all the files has been read."""
 
-    def __init__(self, files: Sequence[TextFile], tokenizer: Tokenizer, text_field: str) -> None:
-        self.files, self.tokenizer, self.field = files, tokenizer, text_field
+    def __init__(self, source: ContextSource, tokenizer: Tokenizer) -> None:
+        self.files, self.tokenizer, self.field = source.files, tokenizer, source.field
         self.ranges: list[FileRange] = []
         self.bytes = 0
 

@@ -27,14 +27,14 @@ from mccore.data.corpora.catalogue import open_corpus
 from mccore.data.corpora.text_files import find_text_files, read_documents
 from mccore.errors import DataError, UsageError
 from mccore.megacontext.focus.state import check_fits
+from mccore.megacontext.sessions.history import APPEND
 from mccore.megacontext.sessions.model import SessionModel
-from mccore.megacontext.sessions.session import APPEND, Session
-from mccore.megacontext.tree.tree import Tree
+from mccore.megacontext.sessions.session import Session
 from mccore.units import size
 
 if TYPE_CHECKING:
     from mccore.data.tokenizer.tokenizer import Tokenizer
-    from mccore.megacontext.sessions.mounts import Trees
+    from mccore.runtime.sessions import Sessions
 
 ROUND = 32  # tokens of a round, or the next multiple of the refocus interval
 _DISTINCT = 2**24  # tokens of text; a longer history repeats them
@@ -126,32 +126,30 @@ class ContextCosts:
 
 
 def measure_context(
-    model: SessionModel,
-    trees: Trees,
+    sessions: Sessions,
     text: NDArray[np.int64],
     histories: Sequence[int],
     *,
     tokens: int = 512,
     scratch: Path | None = None,
-    in_files: bool = False,
     on_progress: Progress = lambda text: None,
 ) -> ContextCosts:
     """Give a session per length in `histories` so many tokens of `text`, over and over, and let each generate `tokens` more.
 
-    in_files: trees get a directory, below `scratch` (default: the system's place for such), and it is removed in the end.
+    Trees that keep files get a directory below `scratch` (default: the system's place for such), which is removed in the end.
     Raises FocusError for a history that doesn't fit, UsageError for one that memory or disk has no room for, RunError.
     """
-    settings = model.settings
-    round_tokens = -(-ROUND // settings.interval) * settings.interval
+    model, options = sessions.model, sessions.model.options
+    round_tokens = -(-ROUND // options.refocus_interval) * options.refocus_interval
     rounds = -(-tokens // round_tokens)
     lengths = sorted(set(histories))
     for length in lengths:
         most = length + (rounds + 1) * round_tokens
         check_fits(most, model.limits(most), model.recent_tokens)
     costs = ContextCosts(
-        settings.budget,
-        settings.interval,
-        settings.kv_policy,
+        options.wc_length,
+        options.refocus_interval,
+        options.kv_policy,
         model.block_size,
         model.recent_tokens,
         len(text),
@@ -160,20 +158,20 @@ def measure_context(
     )
     with ExitStack() as stack:
         place = None
-        if in_files:
+        if sessions.in_files:
             scratch = Path(scratch or tempfile.gettempdir())
             check_room(sum(lengths), model, shutil.disk_usage(scratch).free, f"the disk of {scratch}")
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mccore-bench-", dir=scratch)))
         else:
             check_room(sum(lengths), model, available_memory(), "memory")
-        sessions = []
+        decoding = []
         for length in lengths:
             directory = None if place is None else place / str(length)
-            session = Session(model, Tree(trees(model.encoder.spec(directory)), model.encoder))
+            session = sessions.new(directory)
             stack.callback(session.close)
             costs.histories.append(_ingest(session, text, length, directory, on_progress))
-            sessions.append(_Decoding(session))
-        _decode_by_turns(costs, sessions, _Plain(model, _part(text, 0, settings.budget), round_tokens), on_progress)
+            decoding.append(_Decoding(session))
+        _decode_by_turns(costs, decoding, _Plain(model, _part(text, 0, options.wc_length), round_tokens), on_progress)
     costs.peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return costs
 
@@ -340,7 +338,7 @@ class _Plain:
 
     def __init__(self, model: SessionModel, ids: ArrayLike, round_tokens: int) -> None:
         self.gpt, self.round_tokens = model.gpt, round_tokens
-        self.capacity = model.settings.budget
+        self.capacity = model.options.wc_length
         self.cache = model.gpt.new_cache(1, self.capacity)
         self.token = 0
         self.seconds: list[float] = []

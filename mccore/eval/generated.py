@@ -7,13 +7,15 @@ named scores of 0 to 1, of which `correct` decides. Add one to SCORERS, or pass 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mccore.data.conversation import Conversation
 from mccore.data.tokenizer.chat_format import render_for_completion
 from mccore.data.tokenizer.reply import Piece, split_reply
 from mccore.eval.statistics import Accuracy, mean_and_stderr, share
+from mccore.generate.answer import batch
+from mccore.generate.sampling import Sampling
 from mccore.tasks.judges import SCORERS, Scorer, right_reply, score_contained
 
 if TYPE_CHECKING:
@@ -79,17 +81,14 @@ def evaluate_generated(
         for free, conversation in zip(room, conversations, strict=True)
     ]
     order = sorted((i for i, fit in enumerate(fits) if fit), key=lambda i: len(prompts[i]))
-    said: dict[int, list[Piece]] = {}
+    sampling, said = Sampling(max_new_tokens=max_new_tokens), dict[int, list[Piece]]()
     for start in range(0, len(order), batch_rows):
         chosen = order[start : start + batch_rows]
-        asked = [prompts[i] for i in chosen]
-        if new_session is None:
-            completions = engine.generate_batch(asked, max_new_tokens=max_new_tokens)
-        else:
-            sessions = [new_session() for _ in chosen]
-            completions = engine.continue_sessions(sessions, asked, max_new_tokens=max_new_tokens)
-        for i, completion in zip(chosen, completions, strict=True):
-            said[i] = split_reply(completion.tokens, tokenizer)
+        requests = batch([prompts[i] for i in chosen], sampling)
+        if new_session is not None:
+            requests = [replace(request, session=new_session()) for request in requests]
+        for i, answer in zip(chosen, engine.run(requests), strict=True):
+            said[i] = split_reply(answer.tokens, tokenizer)
     results = {}
     for task in dict.fromkeys(conversation["task"] for conversation in conversations):
         mine = [i for i, conversation in enumerate(conversations) if conversation["task"] == task]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mccore.data.tokenizer.tokenizer import StreamDecoder
+from mccore.generate.answer import batch
+from mccore.generate.sampling import Sampling
 
 if TYPE_CHECKING:
     from mccore.generate.engine import Engine
@@ -24,9 +26,7 @@ def sample_completions(
     """Continue each prompt, read as the beginning of a document, by up to `tokens` tokens; the same for the same seed."""
     tokenizer = engine.tokenizer
     ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
-    completions = engine.generate_batch(
-        ids, max_new_tokens=tokens, temperature=temperature, top_k=top_k, seed=seed, stop=(tokenizer.bos_id,)
-    )
+    answers = engine.run(batch(ids, Sampling(temperature, top_k, tokens, seed), stop=(tokenizer.bos_id,)))
     # A character cut off by the limit is left out: `feed` gives whole ones only.
-    texts = [StreamDecoder(tokenizer).feed(completion.tokens) for completion in completions]
+    texts = [StreamDecoder(tokenizer).feed(answer.tokens) for answer in answers]
     return [Sample(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]

@@ -1,16 +1,16 @@
-"""One answer: what has been generated of it, and what is kept between answers."""
+"""One request and what came of it."""
 
 from __future__ import annotations
 
-import random
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from mccore.errors import MccoreError
+from mccore.generate.sampling import Sampling
 
 if TYPE_CHECKING:
+    from mccore.megacontext.sessions.session import Session
     from mccore.model.kv_cache import KVCache
 
 
@@ -19,37 +19,6 @@ Finish = Literal["stop", "length", "context"]
 
 class ContextOverflow(MccoreError):
     """A prompt leaves no room in the model's context for an answer."""
-
-
-@dataclass
-class Completion:
-    """What a model added to one prompt. `forced[i]` marks tokens that a tool wrote; the stop token is not among `tokens`.
-
-    `finish`: "stop" (a stop token), "length" (as many tokens as asked for), "context" (no room left), None while it runs.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    forced: list[bool] = field(default_factory=list)
-    finish: Finish | None = None
-
-
-class Generation(Iterator[int]):
-    """The tokens of one answer as they come; `completion` holds them so far and says in the end why it ended."""
-
-    def __init__(self, row: Row, steps: Iterator[list[tuple[int, int]]]) -> None:
-        self.completion = row.completion
-        self._steps = steps
-
-    def __next__(self) -> int:
-        for added in self._steps:
-            if added:
-                return added[0][1]
-        raise StopIteration
-
-    def close(self) -> None:
-        """Stop here: what was generated stays, and a session it came from holds all of it."""
-        if isinstance(self._steps, Generator):
-            self._steps.close()
 
 
 class Prefix:
@@ -70,15 +39,42 @@ class Prefix:
         return same
 
 
-@dataclass
-class Row:
-    """One row of a running batch: its random stream, its tool state and what it has produced."""
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is to be continued, and how.
 
-    index: int
-    prompt_length: int
-    limit: int
-    full: Finish  # why it ends when it reaches the limit
-    draws: random.Random
-    completion: Completion = field(default_factory=Completion)
-    queue: deque[int] = field(default_factory=deque)  # tool output still to be written
-    expression: list[int] | None = None  # tokens since python_start
+    ids: a prompt; with `session`, what is appended to its history first, of any length. stop: ends before one of these
+    tokens, by default assistant_end and bos. stream: which of the seed's random streams the request draws from.
+    prefix: keeps what was read for the next request of the same conversation.
+    """
+
+    ids: Sequence[int]
+    sampling: Sampling = field(default_factory=Sampling)
+    session: Session | None = None
+    stop: Collection[int] | None = None
+    stream: int = 0
+    prefix: Prefix | None = None
+
+    def __post_init__(self) -> None:
+        if self.session is None and not self.ids:
+            raise ValueError("a prompt needs at least one token")
+        if self.session is not None and self.prefix is not None:
+            raise ValueError("a session keeps what it has read; it takes no prefix")
+
+
+@dataclass
+class Answer:
+    """What a model added to one prompt. `forced[i]` marks tokens that a tool wrote; the stop token is not among `tokens`.
+
+    `finish`: "stop" (a stop token), "length" (as many tokens as asked for), "context" (no room left), None while it runs and
+    where it was cancelled.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    forced: list[bool] = field(default_factory=list)
+    finish: Finish | None = None
+
+
+def batch(prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Collection[int] | None = None) -> list[Request]:
+    """A request for each prompt, of the same sampling: request i draws from stream i of the seed."""
+    return [Request(ids, sampling, stop=stop, stream=stream) for stream, ids in enumerate(prompts)]

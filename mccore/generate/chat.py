@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,7 @@ class ChatSession:
         stats = TurnStats()
         started = time.monotonic()
         messages: list[Message] = [*self.messages, {"role": "user", "content": text}]
-        sampling = Sampling(**{**vars(self.sampling), "seed": self.sampling.seed + len(self.turns)})
+        sampling = replace(self.sampling, seed=self.sampling.seed + len(self.turns))
         view, generation = self.memory.generate(self.system, messages, sampling)
         stats.prompt_tokens = len(view.ids)
         stats.messages_left_out, stats.tokens_left_out = view.messages_left_out, view.tokens_left_out
@@ -87,7 +87,7 @@ class ChatSession:
                 yield piece
         finally:
             generation.close()
-            stats.finish = generation.completion.finish
+            stats.finish = generation.answer.finish
             stats.seconds = time.monotonic() - started
             if content := message_content(said):
                 self.messages = [*messages, {"role": "assistant", "content": content}]

@@ -15,10 +15,11 @@ import numpy as np
 
 from mccore.data.conversation import Message
 from mccore.data.tokenizer.chat_format import render_for_completion, render_turn
-from mccore.generate.answer import ContextOverflow, Generation, Prefix
-from mccore.generate.engine import Engine
+from mccore.generate.answer import ContextOverflow, Prefix, Request
+from mccore.generate.engine import Engine, Generation
 from mccore.generate.sampling import Sampling
-from mccore.megacontext.sessions.session import APPEND, Session
+from mccore.megacontext.sessions.history import APPEND
+from mccore.megacontext.sessions.session import Session
 
 if TYPE_CHECKING:
     from mccore.data.tokenizer.tokenizer import Tokenizer
@@ -55,7 +56,7 @@ class WindowMemory:
     def generate(self, system: str | None, messages: Sequence[Message], sampling: Sampling) -> tuple[View, Generation]:
         room = prompt_room(self.size, sampling.max_new_tokens)
         view = fit_window(self.engine.tokenizer, system, messages, room)
-        return view, _generate(self.engine, view.ids, sampling, prefix=self._prefix)
+        return view, self.engine.stream(Request(view.ids, sampling, prefix=self._prefix))
 
 
 class TextMemory:
@@ -70,7 +71,7 @@ class TextMemory:
         ids = tokenizer.encode(str(messages[-1]["content"]))
         cut = max(0, len(ids) + 1 - prompt_room(self.size, sampling.max_new_tokens))
         view = View([tokenizer.bos_id, *ids[cut:]], len(messages) - 1, cut)
-        return view, _generate(self.engine, view.ids, sampling, stop=(tokenizer.bos_id,))
+        return view, self.engine.stream(Request(view.ids, sampling, stop=(tokenizer.bos_id,)))
 
 
 class SessionMemory:
@@ -89,7 +90,7 @@ class SessionMemory:
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.engine, self.session, self.plain = engine, session, plain
-        self.size = session.model.settings.budget
+        self.size = session.model.options.wc_length
         self.system = system  # the system message that the history has
         self.on_progress = on_progress  # tokens that have gone into the tree, and how many there are to go
         self._known = 0  # messages of the conversation that are in the history
@@ -108,16 +109,7 @@ class SessionMemory:
                 self.on_progress(start, len(ids))
             self.session.append(ids[start : start + APPEND])
         self.session.flush()
-        generation = self.engine.continue_session(
-            self.session,
-            [],
-            max_new_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            seed=sampling.seed,
-            stop=stop,
-        )
-        return View(ids), generation
+        return View(ids), self.engine.stream(Request((), sampling, self.session, stop))
 
     def replace_messages(self) -> None:
         """Take the messages that come with the next question for others than those so far: all of them go into the history."""
@@ -142,17 +134,6 @@ class SessionMemory:
             ids += render_turn(tokenizer, message["role"], content).ids
         self._known = len(messages) + 1
         return [*ids, tokenizer.special("assistant_start")]
-
-
-def _generate(engine: Engine, ids: list[int], sampling: Sampling, **options: Any) -> Generation:
-    return engine.generate(
-        ids,
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        seed=sampling.seed,
-        **options,
-    )
 
 
 def prompt_room(size: int, max_new_tokens: int) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
-from mccore.generate.answer import Completion, Prefix
+from mccore.generate.answer import Prefix, Request
+from mccore.model.kv_cache import HIDDEN
 
 if TYPE_CHECKING:
     from mccore.megacontext.sessions.session import Session
@@ -17,22 +18,32 @@ if TYPE_CHECKING:
 
 PREFILL_CHUNK = 1024  # columns of one prefill pass: bounds the attention mask of padded batches
 
-_HIDDEN = -1e30  # finite: a padding query that sees nothing at all would turn into NaN
-
 
 class Reader(Protocol):
-    """The model's side of a running batch: reads tokens, gives logits fp32 [B, V]."""
+    """The model's side of a running batch of B rows: takes tokens, gives logits fp32 [B, V]."""
 
     def prefill(self) -> Tensor:
         """Logits after the prompts."""
         ...
 
-    def step(self, tokens: list[int]) -> Tensor:
-        """Logits after one more token of every row."""
+    def push(self, row: int, token: int) -> None:
+        """A row's next token, which `step` reads."""
         ...
 
-    def keep(self, slots: list[int]) -> None:
+    def step(self) -> Tensor:
+        """Logits after the tokens that were pushed, one of every row."""
+        ...
+
+    def keep(self, rows: list[int]) -> None:
         """Drop all rows but these."""
+        ...
+
+    def takes(self, other: Reader) -> bool:
+        """Whether the rows of another reader can join."""
+        ...
+
+    def join(self, other: Reader) -> None:
+        """Take over another reader's rows, behind its own. What was pushed has been read, there and here."""
         ...
 
     def close(self) -> None:
@@ -41,18 +52,15 @@ class Reader(Protocol):
 
 
 class SessionRows:
-    """Rows that are sessions: their prompts go into histories, and so does every token of their completions."""
+    """Rows that are sessions: their prompts go into histories, and so does every token of their answers."""
 
-    def __init__(
-        self, sessions: Sequence[Session], prompts: Sequence[Sequence[int]], completions: Sequence[Completion]
-    ) -> None:
+    def __init__(self, requests: Sequence[Request]) -> None:
         from mccore.megacontext.sessions.batch import SessionBatch
 
+        sessions = [request.session for request in requests if request.session is not None]
         self._batch = SessionBatch(sessions)
-        self._completions = list(completions)
-        for session, ids in zip(sessions, prompts, strict=True):
-            session.append(ids)
-        self._begins = [session.tokens for session in sessions]
+        for session, request in zip(sessions, requests, strict=True):
+            session.append(request.ids)
 
     def prefill(self) -> Tensor:
         for session in self._batch.sessions:
@@ -60,50 +68,59 @@ class SessionRows:
             session.watch()
         return torch.stack([session.read() for session in self._batch.sessions])
 
-    def step(self, tokens: list[int]) -> Tensor:
-        return self._batch.step(tokens)
+    def push(self, row: int, token: int) -> None:
+        self._batch.sessions[row].append_token(token)
 
-    def keep(self, slots: list[int]) -> None:
+    def step(self) -> Tensor:
+        return self._batch.step()
+
+    def keep(self, rows: list[int]) -> None:
         sessions = self._batch.sessions
-        self._batch.keep(slots)
-        for slot in set(range(len(sessions))) - set(slots):
-            self._catch_up(sessions[slot], slot)
-        self._begins = [self._begins[slot] for slot in slots]
-        self._completions = [self._completions[slot] for slot in slots]
+        self._batch.keep(rows)
+        _settle([session for row, session in enumerate(sessions) if row not in rows])
+
+    def takes(self, other: Reader) -> TypeGuard[SessionRows]:
+        return isinstance(other, SessionRows) and other._batch.model is self._batch.model
+
+    def join(self, other: Reader) -> None:
+        assert self.takes(other)
+        other._batch.release()
+        self._batch.add(other._batch.sessions)
 
     def close(self) -> None:
         self._batch.release()
-        for slot, session in enumerate(self._batch.sessions):
-            self._catch_up(session, slot)
+        _settle(self._batch.sessions)
 
-    def _catch_up(self, session: Session, slot: int) -> None:
-        """The last tokens of a completion, which nothing had to be read after."""
-        session.append(self._completions[slot].tokens[session.tokens - self._begins[slot] :])
+
+def _settle(sessions: Sequence[Session]) -> None:
+    """Bring what was said into the trees of sessions whose answers have ended."""
+    for session in sessions:
+        session.history.settle()
 
 
 class TokenRows:
-    """Rows of token ids that lie side by side: cache, padding and positions."""
+    """Rows of token ids that lie side by side: cache, padding and positions.
 
-    def __init__(
-        self, model: GPT, prompts: Sequence[Sequence[int]], limit: int, context: int, prefix: Prefix | None
-    ) -> None:
-        self.model = model
-        self.prefix = prefix
+    room: columns for the longest answer. prefix: of the only request, if any: its cache is used, and grows as it needs to.
+    """
+
+    def __init__(self, model: GPT, prompts: Sequence[Sequence[int]], room: int, prefix: Prefix | None = None) -> None:
+        self.model, self.prefix = model, prefix
         self.copies = 1
         if len(prompts) > 1 and all(prompt == prompts[0] for prompt in prompts[1:]):
             self.copies = len(prompts)  # read once, copied to every row
             prompts = prompts[:1]
         columns = max(map(len, prompts))
-        pads = [columns - len(prompt) for prompt in prompts]
-        device = model.device
-        self.tokens = torch.tensor([[0] * pad + list(prompt) for pad, prompt in zip(pads, prompts, strict=True)])
-        self.tokens = self.tokens.to(device)  # [B, columns]
-        self.padding: Tensor | None = torch.tensor(pads, device=device).unsqueeze(1) if any(pads) else None  # [B, 1]
+        self.pads = [columns - len(prompt) for prompt in prompts]
+        self._padded = any(self.pads)  # once padded, always: the same sums whoever has left
+        rows = [[0] * pad + list(prompt) for pad, prompt in zip(self.pads, prompts, strict=True)]
+        self.tokens = torch.tensor(rows).to(model.device)  # [B, columns]
+        self._next: list[int] = []
         if prefix is None:
-            self.cache = model.new_cache(len(prompts), columns + limit)
+            self.cache = model.new_cache(len(prompts), columns + room)
         else:
             if prefix.cache is None:
-                prefix.cache = model.new_cache(1, min(context, PREFILL_CHUNK), grow=True)
+                prefix.cache = model.new_cache(1, min(columns + room, PREFILL_CHUNK), grow=True)
             self.tokens = self.tokens[:, prefix.reuse(prompts[0]) :]
             self.cache = prefix.cache
 
@@ -115,23 +132,44 @@ class TokenRows:
         logits = self.model.logits(hidden)
         if self.copies > 1:
             self.cache = self.cache.expand(self.copies)
+            self.pads = self.pads * self.copies
             logits = logits.expand(self.copies, -1)
+        self._next = [0] * len(self.pads)
         return logits
 
-    @torch.inference_mode()
-    def step(self, tokens: list[int]) -> Tensor:
-        """Read one more token of every row; logits after it, fp32 [B, V]."""
-        return self.model.logits(self._read(torch.tensor(tokens, device=self.model.device).unsqueeze(1)))
+    def push(self, row: int, token: int) -> None:
+        self._next[row] = token
 
     @torch.inference_mode()
-    def keep(self, slots: list[int]) -> None:
-        """Drop all rows but these."""
-        index = torch.tensor(slots, device=self.model.device)
-        cache = self.cache
-        cache.keys, cache.values = cache.keys[:, index], cache.values[:, index]
-        cache.embeddings = cache.embeddings[index]
-        if self.padding is not None:
-            self.padding = self.padding[index]
+    def step(self) -> Tensor:
+        """Read one more token of every row; logits after it, fp32 [B, V]."""
+        return self.model.logits(self._read(torch.tensor(self._next, device=self.model.device).unsqueeze(1)))
+
+    @torch.inference_mode()
+    def keep(self, rows: list[int]) -> None:
+        self.cache.keep_rows(rows)
+        self.pads, self._next = [self.pads[row] for row in rows], [self._next[row] for row in rows]
+
+    def takes(self, other: Reader) -> TypeGuard[TokenRows]:
+        return isinstance(other, TokenRows) and self.prefix is None and other.prefix is None
+
+    @torch.inference_mode()
+    def join(self, other: Reader) -> None:
+        """Take over another reader's rows: both end at the same column of a new cache."""
+        assert self.takes(other)
+        parts = [self, other]
+        length = max(part.cache.length for part in parts)
+        room = max(part.cache.capacity - part.cache.length for part in parts)
+        cache = self.model.new_cache(sum(part.cache.rows for part in parts), length + room)
+        pads: list[int] = []
+        for part in parts:
+            shift = length - part.cache.length
+            for row, pad in enumerate(part.pads):
+                cache.copy_row(len(pads), shift, part.cache, row)
+                pads.append(shift + pad)
+        cache.advance(length)
+        self.cache, self.pads, self._padded = cache, pads, any(pads)
+        self._next = [*self._next, *other._next]
 
     def close(self) -> None:
         """Nothing is held that outlives the batch."""
@@ -140,16 +178,17 @@ class TokenRows:
         """Hidden state [B, D] of the last of `tokens` [B, T], which follow the cached ones."""
         start, count = self.cache.length, tokens.size(1)
         columns = torch.arange(start, start + count, device=tokens.device)
-        if self.padding is None:
+        if not self._padded:
             hidden = self.model.hidden(tokens, positions=columns, cache=self.cache)
         else:
+            padding = torch.tensor(self.pads, device=tokens.device).unsqueeze(1)  # [B, 1]
             seen = torch.arange(start + count, device=tokens.device)
-            bias = torch.where(seen < self.padding, _HIDDEN, 0.0)  # [B, cached + T]
+            bias = torch.where(seen < padding, HIDDEN, 0.0)  # [B, cached + T]
             hidden = self.model.hidden(
                 tokens,
-                positions=(columns - self.padding).clamp(min=0),
+                positions=(columns - padding).clamp(min=0),
                 attn_bias=bias[:, None, None, :],
-                smear_mask=(columns > self.padding).float(),  # a row's first token has none before it
+                smear_mask=(columns > padding).float(),  # a row's first token has none before it
                 cache=self.cache,
             )
         if self.prefix is not None:

@@ -9,22 +9,28 @@ import torch
 from torch import Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn; see `Engine.generate`."""
+    """How an answer is drawn, and how long it may be.
 
-    temperature: float = 0.6
-    top_k: int = 50
+    temperature: 0 takes the likeliest token; above, tokens are drawn among the `top_k` likeliest (0: all), the same for the
+    same seed.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
     max_new_tokens: int = 256
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
 
 
 @torch.inference_mode()
 def choose(logits: Tensor, draws: Sequence[float], temperature: float, top_k: int) -> list[int]:
     """One token per row of logits [B, V]: the likeliest at temperature 0, else the one that the row's draw in [0, 1) hits
     in the cumulative distribution of the `top_k` likeliest (0: all)."""
-    if temperature < 0:
-        raise ValueError(f"temperature must not be negative, got {temperature}")
     if temperature == 0:
         return logits.argmax(dim=-1).tolist()
     ids: Tensor | None = None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
 from mccore.config import ModelConfig
 from mccore.errors import MccoreError
 from mccore.model.attention import Rotary, rotate
+
+HIDDEN = -1e30  # score of what nobody may see; finite: a query that sees nothing at all would turn into NaN
 
 
 class CacheFull(MccoreError):
@@ -77,6 +81,59 @@ class KVCache:
             self.key_bias[:, :count] = self.key_bias[:, entries]
         self.length = count
 
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Hold these rows, in this order, and no others."""
+        index = torch.tensor(rows, device=self.keys.device)
+        self.keys, self.values, self.embeddings = self.keys[:, index], self.values[:, index], self.embeddings[index]
+        self.key_bias = None if self.key_bias is None else self.key_bias[index]
+
+    def copy_row(
+        self, row: int, start: int, source: KVCache, source_row: int = 0, entries: slice | None = None
+    ) -> None:
+        """Write entries of a row of another cache, by default all it holds, from index `start` on of this cache's `row`.
+
+        Counts none of them as held: see `advance`. What is written is there already, or fits the capacity.
+        """
+        entries = slice(0, source.length) if entries is None else entries
+        into = slice(start, start + entries.stop - entries.start)
+        self.keys[:, row, :, into] = source.keys[:, source_row, :, entries]
+        self.values[:, row, :, into] = source.values[:, source_row, :, entries]
+        self.embeddings[row, into] = source.embeddings[source_row, entries]
+        bias = None if source.key_bias is None else source.key_bias[source_row, entries]
+        if self.key_bias is None and bias is not None and bool(bias.any()):
+            self.key_bias = bias.new_zeros((self.rows, self.capacity, bias.size(-1)))
+        if self.key_bias is not None:
+            self.key_bias[row, into] = 0.0 if bias is None else bias
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is held, by name, for `fill` to read again."""
+        held = slice(0, self.length)
+        tensors = {
+            "keys": self.keys[:, :, :, held],
+            "values": self.values[:, :, :, held],
+            "embeddings": self.embeddings[:, held],
+        }
+        return tensors if self.key_bias is None else {**tensors, "key_bias": self.key_bias[:, held]}
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Hold what `tensors` gave, of a cache of as many rows, and nothing else. Raises CacheFull where it has no room."""
+        self.truncate(0)
+        count, device = tensors["keys"].size(3), self.keys.device
+        self.reserve(self.rows, count)
+        self.keys[:, :, :, :count] = tensors["keys"].to(device)
+        self.values[:, :, :, :count] = tensors["values"].to(device)
+        self.embeddings[:, :count] = tensors["embeddings"].to(device)
+        if "key_bias" in tensors:
+            bias = tensors["key_bias"].to(device)
+            self.key_bias = bias.new_zeros((self.rows, self.capacity, bias.size(-1)))
+            self.key_bias[:, :count] = bias
+        self.length = count
+
+    def shift_key_bias(self, entries: Tensor, by: float) -> None:
+        """Add `by` to the first key bias of those entries, bool [E], of the first E; nothing where there are no biases."""
+        if self.key_bias is not None:
+            self.key_bias[0, : len(entries), 0] += by * entries
+
     def turn(self, by: Rotary) -> None:
         """Rotate the keys of all entries held on, each by its own angles [1, length, C / 2]: as if they had stood elsewhere."""
         held = self.keys[:, :, :, : self.length]
@@ -106,14 +163,15 @@ class KVCache:
 
     # What follows is the model's side: `reserve` once per pass, `append` per layer, `advance` at the end.
 
-    def reserve(self, rows: int, count: int) -> None:
-        """Make sure that `count` more entries of `rows` rows fit. Raises CacheFull, ValueError for other rows."""
+    def reserve(self, rows: int, count: int, *, grow: bool = False) -> None:
+        """Make sure that `count` more entries of `rows` rows fit, this once by growing. Raises CacheFull, ValueError for
+        other rows."""
         if rows != self.rows:
             raise ValueError(f"the cache holds {self.rows} rows, the input has {rows}")
         needed = self.length + count
         if needed <= self.capacity:
             return
-        if not self.grow:
+        if not (grow or self.grow):
             raise CacheFull(
                 f"{count} more entries don't fit in a cache of {self.capacity} that holds {self.length}",
                 hint="make the cache larger, shorten the input, or truncate the cache",

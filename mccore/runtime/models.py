@@ -1,4 +1,4 @@
-"""A checkpoint as a GPT, or as the networks of MegaContext."""
+"""The tensors of a checkpoint as networks."""
 
 from __future__ import annotations
 
@@ -6,40 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from mccore.config import RunConfig
 from mccore.errors import CheckpointError, ConfigError
+from mccore.model.gpt import GPT
 from mccore.runs.stored_config import parse_config
 
 if TYPE_CHECKING:
-    import torch
-
     from mccore.megacontext.networks.networks import MegaContextNets
-    from mccore.model.gpt import GPT
     from mccore.runs.checkpoints import Meta
-
-
-def load_gpt(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> tuple[GPT, Meta]:
-    """The GPT in a checkpoint directory, which is all it needs, computing in `dtype` (fp32 by default).
-
-    Raises CheckpointError when it is damaged.
-    """
-    import torch
-
-    from mccore.model.gpt import GPT
-    from mccore.train.checkpoint.read import load_model
-
-    state, meta = load_model(path, device)
-    config = checkpoint_config(path, meta, {name: tuple(tensor.shape) for name, tensor in state.items()})
-    with torch.device("meta"):
-        gpt = GPT(config.model, compute_dtype=dtype or torch.float32)
-    weights = {name.removeprefix("gpt."): tensor for name, tensor in state.items() if name.startswith("gpt.")}
-    try:
-        gpt.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path} doesn't hold the model its configuration describes: {error}", hint="use another checkpoint"
-        ) from error
-    return gpt.eval(), meta
 
 
 def checkpoint_config(path: Path, meta: Meta, shapes: Mapping[str, tuple[int, ...]]) -> RunConfig:
@@ -62,27 +39,27 @@ def checkpoint_config(path: Path, meta: Meta, shapes: Mapping[str, tuple[int, ..
     return config
 
 
-def load_megacontext(
-    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+def gpt_from(state: Mapping[str, Tensor], config: RunConfig, dtype: torch.dtype) -> GPT:
+    """The GPT among the tensors of a checkpoint, which it takes as they are. Raises RuntimeError for others than its own."""
+    with torch.device("meta"):
+        gpt = GPT(config.model, compute_dtype=dtype)
+    gpt.load_state_dict(_part(state, "gpt."), assign=True)
+    return gpt.eval()
+
+
+def nets_from(
+    state: Mapping[str, Tensor], config: RunConfig, device: torch.device | str, dtype: torch.dtype
 ) -> MegaContextNets | None:
-    """GistNet, LensNet and what belongs to them in a checkpoint directory, computing in `dtype` (fp32 by default); None for
-    a model that was trained without. Raises CheckpointError when it is damaged.
-    """
-    import torch
-
+    """GistNet, LensNet and what belongs to them; None where there are none. Raises RuntimeError for others than its own."""
     from mccore.megacontext.networks.networks import MegaContextNets
-    from mccore.train.checkpoint.read import load_model
 
-    state, meta = load_model(path, device)
-    config = checkpoint_config(path, meta, {name: tuple(tensor.shape) for name, tensor in state.items()})
-    weights = {name.removeprefix("mc."): tensor for name, tensor in state.items() if name.startswith("mc.")}
+    weights = _part(state, "mc.")
     if not weights:
         return None
-    nets = MegaContextNets(config.megacontext, config.model, dtype=dtype or torch.float32).to(device)
-    try:
-        nets.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path} doesn't hold the networks its configuration describes: {error}", hint="use another checkpoint"
-        ) from error
+    nets = MegaContextNets(config.megacontext, config.model, dtype=dtype).to(device)
+    nets.load_state_dict(weights)
     return nets.eval()
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -7,30 +7,28 @@ is used.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from mccore.config import TRAINING_STAGES, ChatTrainConfig, ModelConfig, RunConfig, StageName, TrainConfig, stage_spec
 from mccore.data.batches.rows import Rows
-from mccore.data.batches.store import Encoded, TokenStore, encode_documents, ensure_store, open_store, store_path
+from mccore.data.batches.store import TokenStore
 from mccore.data.corpora.catalogue import open_corpus
-from mccore.data.corpora.document import Corpus, Split
-from mccore.data.tokenizer.chat_format import render_conversation
+from mccore.data.corpora.document import Corpus
 from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import CheckpointError, DataError, Interrupted
 from mccore.events import Event
 from mccore.host import paths
 from mccore.runs.rundir import RunDir
 from mccore.runtime.inputs import check_input
-from mccore.runtime.models import load_gpt, load_megacontext
+from mccore.runtime.open import OpenModel, open_model
+from mccore.runtime.stores import Splits, corpus_splits, mixture_splits, token_store
 from mccore.runtime.told import Place, Unheard
 from mccore.scaling.plan import stage_config
-from mccore.tasks.catalogue import code_version, mix_conversations
+from mccore.tasks.catalogue import code_version
 from mccore.tasks.jsonl import ReadConversations, file_fingerprint, jsonl_path, read_conversations
 from mccore.telemetry.emitter import Emitter
 from mccore.train.world import World
@@ -40,17 +38,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mccore.eval.bits_per_byte import BitsPerByte
-    from mccore.generate.engine import Engine
     from mccore.megacontext.networks.networks import MegaContextNets
     from mccore.model.gpt import GPT
     from mccore.model.optim.optimizer import Optimizer
-    from mccore.runs.checkpoints import Meta
     from mccore.train.objective import Objective
 
 
 PROGRESS_SECONDS = 1.0
-
-VAL_CONVERSATIONS = 200  # held-out conversations per source, for the validation loss of chat stages
 
 
 class StopRequested(Interrupted):
@@ -147,7 +141,8 @@ class Runtime:
         """
         key: dict[str, Any] = {"kind": "text", "corpus": None, "tokenizer": self.tokenizer.fingerprint}
         if not stage_spec(stage).chat:
-            return self._store({**key, "corpus": self.corpus.manifest()}, self._encode_corpus, build)
+            key["corpus"] = self.corpus.manifest()
+            return self._store(key, corpus_splits(self.corpus, self.tokenizer, self.progress), build)
         section = self.chat_section(stage)
         key |= {
             "kind": "chat",
@@ -156,46 +151,14 @@ class Runtime:
             "mixture": dict(sorted(section.mixture.items())),
             "seed": self.config.seed,
         }
-        return self._store(key, lambda: self._encode_mixture(section), build)
+        config = self.config
+        splits = mixture_splits(
+            section.mixture, self.tokenizer, self.progress, seed=config.seed, strict=config.data.strict
+        )
+        return self._store(key, splits, build)
 
-    def _store(
-        self, key: dict[str, Any], splits: Callable[[], Mapping[str, Iterator[Encoded]]], build: bool
-    ) -> TokenStore:
-        directory = store_path(self.cache, key)
-
-        def make() -> None:
-            if build or not directory.exists():
-                ensure_store(directory, key, self.tokenizer.vocab_size, splits)
-
-        self.world.once_per_machine(make)  # the others wait and open it
-        return open_store(directory)
-
-    def _encode_corpus(self) -> Mapping[str, Iterator[Encoded]]:
-        tokenizer = self.tokenizer
-
-        def encode(split: Split) -> Iterator[Encoded]:
-            documents = ((document.id, document.text) for document in self.corpus.documents(split))
-            return encode_documents(
-                documents,
-                lambda texts: tokenizer.encode_batch_to_array(texts, bos=True),
-                progress=lambda done: self.progress(done, None, f"{split} documents"),
-            )
-
-        return {"train": encode("train"), "val": encode("val")}
-
-    def _encode_mixture(self, section: ChatTrainConfig) -> Mapping[str, Iterator[Encoded]]:
-        def encode(split: Split) -> Iterator[Encoded]:
-            mixture = dict(section.mixture)
-            if split == "val":
-                mixture = {name: min(count, VAL_CONVERSATIONS) for name, count in mixture.items()}
-            conversations = mix_conversations(mixture, split, seed=self.config.seed, strict=self.config.data.strict)
-            for done, conversation in enumerate(conversations):
-                if done % 256 == 0:
-                    self.progress(done, len(conversations), f"{split} conversations")
-                rendered = render_conversation(self.tokenizer, conversation["messages"])
-                yield Encoded(conversation["id"], np.array(rendered.ids), np.array(rendered.mask, dtype=np.uint8))
-
-        return {"train": encode("train"), "val": encode("val")}
+    def _store(self, key: Mapping[str, Any], splits: Splits, build: bool) -> TokenStore:
+        return token_store(self.cache, key, self.tokenizer.vocab_size, splits, self.world, build)
 
     def _conversations_version(self, section: ChatTrainConfig) -> dict[str, Any]:
         """What the content of the mixture's sources depends on beside their names."""
@@ -338,25 +301,11 @@ class Runtime:
             )
         return found
 
-    def trained_gpt(self, stage: StageName) -> tuple[GPT, Meta]:
-        """The GPT of a stage's newest checkpoint, for evaluation, and the checkpoint's meta data."""
-        gpt, meta = load_gpt(self.last_checkpoint(stage), self.world.device, self.dtype)
-        if meta.tokenizer != self.tokenizer.fingerprint:
-            raise CheckpointError(
-                f"the checkpoint of {stage} was trained with another tokenizer than {self.run.tokenizer_dir} holds",
-                hint="a run keeps one tokenizer; start a new run to change it",
-            )
-        return gpt, meta
-
-    def trained_megacontext(self, stage: StageName) -> MegaContextNets | None:
-        """The networks beside the GPT in a stage's newest checkpoint; None for a run without MegaContext."""
-        return load_megacontext(self.last_checkpoint(stage), self.world.device, self.aux_dtype)
-
-    def engine(self, gpt: GPT) -> Engine:
-        """Generation with a model."""
-        from mccore.generate.engine import Engine
-
-        return Engine(gpt, self.tokenizer)
+    def open_model(self, stage: StageName, *, aux_dtype: torch.dtype | None = None) -> OpenModel:
+        """The model of a stage's newest checkpoint, for evaluation; aux_dtype: see `runtime.open.open_model`."""
+        opened = open_model(self.last_checkpoint(stage), self.world.device, self.dtype, aux_dtype=aux_dtype)
+        _ = opened.tokenizer  # another one is told before anything is computed
+        return opened
 
     def validate(self, gpt: GPT, rows: Rows, tokens: int, batch_rows: int) -> BitsPerByte:
         """Validation loss and bits per byte over up to `tokens` tokens; every rank takes its share and gets the result. A model

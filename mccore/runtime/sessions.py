@@ -1,54 +1,31 @@
-"""Sessions of a run's model: its networks, allocator and trees put together, and where conversations with a name live."""
+"""Sessions of an opened model: its networks, allocator and trees put together, and where conversations with a name live."""
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mccore import plugins
-from mccore.api import TreeSpec
-from mccore.config import Choice, MegaContextConfig, RunConfig
+from mccore.api import Allocator, AllocatorSpec, TreeSpec
+from mccore.config import Choice, MegaContextConfig
 from mccore.errors import UsageError
 from mccore.host import paths
+from mccore.megacontext.sessions.options import SessionOptions
 from mccore.resolve.draft import FINDER
-from mccore.runs.checkpoints import identity_of
-from mccore.runtime.models import load_gpt, load_megacontext
+from mccore.runtime.allocators import allocator_builder
 
 if TYPE_CHECKING:
-    import torch
-
     from mccore.api import TreeBackend
+    from mccore.megacontext.networks.networks import MegaContextNets
     from mccore.megacontext.sessions.model import SessionModel
     from mccore.megacontext.sessions.session import Session
     from mccore.model.gpt import GPT
-    from mccore.runs.checkpoints import Meta
 
 _STORED = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int8"}
 MEMORY, FILES = "ram", "disk"  # what stands in where the configured tree isn't for memory, or not for files
-
-
-@dataclass(frozen=True)
-class Overrides:
-    """What a session does otherwise than its model's configuration says; None leaves it as it is."""
-
-    allocator: Choice | None = None
-    tree: Choice | None = None
-    wc_length: int | None = None
-    refocus_interval: int | None = None
-    kv_policy: str | None = None
-    surprise: float | None = None
-    gist_dtype: str | None = None
-    search: str | None = None
-    token_positions: str | None = None
-
-    def apply(self, config: MegaContextConfig) -> MegaContextConfig:
-        """The configuration with these. Raises ConfigError for a value that isn't allowed."""
-        given = {name: _plain(value) for name, value in vars(self).items() if value is not None}
-        if self.search is not None:
-            given["search"] = {**config.search.model_dump(), "kind": self.search}
-        return MegaContextConfig.model_validate({**config.model_dump(), **given})
 
 
 class TreeBuilder:
@@ -62,92 +39,68 @@ class TreeBuilder:
         return plugins.build("tree", self.memory if spec.directory is None else self.files, spec)
 
 
-def load_context_model(
-    checkpoint: Path,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
-    overrides: Overrides | None = None,
-) -> tuple[SessionModel, TreeBuilder, Meta]:
-    """The model of a checkpoint as sessions share it, and what builds their trees.
+@dataclass(frozen=True)
+class Sessions:
+    """The sessions of one model: what they share, and what builds their trees."""
 
-    Raises UsageError for a model that was trained without MegaContext, or a search that was asked for with an allocator that
-    doesn't show what is found, CheckpointError for a damaged model, ConfigError.
+    model: SessionModel
+    trees: TreeBuilder
+
+    def new(self, tree: Path | None = None) -> Session:
+        """A session whose tree is in that directory, with what it holds already, or in memory."""
+        from mccore.megacontext.sessions.session import Session
+        from mccore.megacontext.tree.tree import Tree
+
+        return Session(self.model, Tree(self.trees(self.model.encoder.spec(tree)), self.model.encoder))
+
+    @property
+    def in_files(self) -> bool:
+        """Whether the trees of these sessions are to be in files, also where that isn't asked for."""
+        return self.model.options.tree.name != MEMORY
+
+    @property
+    def missing_search(self) -> str | None:
+        """What to tell a user whose allocator waits for a search and has none; None where all is well."""
+        if self.model.options.search.kind != "none" or not _reads_found(
+            self.model.allocator(self.model.nets.config.max_lod, 0)
+        ):
+            return None
+        return (
+            "this allocator shows what a search finds, and nothing is searched: it makes a window behind a coarse past; "
+            "--search ngram searches"
+        )
+
+
+def session_options(config: MegaContextConfig, **flags: Any) -> SessionOptions:
+    """The options of a model with a user's flags; see `SessionOptions.of`.
+
+    Raises ConfigError for a value that isn't allowed, UsageError for a search that was asked for with an allocator that
+    doesn't show what is found.
     """
-    gpt, meta = load_gpt(checkpoint, device, dtype)
-    model, trees = context_model(checkpoint, gpt, meta, device, overrides)
-    return model, trees, meta
+    options = SessionOptions.of(config, **flags)
+    if flags.get("search") not in (None, "none"):
+        allocator = allocator_builder(options.allocator)(AllocatorSpec(config.block_size, config.max_lod, 0))
+        if not _reads_found(allocator):
+            raise UsageError(
+                f"the allocator {options.allocator.name!r} doesn't show what a search finds",
+                hint=f"choose one that does: --allocator {FINDER}",
+            )
+    return options
 
 
-def context_model(
-    checkpoint: Path, gpt: GPT, meta: Meta, device: torch.device | str = "cpu", overrides: Overrides | None = None
-) -> tuple[SessionModel, TreeBuilder]:
-    """`load_context_model` around a GPT that is there already."""
+def build_sessions(gpt: GPT, nets: MegaContextNets, options: SessionOptions, identity: str) -> Sessions:
+    """Sessions of these networks; identity tells them from others. Raises FocusError for a Working Context that is too small."""
     import torch
 
-    from mccore.megacontext.sessions.model import SessionModel, SessionSettings
+    from mccore.megacontext.sessions.model import SessionModel
 
-    nets = load_megacontext(checkpoint, device, gpt.compute_dtype)
-    if nets is None:
-        raise UsageError(
-            f"the model in {checkpoint} was trained without MegaContext: it has no gists and no focus",
-            hint="train one with `mccore run tiny --mc`",
-        )
-    config = (overrides or Overrides()).apply(RunConfig.model_validate(meta.config).megacontext)
-    nets.config = nets.config.model_copy(update={"token_positions": config.token_positions})
-    extension = plugins.load("allocator", config.allocator.name)
-    options = plugins.read_options("allocator", config.allocator, extension)
-    own = getattr(options, "recent_tokens", None)
-    if own is not None:  # made for large Working Contexts, in a small one it would leave nothing to allocate
-        options = options.model_copy(update={"recent_tokens": min(own, config.wc_length // 4)})
-    settings = SessionSettings(
-        budget=config.wc_length,
-        interval=config.refocus_interval,
-        kv_policy=config.kv_policy,
-        surprise=config.surprise or None,
-        search=config.search,
-    )
-    model = SessionModel(
-        gpt,
-        nets,
-        lambda spec: extension.build(options, spec),
-        settings,
-        identity=model_identity(checkpoint, meta),
-        stored=getattr(torch, _STORED[config.gist_dtype]),
-    )
-    if overrides is not None and overrides.search not in (None, "none") and not shows_what_is_found(model):
-        raise UsageError(
-            f"the allocator {config.allocator.name!r} doesn't show what a search finds",
-            hint=f"choose one that does: --allocator {FINDER}",
-        )
-    return model, TreeBuilder(config.tree)
-
-
-def shows_what_is_found(model: SessionModel) -> bool:
-    """Whether the allocator of a model goes by what a search of the history finds."""
-    return bool(getattr(model.allocator(model.nets.config.max_lod, 0), "reads_found", False))
-
-
-def missing_search(model: SessionModel) -> str | None:
-    """What to tell a user whose allocator waits for a search and has none; None where all is well."""
-    if model.settings.search.kind != "none" or not shows_what_is_found(model):
-        return None
-    return (
-        "this allocator shows what a search finds, and nothing is searched: it makes a window behind a coarse past; "
-        "--search ngram searches"
-    )
-
-
-def session_in_memory(model: SessionModel, trees: TreeBuilder) -> Session:
-    """A new session without a place of its own."""
-    from mccore.megacontext.sessions.session import Session
-    from mccore.megacontext.tree.tree import Tree
-
-    return Session(model, Tree(trees(model.encoder.spec()), model.encoder))
-
-
-def model_identity(checkpoint: Path, meta: Meta) -> str:
-    """What tells a model and its tokenizer from every other."""
-    return identity_of(checkpoint, meta.tokenizer)
+    nets = copy.copy(nets)  # the same networks, in the places that these sessions have
+    nets.config = nets.config.model_copy(update={"token_positions": options.token_positions})
+    # An allocator's recent tokens are made for large Working Contexts: in a small one they would leave nothing to allocate.
+    allocator = allocator_builder(options.allocator, options.wc_length // 4)
+    stored = getattr(torch, _STORED[options.gist_dtype])
+    model = SessionModel(gpt, nets, allocator, options, identity=identity, stored=stored)
+    return Sessions(model, TreeBuilder(options.tree))
 
 
 def session_directory(name: str) -> Path:
@@ -162,5 +115,6 @@ def session_directory(name: str) -> Path:
     return paths.sessions_dir() / name
 
 
-def _plain(value: object) -> object:
-    return value.model_dump() if isinstance(value, Choice) else value
+def _reads_found(allocator: Allocator) -> bool:
+    """Whether an allocator goes by what a search of the history finds."""
+    return bool(getattr(allocator, "reads_found", False))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mccore.config import StageName, stage_spec
@@ -14,7 +12,7 @@ from mccore.scaling.plan import stage_config
 from mccore.stages.prepare import Results
 
 if TYPE_CHECKING:
-    from mccore.megacontext.sessions.session import Session
+    pass
 
 
 # --- evaluation and report ---------------------------------------------------------------------------------------------
@@ -26,23 +24,25 @@ def evaluate_text(runtime: Runtime) -> Results:
     from mccore.stages.observers.validation import emit_validation
 
     config, trained = runtime.config, _evaluated(runtime)
-    gpt, meta = runtime.trained_gpt(trained)
+    opened = runtime.open_model(trained, aux_dtype=runtime.aux_dtype)
+    gpt = opened.gpt
     rows = stage_config(config, trained).micro_batch_rows
     began = time.perf_counter()
     found = runtime.validate(gpt, runtime.rows(trained, "val"), config.eval.bpb_tokens, rows)
     emit_validation(runtime, found, time.perf_counter() - began, None)
-    samples = sample_completions(
-        runtime.engine(gpt), config.eval.sample_prompts, config.eval.sample_tokens, config.seed
-    )
+    samples = sample_completions(opened.engine(), config.eval.sample_prompts, config.eval.sample_tokens, config.seed)
     for sample in samples:
         runtime.emit("sample", prompt=sample.prompt, text=sample.text)
-    results: Results = {"step": meta.step, **found._asdict(), "samples": [sample._asdict() for sample in samples]}
-    nets = runtime.trained_megacontext(trained)
-    if nets is not None:
+    results: Results = {
+        "step": opened.meta.step,
+        **found._asdict(),
+        "samples": [sample._asdict() for sample in samples],
+    }
+    if opened.nets is not None:
         from mccore.stages.focus import focus_table
 
         try:
-            results["context"] = focus_table(runtime, gpt, nets)
+            results["context"] = focus_table(runtime, gpt, opened.nets)
         except MccoreError as error:  # these shapes leave nothing to compare: no reason to end the run
             runtime.emit("notice", about="contexts", message=f"they aren't compared: {error.message}")
             results["context_missing"] = error.message
@@ -54,18 +54,13 @@ def evaluate_chat(runtime: Runtime) -> Results:
     from mccore.eval.chat import evaluate_chat as ask_questions
 
     trained = _evaluated(runtime)
-    gpt, meta = runtime.trained_gpt(trained)
-    new_session: Callable[[], Session] | None = None
-    if runtime.config.megacontext.enabled:
-        from mccore.runtime.sessions import context_model, session_in_memory
-
-        model, trees = context_model(runtime.last_checkpoint(trained), gpt, meta, runtime.world.device)
-        new_session = partial(session_in_memory, model, trees)
+    opened = runtime.open_model(trained)
+    new_session = opened.sessions().new if runtime.config.megacontext.enabled else None
     began = time.perf_counter()
-    found = ask_questions(runtime.engine(gpt), runtime.config.eval, seed=runtime.config.seed, new_session=new_session)
+    found = ask_questions(opened.engine(), runtime.config.eval, seed=runtime.config.seed, new_session=new_session)
     seconds = round(time.perf_counter() - began, 6)
     runtime.emit("eval", found["metrics"], name="chat", seconds=seconds, details={"stage": trained})
-    return {"step": meta.step, **found}
+    return {"step": opened.meta.step, **found}
 
 
 def _evaluated(runtime: Runtime) -> StageName:

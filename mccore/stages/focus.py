@@ -91,7 +91,7 @@ def check_focus(
     require_full_context(config)
     budget = check_budget(runtime.config)
     interval = check_interval(config)
-    allocator = build_allocator(runtime, max(config.horizon, config.recent_tokens - interval))
+    allocator = build_allocator(runtime.config, max(config.horizon, config.recent_tokens - interval))
     gpt.eval()
     try:
         report = stream_focus(

@@ -15,10 +15,11 @@ import torch
 from mccore.config import ChatTrainConfig
 from mccore.data.batches.loader import Batch, Loader, stack_rows
 from mccore.data.batches.rows import Position, Rows
-from mccore.errors import ConfigError, RunError
+from mccore.errors import ConfigError
 from mccore.host.files import write_atomic
 from mccore.model.schedule import schedule
 from mccore.runs.checkpoints import Meta, latest
+from mccore.runtime.open import require_tokenizer
 from mccore.runtime.runtime import Runtime, Stopped, Training
 from mccore.scaling.model import count_parameters
 from mccore.scaling.plan import TrainPlan, train_plan, training_flops
@@ -185,11 +186,7 @@ def _starting_point(runtime: Runtime, training: Training) -> tuple[Progress, Map
 
 
 def _check_tokenizer(runtime: Runtime, meta: Meta) -> None:
-    if meta.tokenizer != runtime.tokenizer.fingerprint:
-        raise RunError(
-            f"the {meta.stage} checkpoint was trained with another tokenizer than {runtime.run.tokenizer_dir} holds",
-            hint="a run keeps one tokenizer; start a new run to change it",
-        )
+    require_tokenizer(meta, runtime.tokenizer, runtime.run.tokenizer_dir)
 
 
 def _remember_speed(runtime: Runtime, results: Mapping[str, Any]) -> None:

@@ -360,13 +360,12 @@ def test_what_does_not_fit_is_named(command: Command, copied: Path, monkeypatch:
 def test_gists_of_something_else_are_noticed_in_spite_of_right_checksums(
     command: Command, copied: Path, base: Path
 ) -> None:
-    from mccore.megacontext.tree.tree import Tree
-    from mccore.runtime.sessions import load_context_model
+    from mccore.runtime.open import open_model
 
-    model, trees, _ = load_context_model(base / "runs" / "other" / "checkpoints" / "sft" / "step_00000007")
+    sessions = open_model(base / "runs" / "other" / "checkpoints" / "sft" / "step_00000007").sessions()
     shutil.rmtree(copied / "tree")
     state = json.loads((copied / "session.json").read_text())
-    tree = Tree(trees(model.encoder.spec(copied / "tree")), model.encoder)
+    tree = sessions.new(copied / "tree")
     tree.append([65] * state["tokens"])
     tree.close()
     code, said, _ = command("verify", copied)

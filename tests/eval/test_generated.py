@@ -99,7 +99,7 @@ def test_tasks_kinds_and_questions_too_long(
         assert len(alive) == len(draws)
         return [scripts[row].pop(0) for row in alive]
 
-    monkeypatch.setattr("mccore.generate.engine.choose", choose)
+    monkeypatch.setattr("mccore.generate.scheduler.choose", choose)
     found = evaluate_generated(engine, conversations, max_new_tokens=30)
     needle, arithmetic = found["needle"], found["arithmetic"]
     assert (needle.accuracy.n, needle.accuracy.accuracy, needle.skipped) == (2, 0.5, 1)

@@ -10,7 +10,7 @@ from mccore.data.tokenizer.chat_format import render_for_completion
 from mccore.data.tokenizer.reply import Piece, prose, split_reply
 from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import DataError, UsageError
-from mccore.generate.answer import ContextOverflow
+from mccore.generate.answer import ContextOverflow, Request
 from mccore.generate.chat import ChatSession, message_content
 from mccore.generate.engine import Engine
 from mccore.generate.memory import TextMemory, WindowMemory, fit_window, prompt_room
@@ -85,7 +85,7 @@ def test_answers_are_those_of_the_engine_and_stay_in_the_history(engine: Engine)
     for text in ("hello", "and then?"):
         expected_messages.append(say("user", text))
         ids = render_for_completion(engine.tokenizer, expected_messages)
-        expected = split_reply(engine.generate(ids, max_new_tokens=12), engine.tokenizer)
+        expected = split_reply(engine.stream(Request(ids, Sampling(max_new_tokens=12))), engine.tokenizer)
         said = "".join(piece.text for piece in session.ask(text))
         assert said == "".join(piece.text for piece in expected)
         expected_messages.append({"role": "assistant", "content": message_content(expected)})
@@ -117,7 +117,7 @@ def test_stopping_keeps_what_was_said(engine: Engine) -> None:
 
 def test_a_turn_without_an_answer_is_withdrawn(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     end = engine.tokenizer.special("assistant_end")
-    monkeypatch.setattr("mccore.generate.engine.choose", lambda logits, draws, *_: [end] * len(draws))
+    monkeypatch.setattr("mccore.generate.scheduler.choose", lambda logits, draws, *_: [end] * len(draws))
     session = session_of(engine)
     assert list(session.ask("hello")) == []
     assert session.messages == []
@@ -142,7 +142,7 @@ def test_base_models_continue_the_text(engine: Engine) -> None:
     session = ChatSession(engine.tokenizer, TextMemory(engine), Sampling(temperature=0.0, max_new_tokens=10))
     t = engine.tokenizer
     said = "".join(piece.text for piece in session.ask("def f"))
-    expected = engine.generate([t.bos_id, *t.encode("def f")], max_new_tokens=10, stop=(t.bos_id,))
+    expected = engine.stream(Request([t.bos_id, *t.encode("def f")], Sampling(max_new_tokens=10), stop=(t.bos_id,)))
     assert said == "".join(piece.text for piece in split_reply(expected, t))
 
 

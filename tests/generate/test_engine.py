@@ -9,9 +9,9 @@ from torch import Tensor
 
 from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import CheckpointError
-from mccore.generate.answer import ContextOverflow, Prefix
+from mccore.generate.answer import ContextOverflow, Prefix, Request, batch
 from mccore.generate.engine import Engine
-from mccore.generate.sampling import choose
+from mccore.generate.sampling import Sampling, choose
 from mccore.model import GPT
 
 
@@ -42,29 +42,31 @@ def test_cached_and_batched_greedy_equal_uncached(
     stop = {*range(0, 256, 8), tokenizer.bos_id}  # frequent enough that rows end at different steps
     expected = [greedy_uncached(model, prompt, 30, stop) for prompt in prompts]
     assert len({len(tokens) for tokens in expected}) >= 3
-    assert [list(engine.generate(prompt, max_new_tokens=30, stop=stop)) for prompt in prompts] == expected
-    assert [row.tokens for row in engine.generate_batch(prompts, max_new_tokens=30, stop=stop)] == expected
+    assert [
+        list(engine.stream(Request(prompt, Sampling(max_new_tokens=30), stop=stop))) for prompt in prompts
+    ] == expected
+    assert [row.tokens for row in engine.run(batch(prompts, Sampling(max_new_tokens=30), stop=stop))] == expected
 
 
 def test_long_prompts_are_read_in_chunks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = prompts_of((50, 31), engine.tokenizer.bos_id)
-    whole = engine.generate_batch(prompts, max_new_tokens=10)
+    whole = engine.run(batch(prompts, Sampling(max_new_tokens=10)))
     monkeypatch.setattr("mccore.generate.readers.PREFILL_CHUNK", 7)
-    assert engine.generate_batch(prompts, max_new_tokens=10) == whole
+    assert engine.run(batch(prompts, Sampling(max_new_tokens=10))) == whole
 
 
 def test_a_row_draws_the_same_whatever_is_beside_it(engine: Engine) -> None:
     prompts = prompts_of((5, 12, 3), engine.tokenizer.bos_id)
-    together = engine.generate_batch(prompts, max_new_tokens=25, temperature=1.0, top_k=40, seed=3)
-    alone = list(engine.generate(prompts[0], max_new_tokens=25, temperature=1.0, top_k=40, seed=3))
+    together = engine.run(batch(prompts, Sampling(max_new_tokens=25, temperature=1.0, top_k=40, seed=3)))
+    alone = list(engine.stream(Request(prompts[0], Sampling(max_new_tokens=25, temperature=1.0, top_k=40, seed=3))))
     assert together[0].tokens == alone
-    assert engine.generate_batch(prompts, max_new_tokens=25, temperature=1.0, top_k=40, seed=3) == together
-    assert engine.generate_batch(prompts, max_new_tokens=25, temperature=1.0, top_k=40, seed=4) != together
+    assert engine.run(batch(prompts, Sampling(max_new_tokens=25, temperature=1.0, top_k=40, seed=3))) == together
+    assert engine.run(batch(prompts, Sampling(max_new_tokens=25, temperature=1.0, top_k=40, seed=4))) != together
 
 
 def test_rows_of_one_prompt_draw_independently_from_the_first_token_on(engine: Engine) -> None:
     prompt = prompts_of((5,), engine.tokenizer.bos_id)[0]
-    rows = engine.generate_batch([prompt] * 12, max_new_tokens=1, temperature=1.5)
+    rows = engine.run(batch([prompt] * 12, Sampling(max_new_tokens=1, temperature=1.5)))
     assert len({row.tokens[0] for row in rows if row.tokens}) > 3
 
 
@@ -91,9 +93,9 @@ def test_sampling_never_takes_an_impossible_token() -> None:
 def test_prefix_is_reused_and_changes_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = prompts_of((20,), engine.tokenizer.bos_id)[0]
     prefix = Prefix()
-    said = list(engine.generate(prompt, max_new_tokens=8, prefix=prefix))
+    said = list(engine.stream(Request(prompt, Sampling(max_new_tokens=8), prefix=prefix)))
     longer = [*prompt, *said, 65, 66, 67]
-    fresh = list(engine.generate(longer, max_new_tokens=8))
+    fresh = list(engine.stream(Request(longer, Sampling(max_new_tokens=8))))
     read: list[int] = []
     hidden = engine.model.hidden
 
@@ -102,16 +104,16 @@ def test_prefix_is_reused_and_changes_nothing(engine: Engine, monkeypatch: pytes
         return hidden(tokens, **inputs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine.model, "hidden", counting)
-    assert list(engine.generate(longer, max_new_tokens=8, prefix=prefix)) == fresh
+    assert list(engine.stream(Request(longer, Sampling(max_new_tokens=8), prefix=prefix))) == fresh
     assert read[0] == 4  # the last token of the answer was never read, and three are new
-    assert list(engine.generate(prompt[:10], max_new_tokens=8, prefix=prefix)) == list(
-        engine.generate(prompt[:10], max_new_tokens=8)
+    assert list(engine.stream(Request(prompt[:10], Sampling(max_new_tokens=8), prefix=prefix))) == list(
+        engine.stream(Request(prompt[:10], Sampling(max_new_tokens=8)))
     )
 
 
 def scripted(engine: Engine, script: list[int], monkeypatch: pytest.MonkeyPatch) -> Engine:
     remaining = list(script)
-    monkeypatch.setattr("mccore.generate.engine.choose", lambda logits, draws, *_: [remaining.pop(0) for _ in draws])
+    monkeypatch.setattr("mccore.generate.scheduler.choose", lambda logits, draws, *_: [remaining.pop(0) for _ in draws])
     return engine
 
 
@@ -120,11 +122,11 @@ def test_the_tool_writes_its_result_into_the_reply(engine: Engine, monkeypatch: 
     start, end = t.special("python_start"), t.special("python_end")
     ignored = [0, 0, 0, 0]  # what the model would have said in place of the four tokens that the tool writes
     script = [start, *t.encode("12*3"), end, *ignored, *t.encode("!"), t.special("assistant_end")]
-    generation = scripted(engine, script, monkeypatch).generate([t.bos_id, 65], max_new_tokens=40)
+    generation = scripted(engine, script, monkeypatch).stream(Request([t.bos_id, 65], Sampling(max_new_tokens=40)))
     tokens = list(generation)
     assert t.decode(tokens) == "<|python_start|>12*3<|python_end|><|output_start|>36<|output_end|>!"
-    assert generation.completion.forced == [False] * 6 + [True] * 4 + [False]
-    assert generation.completion.finish == "stop"
+    assert generation.answer.forced == [False] * 6 + [True] * 4 + [False]
+    assert generation.answer.finish == "stop"
 
 
 def test_without_a_result_the_model_goes_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,27 +138,27 @@ def test_without_a_result_the_model_goes_on(engine: Engine, monkeypatch: pytest.
         66,
         t.special("assistant_end"),
     ]
-    tokens = list(scripted(engine, script, monkeypatch).generate([t.bos_id], max_new_tokens=40))
+    tokens = list(scripted(engine, script, monkeypatch).stream(Request([t.bos_id], Sampling(max_new_tokens=40))))
     assert tokens == script[:-1]
 
 
 def test_ends_are_told_apart(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = [engine.tokenizer.bos_id, *[65] * 99]
     never: frozenset[int] = frozenset()
-    assert engine.generate_batch([prompt], max_new_tokens=5, stop=never)[0].finish == "length"
-    full = engine.generate_batch([prompt], max_new_tokens=500, stop=never)[0]
+    assert engine.run(batch([prompt], Sampling(max_new_tokens=5), stop=never))[0].finish == "length"
+    full = engine.run(batch([prompt], Sampling(max_new_tokens=500), stop=never))[0]
     assert (full.finish, len(full.tokens)) == ("context", 28)
-    assert engine.generate_batch([prompt], max_new_tokens=0)[0].tokens == []
-    assert engine.generate_batch([]) == []
+    assert engine.run(batch([prompt], Sampling(max_new_tokens=0)))[0].tokens == []
+    assert engine.run(batch([], Sampling())) == []
 
 
 def test_prompts_that_leave_no_room_are_refused(engine: Engine) -> None:
     with pytest.raises(ContextOverflow, match="128 tokens leaves no room for an answer in a context of 128"):
-        engine.generate([65] * 128)
+        engine.stream(Request([65] * 128, Sampling()))
     with pytest.raises(ValueError, match="at least one token"):
-        engine.generate([])
+        engine.stream(Request([], Sampling()))
     with pytest.raises(ValueError, match="temperature"):
-        next(engine.generate([65], temperature=-1))
+        Sampling(temperature=-1)
 
 
 def test_a_diverged_model_is_an_error(tokenizer: Tokenizer, random_gpt: Callable[..., GPT]) -> None:
@@ -164,4 +166,4 @@ def test_a_diverged_model_is_an_error(tokenizer: Tokenizer, random_gpt: Callable
     with torch.no_grad():
         model.head.weight.fill_(float("nan"))
     with pytest.raises(CheckpointError, match="not a number"):
-        next(Engine(model, tokenizer).generate([65]))
+        next(Engine(model, tokenizer).stream(Request([65])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice, pairwise
 
 import pytest
@@ -16,12 +17,14 @@ from mccore.cli.chat.pictures import bar, passages, picture
 from mccore.config import Choice, MegaContextConfig
 from mccore.data.tokenizer.chat_format import render_conversation, render_for_completion
 from mccore.data.tokenizer.tokenizer import Tokenizer
+from mccore.generate.answer import Request, batch
 from mccore.generate.chat import ChatSession
 from mccore.generate.engine import Engine
 from mccore.generate.memory import SessionMemory, TextMemory, WindowMemory, closing
 from mccore.generate.sampling import Sampling
 from mccore.megacontext.networks.networks import MegaContextNets
-from mccore.megacontext.sessions.model import SessionModel, SessionSettings
+from mccore.megacontext.sessions.model import SessionModel
+from mccore.megacontext.sessions.options import SessionOptions
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.tree import Tree
 from mccore.model import GPT
@@ -45,7 +48,7 @@ def context_model(gpt: GPT, *, budget: int = W, **changes: object) -> SessionMod
     def allocator(spec: AllocatorSpec) -> object:
         return extension.build(options, spec)
 
-    return SessionModel(gpt.eval(), nets.eval(), allocator, SessionSettings(budget, 8))
+    return SessionModel(gpt.eval(), nets.eval(), allocator, SessionOptions(budget, 8))
 
 
 def new_session(model: SessionModel, seed: int = 0) -> Session:
@@ -82,21 +85,23 @@ def test_a_session_that_fits_says_what_the_engine_says(
     engine, session = Engine(model.gpt, tokenizer), new_session(model)
     ids = [tokenizer.bos_id, *tokenizer.encode("what is 1 + 1?")]
     options = {"max_new_tokens": 40, "temperature": temperature, "seed": 5}
-    plain = engine.generate(ids, **options)
-    ours = engine.continue_session(session, ids, **options)
+    plain = engine.stream(Request(ids, Sampling(**options)))
+    ours = engine.stream(Request(ids, Sampling(**options), session))
     assert list(ours) == list(plain)
-    assert ours.completion.finish == plain.completion.finish
-    assert everything(session) == ids + plain.completion.tokens
+    assert ours.answer.finish == plain.answer.finish
+    assert everything(session) == ids + plain.answer.tokens
 
 
 def test_what_was_generated_is_in_the_history_however_it_ends(contexts: SessionModel, tokenizer: Tokenizer) -> None:
     engine = Engine(contexts.gpt, tokenizer)
     for taken in (0, 1, 7, 100):
         session = new_session(contexts)
-        generation = engine.continue_session(session, [1, 2, 3], max_new_tokens=50, temperature=1.0, seed=2, stop=())
+        generation = engine.stream(
+            Request([1, 2, 3], Sampling(max_new_tokens=50, temperature=1.0, seed=2), session, stop=())
+        )
         told = list(islice(generation, taken))
         generation.close()
-        said = generation.completion.tokens
+        said = generation.answer.tokens
         assert told == said
         assert everything(session) == ([1, 2, 3, *said] if taken else [])
         assert len(said) == min(taken, 50) or taken == 0
@@ -107,15 +112,17 @@ def test_many_sessions_side_by_side_say_what_each_says_alone(contexts: SessionMo
     prompts = [list(range(1, 4)), list(range(5, 70)), [9], list(range(200)), list(range(100, 160))]
     options = {"max_new_tokens": 60, "temperature": 0.0}
     alone = [
-        engine.continue_session(new_session(contexts, row), prompt, **options) for row, prompt in enumerate(prompts)
+        engine.stream(Request(prompt, Sampling(**options), new_session(contexts, row)))
+        for row, prompt in enumerate(prompts)
     ]
     for generation in alone:
         for _ in generation:
             pass
     sessions = [new_session(contexts, row) for row in range(len(prompts))]
-    together = engine.continue_sessions(sessions, prompts, **options)
-    assert [done.tokens for done in together] == [each.completion.tokens for each in alone]
-    assert [done.finish for done in together] == [each.completion.finish for each in alone]
+    requests = batch(prompts, Sampling(**options))
+    together = engine.run([replace(request, session=own) for request, own in zip(requests, sessions, strict=True)])
+    assert [done.tokens for done in together] == [each.answer.tokens for each in alone]
+    assert [done.finish for done in together] == [each.answer.finish for each in alone]
     for session, prompt, done in zip(sessions, prompts, together, strict=True):
         assert everything(session) == prompt + done.tokens
         assert torch.isfinite(session.read()).all()

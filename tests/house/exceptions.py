@@ -12,7 +12,6 @@ LONG_FUNCTIONS: dict[str, str] = {
     "mccore/cli/bench.py:context": "still to be split",
     "mccore/cli/chat/command.py:chat": "still to be split",
     "mccore/cli/tok.py:train": "still to be split",
-    "mccore/contexts/build.py:build_context": "still to be split",
     "mccore/eval/context/long_history.py:evaluate_long_histories": "still to be split",
     "mccore/eval/context/stream.py:stream_focus": "still to be split",
     "mccore/eval/context/within_sequence.py:evaluate_contexts": "still to be split",
@@ -22,16 +21,12 @@ LONG_FUNCTIONS: dict[str, str] = {
 
 LARGE_CLASSES: dict[str, str] = {
     "mccore/cli/chat/terminal.py:Terminal": "still to be split",
-    "mccore/megacontext/sessions/session.py:Session": "still to be split",
     "mccore/model/gpt.py:GPT": "still to be split",
     "mccore/runs/rundir.py:RunDir": "still to be split",
-    "mccore/runtime/runtime.py:Runtime": "still to be split",
     "mccore/testing/trees.py:TreeBackendSuite": "still to be split",
 }
 
 MANY_PARAMETERS: dict[str, str] = {
-    "mccore/contexts/build.py:build_context": "wants a value of its own",
-    "mccore/contexts/cost.py:measure_context": "wants a value of its own",
     "mccore/data/batches/loader.py:Loader.__init__": "wants a value of its own",
     "mccore/data/batches/rows.py:Rows.__init__": "wants a value of its own",
     "mccore/eval/context/conditions.py:ContextRows.__init__": "wants a value of its own",
@@ -40,9 +35,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "mccore/eval/context/stream.py:focus_check": "wants a value of its own",
     "mccore/eval/context/stream.py:stream_focus": "wants a value of its own",
     "mccore/eval/context/within_sequence.py:evaluate_contexts": "wants a value of its own",
-    "mccore/generate/engine.py:Engine.continue_session": "wants a value of its own",
-    "mccore/generate/engine.py:Engine.continue_sessions": "wants a value of its own",
-    "mccore/generate/engine.py:Engine.generate": "wants a value of its own",
     "mccore/launch/launcher.py:_Launch.__init__": "wants a value of its own",
     "mccore/megacontext/focus/controller.py:prefill_focus": "wants a value of its own",
     "mccore/megacontext/tree/tree.py:BlockEncoder.__init__": "wants a value of its own",
@@ -65,7 +57,6 @@ REPEATED_HELPERS: dict[str, str] = {
     "_nodes": "still to be renamed",
     "_number": "still to be renamed",
     "_object": "still to be renamed",
-    "_plain": "still to be renamed",
 }
 
 SHARED_PREFIXES: dict[str, str] = {}

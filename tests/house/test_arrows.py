@@ -105,6 +105,22 @@ def test_no_arrow_in_the_table_is_unused() -> None:
         assert [each for each in rooms if (room, each) not in used] == [], room
 
 
+CLI_SHARED = ("options", "progress", "tables")  # what commands have in common
+CLI_BORROWS = {("setup", "doctor"): "setup ends with the checks of doctor"}  # may only shrink
+
+
+def test_no_command_imports_from_another() -> None:
+    """What two commands need belongs below them, or in a module that says what it shares."""
+    borrowed = set()
+    for arrow in arrows():
+        names = arrow.importer.name.split("."), arrow.target.split(".")
+        if all(name[:2] == ["mccore", "cli"] and len(name) > 2 for name in names):
+            importer, target = (name[2] for name in names)
+            if importer != target and target not in CLI_SHARED:
+                borrowed.add((importer, target))
+    assert borrowed == set(CLI_BORROWS)
+
+
 def test_no_circle() -> None:
     assert circles() == []
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mccore.model import GPT, CacheFull
+from mccore.model.kv_cache import KVCache
 from tests.model.conftest import VARIANTS, small_config, stirred
 
 MODELS = {name: stirred(small_config(**changes)) for name, changes in VARIANTS.items()}
@@ -132,3 +133,65 @@ def test_size_is_the_arithmetic(model: GPT) -> None:
     numbers = 2 * 5 * 40 * config.depth * config.n_kv_head * config.head_dim
     smear = 5 * 40 * config.n_embd if config.smear else 0
     assert model.new_cache(5, 40).nbytes == 4 * (numbers + smear)
+
+
+def filled(model: GPT, rows: int, length: int, *, bias: bool = False, seed: int = 0) -> KVCache:
+    """A cache with `length` random tokens in every row."""
+    cache = model.new_cache(rows, length + 4)
+    tokens = torch.randint(0, model.config.vocab_ids, (rows, length), generator=torch.Generator().manual_seed(seed))
+    inputs = {}
+    if bias:
+        inputs["key_bias"] = torch.randn(rows, length, 2, generator=torch.Generator().manual_seed(seed))
+        inputs["key_bias_weights"] = torch.randn(model.config.depth, model.config.n_head, 2)
+    with torch.inference_mode():
+        model.hidden(tokens, cache=cache, **inputs)
+    return cache
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_rows_that_are_kept_are_those_that_were_there(model: GPT, bias: bool) -> None:
+    cache = filled(model, 3, 6, bias=bias)
+    before = {name: tensor.clone() for name, tensor in cache.tensors().items()}
+    with torch.inference_mode():
+        cache.keep_rows([2, 0])
+    after = cache.tensors()
+    assert after.keys() == before.keys()
+    assert ("key_bias" in after) == bias
+    for name, tensor in after.items():
+        rows = before[name][:, [2, 0]] if name in ("keys", "values") else before[name][[2, 0]]
+        assert torch.equal(tensor, rows), name
+
+
+def test_a_row_is_copied_with_its_biases(model: GPT) -> None:
+    source, cache = filled(model, 2, 6, bias=True), filled(model, 3, 9, seed=1)
+    with torch.inference_mode():
+        cache.copy_row(1, 3, source, 1)
+    assert cache.key_bias is not None
+    assert source.key_bias is not None
+    assert torch.equal(cache.key_bias[1, 3:9], source.key_bias[1, :6])
+    assert not cache.key_bias[[0, 2]].any()
+    for name in ("keys", "values"):
+        assert torch.equal(getattr(cache, name)[:, 1, :, 3:9], getattr(source, name)[:, 1, :, :6])
+    assert torch.equal(cache.embeddings[1, 3:9], source.embeddings[1, :6])
+    with torch.inference_mode():
+        cache.copy_row(1, 3, filled(model, 1, 6, seed=2))
+    assert not cache.key_bias.any(), "entries without a bias have none, whatever stood there"
+
+
+def test_biases_that_are_all_zero_make_no_bias(model: GPT) -> None:
+    source, cache = filled(model, 1, 6, bias=True), filled(model, 1, 6)
+    assert source.key_bias is not None
+    with torch.inference_mode():
+        source.key_bias.zero_()
+        cache.copy_row(0, 0, source)
+    assert cache.key_bias is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_a_cache_holds_fills_another(model: GPT, bias: bool) -> None:
+    cache, other = filled(model, 1, 7, bias=bias), filled(model, 1, 9, seed=3)
+    with torch.inference_mode():
+        other.fill(cache.tensors())
+    assert other.length == 7
+    assert other.tensors().keys() == cache.tensors().keys()
+    assert all(torch.equal(tensor, cache.tensors()[name]) for name, tensor in other.tensors().items())

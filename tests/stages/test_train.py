@@ -14,7 +14,7 @@ from mccore.events import check_event, read_events
 from mccore.host.paths import cache_dir
 from mccore.runs.checkpoints import latest
 from mccore.runs.rundir import RunDir
-from mccore.runtime.models import load_gpt
+from mccore.runtime.open import open_model
 from mccore.stages.table import STAGE_FUNCTIONS
 from tests.support.small_run import BATCH, losses
 
@@ -111,10 +111,12 @@ def test_a_checkpoint_is_all_that_inference_needs(run: RunDir, tmp_path: Path) -
     copy.mkdir()
     for name in ("meta.json", "model.safetensors", "SHA256SUMS"):
         (copy / name).write_bytes((path / name).read_bytes())
-    gpt, meta = load_gpt(copy)
-    assert meta.tokenizer == _result(run, "tokenizer")["fingerprint"]
-    assert gpt.config.vocab_ids == _result(run, "tokenizer")["vocab_size"]  # ids that don't exist are never predicted
-    assert torch.isfinite(gpt(torch.tensor([[1, 2, 3]]))).all()
+    opened = open_model(copy)
+    assert opened.meta.tokenizer == _result(run, "tokenizer")["fingerprint"]
+    assert (
+        opened.gpt.config.vocab_ids == _result(run, "tokenizer")["vocab_size"]
+    )  # ids that don't exist are never predicted
+    assert torch.isfinite(opened.gpt(torch.tensor([[1, 2, 3]]))).all()
 
 
 def test_the_speed_is_remembered_for_estimates(run: RunDir) -> None:

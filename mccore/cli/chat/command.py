@@ -12,11 +12,11 @@ from mccore.cli.options import NumberRange
 from mccore.config.stages import stage_spec
 from mccore.errors import UsageError
 from mccore.host.text import stdin_text, typed
-from mccore.runtime.open import STAGES, find_checkpoint, find_run, load_engine
+from mccore.runtime.open import STAGES, find_checkpoint, find_run, open_on
 
 if TYPE_CHECKING:
     from mccore.generate.engine import Engine
-    from mccore.runs.rundir import RunDir
+    from mccore.runtime.open import OpenModel
 
 
 @click.command()
@@ -84,14 +84,16 @@ def chat(
 
     A run with MegaContext remembers everything that was said, however long; with --session it still does tomorrow.
     """
-    from mccore.cli.chat.sessions import SessionChoice, open_history, saved_model
+    from mccore.cli.chat.sessions import SessionPlace, open_history, saved_model
 
-    wanted = SessionChoice(name, context, wc_length, refocus_interval, allocator, search)
-    if megacontext is False and wanted.given:
+    place = SessionPlace(name, context)
+    flags = {"wc_length": wc_length, "refocus_interval": refocus_interval, "allocator": allocator, "search": search}
+    session_wanted = any(value is not None for value in (name, context, *flags.values()))
+    if megacontext is False and session_wanted:
         raise UsageError("--no-mc goes with a window, and a window has no session", hint="leave one of them away")
     known = None
     if run is None and (name is not None or context is not None):
-        run, stage, known = saved_model(wanted, stage)
+        run, stage, known = saved_model(place, stage)
     chosen = find_run(run)
     stage, checkpoint = find_checkpoint(chosen, stage)
     checkpoint = known or checkpoint
@@ -101,11 +103,13 @@ def chat(
 
     from mccore.cli.chat.recorder import recorded
     from mccore.cli.chat.terminal import Terminal
+    from mccore.cli.options import open_sessions
     from mccore.generate.chat import ChatSession
     from mccore.generate.memory import TextMemory, WindowMemory
     from mccore.generate.sampling import Sampling
 
-    engine, step = load_engine(chosen, checkpoint, device)
+    opened = open_on(checkpoint, device)
+    engine = opened.engine()
     defaults = chosen.config.chat
     sampling = Sampling(
         temperature=defaults.temperature if temperature is None else temperature,
@@ -113,15 +117,13 @@ def chat(
         max_new_tokens=max_new_tokens or defaults.max_new_tokens,
         seed=int.from_bytes(os.urandom(4)) if seed is None else seed,
     )
-    history = None
-    if megacontext is not False and (megacontext or wanted.given or chosen.config.megacontext.enabled):
-        history = open_history(
-            engine, checkpoint, wanted, not stage_spec(stage).chat, {"run": chosen.name, "stage": stage}
-        )
-    window = TextMemory(engine) if not stage_spec(stage).chat else WindowMemory(engine)
+    plain, history = not stage_spec(stage).chat, None
+    if megacontext is not False and (megacontext or session_wanted or chosen.config.megacontext.enabled):
+        history = open_history(engine, open_sessions(opened, **flags), place, plain, opened.source)
+    window = TextMemory(engine) if plain else WindowMemory(engine)
     system = None if system is None else typed(system)
     session = ChatSession(engine.tokenizer, history.memory if history else window, sampling, system)
-    source = {"run": chosen.name, "stage": stage, "step": step, **({"session": name} if name else {})}
+    source = {**opened.source, **({"session": name} if name else {})}
     terminal = Terminal(session, source, as_json=as_json, history=history)
     try:
         with recorded(chosen, lambda: terminal.history) as terminal.on_answer:
@@ -130,16 +132,17 @@ def chat(
             if text is not None:
                 terminal.answer_once(text)
             else:
-                terminal.converse(describe(chosen, stage, step, engine))
+                terminal.converse(describe(opened, engine))
     finally:
         if history is not None:
             history.close()
 
 
-def describe(run: RunDir, stage: str, step: int, engine: Engine) -> str:
+def describe(opened: OpenModel, engine: Engine) -> str:
     """One line on who is talking."""
-    parameters = sum(parameter.numel() for parameter in engine.model.parameters())
+    parameters = sum(parameter.numel() for parameter in opened.gpt.parameters())
+    run, stage, step = opened.source.values()
     return (
-        f"mccore chat: {run.name}, {stage} step {step:,}, {parameters / 1e6:.1f}M parameters, "
-        f"context {engine.max_tokens:,} tokens, on {engine.model.device.type}"
+        f"mccore chat: {run}, {stage} step {step:,}, {parameters / 1e6:.1f}M parameters, "
+        f"context {engine.max_tokens:,} tokens, on {opened.gpt.device.type}"
     )

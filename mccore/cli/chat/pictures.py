@@ -47,7 +47,7 @@ def picture(session: Session) -> str:
         return "the history is empty"
     counts = histogram(cut.level, int(cut.level.max()))
     lines = [
-        f"{len(cut):,} of {session.model.settings.budget:,} entries show {session.covered:,} tokens"
+        f"{len(cut):,} of {session.model.options.wc_length:,} entries show {session.covered:,} tokens"
         + (f"; {session.unread:,} more are unread" if session.unread > 1 else "")
     ]
     for level in range(len(counts) - 1, -1, -1):

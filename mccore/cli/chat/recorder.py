@@ -21,7 +21,7 @@ from mccore.telemetry.emitter import Emitter
 from mccore.telemetry.providers import build_providers
 
 if TYPE_CHECKING:
-    from mccore.cli.chat.sessions import History
+    from mccore.cli.chat.sessions import ChatHistory
     from mccore.generate.chat import TurnStats
     from mccore.runs.rundir import RunDir
 
@@ -30,7 +30,7 @@ Record = Callable[["TurnStats"], None]
 
 
 @contextlib.contextmanager
-def recorded(run: RunDir, history: Callable[[], History | None]) -> Iterator[Record]:
+def recorded(run: RunDir, history: Callable[[], ChatHistory | None]) -> Iterator[Record]:
     """A function to call after every answer. Nothing is written where no provider is on."""
     activation = activate(run.config)
     active = [one for one in activation.active if one.choice.name not in _OF_TRAINING]
@@ -63,7 +63,7 @@ def recorded(run: RunDir, history: Callable[[], History | None]) -> Iterator[Rec
             emitter.emit("run.end", outcome="finished", message="", seconds=round(time.monotonic() - began, 3))
 
 
-def _record(emitter: Emitter, stats: TurnStats, history: History | None) -> None:
+def _record(emitter: Emitter, stats: TurnStats, history: ChatHistory | None) -> None:
     emitter.emit(
         "chat.turn",
         prompt_tokens=stats.prompt_tokens,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mccore.errors import UsageError
 from mccore.host import paths
@@ -13,38 +14,18 @@ from mccore.host.terminal import echo
 if TYPE_CHECKING:
     from mccore.generate.engine import Engine
     from mccore.generate.memory import SessionMemory
-    from mccore.megacontext.sessions.model import SessionModel
     from mccore.megacontext.sessions.session import Session
-    from mccore.runtime.sessions import TreeBuilder
+    from mccore.runtime.sessions import Sessions
 
 
-@dataclass(frozen=True)
-class SessionChoice:
-    """What a user asked of the session on the command line."""
+class SessionPlace(NamedTuple):
+    """Where a user wants the conversation: in the session of a name, behind a saved context, or both."""
 
     name: str | None = None
     context: str | None = None
-    wc_length: int | None = None
-    refocus_interval: int | None = None
-    allocator: str | None = None
-    search: str | None = None
-
-    @property
-    def given(self) -> bool:
-        """Whether anything was asked."""
-        return any(value is not None for value in vars(self).values())
 
 
-def warn_of_missing_search(model: SessionModel) -> None:
-    """One line for a user whose allocator shows what a search finds, where nothing searches."""
-    from mccore.runtime.sessions import missing_search
-
-    lacking = missing_search(model)
-    if lacking is not None:
-        echo(f"({lacking})", err=True)
-
-
-def saved_model(choice: SessionChoice, stage: str | None) -> tuple[str | None, str | None, Path | None]:
+def saved_model(place: SessionPlace, stage: str | None) -> tuple[str | None, str | None, Path | None]:
     """The run, the stage and, where it is known, the checkpoint that a session or a context was made with.
 
     A session goes by the run it names, or, where that was renamed or is gone, by its model's identity. Where there is no such
@@ -55,14 +36,14 @@ def saved_model(choice: SessionChoice, stage: str | None) -> tuple[str | None, s
     from mccore.megacontext.sessions.state import STATE, read_state
     from mccore.runtime.sessions import session_directory
 
-    directory = None if choice.name is None else session_directory(choice.name)
+    directory = None if place.name is None else session_directory(place.name)
     if directory is not None and (directory / STATE).exists():
         state = read_state(directory)
         run, noted = (state.notes.get(name) for name in ("run", "stage"))
         if isinstance(run, str) and (paths.runs_dir() / run / "run.json").is_file():
             return run, stage or (noted if isinstance(noted, str) else None), None
-    elif choice.context is not None:
-        directory = find_context(choice.context)
+    elif place.context is not None:
+        directory = find_context(place.context)
         state = read_state(directory)
     else:
         return None, stage, None
@@ -76,12 +57,11 @@ def saved_model(choice: SessionChoice, stage: str | None) -> tuple[str | None, s
 
 
 @dataclass
-class History:
+class ChatHistory:
     """The session of a chat, and where it is kept."""
 
     memory: SessionMemory
-    model: SessionModel
-    trees: TreeBuilder
+    sessions: Sessions
     notes: dict[str, Any]
 
     @property
@@ -95,7 +75,7 @@ class History:
 
         self.memory.finish()
         if self.session.directory is not None:
-            save_session(self.session, self.session.directory, self.trees, notes=self._notes())
+            save_session(self.session, self.session.directory, self.sessions.trees, notes=self._notes())
 
     def branch(self, name: str) -> Path:
         """Go on in a copy of that name; the session that was left stays as it is. Raises UsageError, SessionError, RunError."""
@@ -106,8 +86,8 @@ class History:
         if directory.exists():
             raise UsageError(f"there is a session {name!r} already", hint="choose another name")
         self.save()
-        save_session(self.session, directory, self.trees, notes=self._notes())
-        copy, _ = open_session(self.model, directory, self.trees)
+        save_session(self.session, directory, self.sessions.trees, notes=self._notes())
+        copy, _ = open_session(self.sessions.model, directory, self.sessions.trees)
         self.session.close()
         self.memory.session = copy
         return directory
@@ -115,14 +95,11 @@ class History:
     def clear(self) -> None:
         """Begin anew. Raises UsageError for a session that is kept."""
         from mccore.generate.memory import SessionMemory
-        from mccore.runtime.sessions import session_in_memory
 
         require_unnamed(self.session)
         old = self.memory
         old.session.close()
-        self.memory = SessionMemory(
-            old.engine, session_in_memory(self.model, self.trees), plain=old.plain, on_progress=old.on_progress
-        )
+        self.memory = SessionMemory(old.engine, self.sessions.new(), plain=old.plain, on_progress=old.on_progress)
 
     def close(self) -> None:
         """Let go of the session. What was answered has been saved."""
@@ -133,46 +110,38 @@ class History:
 
 
 def open_history(
-    engine: Engine, checkpoint: Path, choice: SessionChoice, plain: bool, source: dict[str, Any]
-) -> History:
-    """The session that was asked for. Raises UsageError for a model without MegaContext, SessionError, RunError."""
-    from mccore.config import Choice
+    engine: Engine, sessions: Sessions, place: SessionPlace, plain: bool, source: Mapping[str, Any]
+) -> ChatHistory:
+    """The session that was asked for. Raises UsageError where a context comes too late, SessionError, RunError."""
     from mccore.generate.memory import SessionMemory
     from mccore.megacontext.sessions.files import create_session, open_session
     from mccore.megacontext.sessions.state import STATE
-    from mccore.runs.checkpoints import read_meta
-    from mccore.runtime.sessions import Overrides, context_model, session_directory, session_in_memory
+    from mccore.runtime.sessions import session_directory
 
-    overrides = Overrides(
-        allocator=None if choice.allocator is None else Choice(name=choice.allocator),
-        wc_length=choice.wc_length,
-        refocus_interval=choice.refocus_interval,
-        search=choice.search,
-    )
-    model, trees = context_model(checkpoint, engine.model, read_meta(checkpoint), engine.model.device, overrides)
-    warn_of_missing_search(model)
-    directory = None if choice.name is None else session_directory(choice.name)
-    notes: dict[str, Any] = dict(source)
+    model, trees = sessions.model, sessions.trees
+    directory = None if place.name is None else session_directory(place.name)
+    made_by = {name: source[name] for name in ("run", "stage")}
+    notes: dict[str, Any] = dict(made_by)
     if directory is not None and (directory / STATE).exists():
-        if choice.context is not None:
+        if place.context is not None:
             raise UsageError(
-                f"the session {choice.name!r} exists, and a context comes before everything that was said",
+                f"the session {place.name!r} exists, and a context comes before everything that was said",
                 hint="leave --context away, or begin another session",
             )
         session, notes = open_session(model, directory, trees)
-        echo(f"(session {choice.name!r}: {session.tokens:,} tokens of history)", err=True)
-    elif choice.context is not None:
+        echo(f"(session {place.name!r}: {session.tokens:,} tokens of history)", err=True)
+    elif place.context is not None:
         from mccore.contexts.manifest import find_context
         from mccore.megacontext.sessions.files import mount_context
 
-        session = mount_context(model, find_context(choice.context), trees, directory)
+        session = mount_context(model, find_context(place.context), trees, directory)
     elif directory is not None:
         session = create_session(model, directory, trees)
     else:
-        session = session_in_memory(model, trees)
+        session = sessions.new()
     system = notes.pop("system", None)
     memory = SessionMemory(engine, session, plain=plain, system=system if isinstance(system, str) else None)
-    return History(memory, model, trees, {**notes, **source})
+    return ChatHistory(memory, sessions, {**notes, **made_by})
 
 
 def require_unnamed(session: Session) -> None:

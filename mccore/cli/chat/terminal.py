@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from mccore.host.terminal import StatusLine, echo, echo_json, style, write_answe
 from mccore.host.text import open_stdin, read_text, spell, stdin_lines, typed
 
 if TYPE_CHECKING:
-    from mccore.cli.chat.sessions import History
+    from mccore.cli.chat.sessions import ChatHistory
     from mccore.megacontext.sessions.session import Session
 
 PROMPT = "> "
@@ -46,7 +47,7 @@ class Terminal:
         source: dict[str, Any],
         *,
         as_json: bool = False,
-        history: History | None = None,
+        history: ChatHistory | None = None,
     ) -> None:
         self.session = session
         self.history = history  # where the conversation has a session of its own
@@ -181,7 +182,7 @@ class Terminal:
         return {
             "tokens": session.tokens,
             "entries": session.entries,
-            "budget": session.model.settings.budget,
+            "budget": session.model.options.wc_length,
             "refocuses": session.refocuses,
             "seen": session.seen(),
         }
@@ -348,14 +349,14 @@ class Terminal:
 
     def _temperature(self, argument: str) -> None:
         if argument:
-            self.session.sampling.temperature = _number(argument, float, 0, 2, "a temperature is a number from 0 to 2")
+            temperature = _number(argument, float, 0, 2, "a temperature is a number from 0 to 2")
+            self.session.sampling = replace(self.session.sampling, temperature=temperature)
         self._note(f"(temperature {self.session.sampling.temperature:g})")
 
     def _top_k(self, argument: str) -> None:
         if argument:
-            self.session.sampling.top_k = int(
-                _number(argument, int, 0, 2**31, "top-k is a whole number, 0 for all tokens")
-            )
+            top_k = int(_number(argument, int, 0, 2**31, "top-k is a whole number, 0 for all tokens"))
+            self.session.sampling = replace(self.session.sampling, top_k=top_k)
         self._note(f"(top-k {self.session.sampling.top_k})")
 
     # --- output ---------------------------------------------------------------------------------------------------------
@@ -371,12 +372,12 @@ def describe_session(session: Session) -> str:
     controller = sorted(1000 * done.duration for done in session.recent)
     lines = [
         f"history: {session.tokens:,} tokens; Working Context: {session.entries:,} of "
-        f"{session.model.settings.budget:,} entries, keys and values {size(session.working_context.cache.nbytes)}"
+        f"{session.model.options.wc_length:,} entries, keys and values {size(session.working_context.cache.nbytes)}"
     ]
     if controller:
         p50, p95 = (controller[int(share * (len(controller) - 1))] for share in (0.5, 0.95))
         lines.append(
-            f"refocuses: {session.refocuses:,}, one in {session.model.settings.interval} tokens; "
+            f"refocuses: {session.refocuses:,}, one in {session.model.options.refocus_interval} tokens; "
             f"controller p50 {p50:.1f} ms, p95 {p95:.1f} ms; {session.working_context.entries_read:,} entries read in all"
         )
     if session.search is not None:

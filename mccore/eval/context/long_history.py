@@ -97,7 +97,7 @@ def evaluate_long_histories(
     Raises DataError where histories fit the Working Context as they are, or the horizon is longer than an interval,
     ConfigError for a condition that doesn't exist.
     """
-    settings = model.settings
+    options = model.options
     usual = set(CONDITIONS) - set(ON_DEMAND)
     asked = usual if conditions is None else {"context", "window", "twin", "twin_full", *conditions}
     unknown = sorted(asked - set(CONDITIONS))
@@ -108,10 +108,12 @@ def evaluate_long_histories(
     if not len(rows) or len(documents) != len(rows):
         raise DataError(f"{len(rows)} rows and {len(documents)} documents: give the document of each row")
     history = rows.shape[1] - horizon
-    if history <= settings.budget:
-        raise DataError(f"histories of {history} tokens fit a Working Context of {settings.budget} as they are")
-    if not 0 < horizon <= settings.interval:
-        raise DataError(f"a horizon of {horizon} tokens needs refocuses more than {settings.interval} tokens apart")
+    if history <= options.wc_length:
+        raise DataError(f"histories of {history} tokens fit a Working Context of {options.wc_length} as they are")
+    if not 0 < horizon <= options.refocus_interval:
+        raise DataError(
+            f"a horizon of {horizon} tokens needs refocuses more than {options.refocus_interval} tokens apart"
+        )
     ids = np.asarray(documents, dtype=np.int64)
     partners = swap_partners(len(rows), ids)
     losses: dict[str, list[Tensor]] = {}
@@ -138,13 +140,13 @@ def evaluate_long_histories(
             utilities.append(part.utilities)
         on_progress(row + 1)
     table = {name: torch.stack(values).double().cpu().numpy() for name, values in losses.items()}
-    room = settings.budget - settings.interval
+    room = options.wc_length - options.refocus_interval
     for name, gpt, kept in (
         ("window", model.gpt, room),
-        ("window_full", model.gpt, settings.budget),
+        ("window_full", model.gpt, options.wc_length),
         ("full", model.gpt, history),
         ("twin", twin, room),
-        ("twin_full", twin, settings.budget),
+        ("twin_full", twin, options.wc_length),
     ):
         if gpt is not None and name in asked:
             table[name] = window_losses(gpt, rows[:, history - kept :], horizon)
@@ -246,8 +248,8 @@ class _Row:
     @property
     def candidates(self) -> int:
         """Spans that a window of as many entries doesn't show."""
-        search, settings = self.session.search, self.model.settings
-        return 0 if search is None else (self.history - (settings.budget - settings.interval)) // search.span
+        search, options = self.session.search, self.model.options
+        return 0 if search is None else (self.history - (options.wc_length - options.refocus_interval)) // search.span
 
     def _showing(self, scores: NDArray[np.float64]) -> Tensor:
         """Losses [H] behind a session whose search finds all spans by `scores`, [J]."""
@@ -298,7 +300,7 @@ class _Row:
         }[name]
 
     def _query(self) -> NDArray[np.int64]:
-        return self.ids[: self.history][-self.model.settings.search.query_tokens :]
+        return self.ids[: self.history][-self.model.options.search.query_tokens :]
 
     def _ngram(self, search: HistorySearch) -> NDArray[np.float64]:
         count = self.history // search.span
@@ -360,7 +362,7 @@ class _Row:
 
     def _read(self, entries_of: Callable[[Cut], Entries]) -> Tensor:
         """Losses behind the session's cut with other entries."""
-        context = WorkingContextCache(self.model.gpt, self.model.nets, self.model.settings.budget)
+        context = WorkingContextCache(self.model.gpt, self.model.nets, self.model.options.wc_length)
         return self._rest(context, self.model.gpt.logits(context.read(self.cut, entries_of))[0])
 
     def _placed(self, token_positions: Any) -> Tensor:

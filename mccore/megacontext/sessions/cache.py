@@ -11,7 +11,7 @@ them anew; `reuse` turns their keys to the new places.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +20,14 @@ from torch import Tensor
 
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.networks.positions import Spans, excess_mass, span_rotary, spans_of
+from mccore.megacontext.sessions.options import KvPolicy
 from mccore.megacontext.tree.cut import Cut, contiguous_centres
 from mccore.megacontext.tree.edits import append
 from mccore.megacontext.tree.tree import Entries
 from mccore.model.attention import attend_in_order, rotary
 from mccore.model.gpt import GPT
+from mccore.model.kv_cache import KVCache
 
-KvPolicy = Literal["exact", "reuse"]
 CHUNK = 1024  # entries of one pass: bounds the mask and the activations of a long Working Context
 
 
@@ -35,12 +36,31 @@ class WorkingContextCache:
 
     def __init__(self, gpt: GPT, nets: MegaContextNets, capacity: int) -> None:
         self.gpt, self.nets = gpt, nets
-        self.cache = gpt.new_cache(1, capacity)
+        self._cache = gpt.new_cache(1, capacity)
+        self._bring_back: Callable[[], None] | None = (
+            None  # where another cache has read on, what copies that into this one
+        )
         self._excess = 0.0  # what biases of gists are less by
         self.entries_read = 0  # in all passes so far: what refocusing costs beside the new tokens
         self._cut = Cut(np.empty(0, dtype=np.int8), np.empty(0, dtype=np.int64), nets.config.block_size)
         self._centre = self._cut.centre  # where its entries stand, [L]
         self._behind = 0  # tokens read behind `_cut`: an array that grows by one per token would cost more than it says
+
+    @property
+    def cache(self) -> KVCache:
+        """The keys and values, all that have been read."""
+        if self._bring_back is not None:
+            self._bring_back()
+        return self._cache
+
+    def lend(self, bring_back: Callable[[], None]) -> None:
+        """Another cache reads on behind this one: `bring_back`, which calls `take_back`, is called once this one is needed."""
+        self._bring_back = bring_back
+
+    def take_back(self) -> KVCache:
+        """The keys and values as this cache has them, which nothing else reads on from now on."""
+        self._bring_back = None
+        return self._cache
 
     @property
     def cut(self) -> Cut:
@@ -151,9 +171,7 @@ class WorkingContextCache:
         seen by nobody, and what it gives is dropped.
         """
         excess = self._excess_of(cut)
-        if self.cache.key_bias is not None:
-            gists = torch.from_numpy(self.cut.level > 0).to(self.gpt.device)
-            self.cache.key_bias[0, : len(gists), 0] -= (excess - self._excess) * gists
+        self.cache.shift_key_bias(torch.from_numpy(self.cut.level > 0).to(self.gpt.device), self._excess - excess)
         self._excess = excess
         at, centre = positions_in(self.cut, cut), self._places(cut)  # [L], -1 for new ones
         at[len(cut) - least :] = -1
@@ -174,7 +192,7 @@ class WorkingContextCache:
         self._hold(cut_part(cut, kept), centre[kept])
         if not len(passed):
             return torch.empty(0)
-        self._make_room(len(passed))
+        self.cache.reserve(1, len(passed), grow=True)
         inputs = self._inputs(cut, centre, passed, entries_of(cut_part(cut, passed)), False, later)
         attend = attend_in_order(torch.from_numpy(places).to(device), torch.from_numpy(hidden_keys).to(device))
         hidden = self.gpt.hidden(**inputs, attend=attend)
@@ -183,11 +201,6 @@ class WorkingContextCache:
         self.entries_read += len(passed)
         self._hold(cut, centre)
         return hidden[:, -1]
-
-    def _make_room(self, count: int) -> None:
-        grow, self.cache.grow = self.cache.grow, True
-        self.cache.reserve(1, count)
-        self.cache.grow = grow
 
     def _excess_of(self, cut: Cut) -> float:
         if self.nets.bias is None:

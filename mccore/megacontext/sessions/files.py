@@ -143,14 +143,14 @@ def save_session(
         block_size=model.block_size,
         levels=model.levels,
         stored=str(model.encoder.stored),
-        budget=model.settings.budget,
-        kv_policy=model.settings.kv_policy,
+        budget=model.options.wc_length,
+        kv_policy=model.options.kv_policy,
         tokens=session.tokens,
         covered=session.covered,
         cut=encode_runs(cut),
         age=session.focus.age.tolist(),
         recent=[(a.tolist(), b.tolist()) for a, b in session.focus.recent],
-        since=session.since,
+        since=session.reading.since,
         refocuses=session.refocuses,
         seed=session.seed,
         keys=name,
@@ -205,7 +205,7 @@ def _restore(session: Session, state: SessionState, directory: Path) -> None:
     if len(sharpened) != len(cut):
         focus = Focus(sharpened, np.zeros(len(sharpened), dtype=np.int32))
     session.restore(focus, since=state.since, refocuses=state.refocuses)
-    same = state.budget == model.settings.budget and state.kv_policy == model.settings.kv_policy
+    same = state.budget == model.options.wc_length and state.kv_policy == model.options.kv_policy
     if same and state.keys is not None and len(sharpened) == len(cut):
         _unpack_keys(session, directory / state.keys, state.keys_sha256)
 
@@ -249,24 +249,14 @@ def _copy_tree(session: Session, directory: Path, trees: Trees) -> None:
 
 
 def _pack_keys(session: Session) -> bytes:
-    cache, logits = session.working_context.cache, session.logits
-    assert logits is not None
-    held = slice(0, cache.length)
-    tensors = {
-        "keys": cache.keys[:, :, :, held],
-        "values": cache.values[:, :, :, held],
-        "embeddings": cache.embeddings[:, held],
-        "logits": logits,
-    }
-    if cache.key_bias is not None:
-        tensors["key_bias"] = cache.key_bias[:, held]
+    assert session.logits is not None
+    tensors = {**session.working_context.cache.tensors(), "logits": session.logits}
     return safetensors.torch.save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
 
 
 @torch.inference_mode()
 def _unpack_keys(session: Session, path: Path, digest: str | None) -> None:
     """Fill the cache from a file; a file that isn't what was written is left alone, and the context will be read again."""
-    cache, device = session.working_context.cache, session.model.gpt.device
     count = len(session.focus.cut)
     shapes = _key_shapes(session, count)
     most = 2**20 + 8 * sum(int(np.prod(shape, dtype=object)) for shape in shapes.values())
@@ -284,17 +274,8 @@ def _unpack_keys(session: Session, path: Path, digest: str | None) -> None:
     wrong = {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes
     if wrong or not all(tensor.is_floating_point() for tensor in tensors.values()):
         return
-    cache.reserve(1, count)
-    cache.keys[:, :, :, :count] = tensors["keys"].to(device)
-    cache.values[:, :, :, :count] = tensors["values"].to(device)
-    cache.embeddings[:, :count] = tensors["embeddings"].to(device)
-    if "key_bias" in tensors:
-        bias = tensors["key_bias"].to(device)
-        cache.key_bias = bias.new_zeros((1, cache.capacity, bias.size(-1)))
-        cache.key_bias[:, :count] = bias
-    cache.advance(count)
-    session.working_context.adopt(session.focus.cut)
-    session.take_logits(tensors["logits"].to(device))
+    session.working_context.cache.fill(tensors)
+    session.resume(tensors["logits"].to(session.model.gpt.device))
 
 
 def _key_shapes(session: Session, count: int) -> dict[str, tuple[int, ...]]:

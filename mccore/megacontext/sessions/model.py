@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 
 from mccore.api import Allocator, AllocatorSpec
-from mccore.config import SearchConfig
-from mccore.megacontext.focus.state import Focus, FocusError, Limits
+from mccore.megacontext.focus.state import FocusError, Limits
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.search.ngram import HistorySearch, NgramSearch
-from mccore.megacontext.sessions.cache import KvPolicy
-from mccore.megacontext.tree.edits import append
+from mccore.megacontext.sessions.options import SessionOptions
 from mccore.megacontext.tree.tree import BlockEncoder
 from mccore.model.gpt import GPT
 
@@ -28,30 +24,13 @@ LONGER = (
 )
 
 
-@dataclass(frozen=True)
-class SessionSettings:
-    """How sessions focus.
-
-    budget: entries of the Working Context (W). interval: tokens between two refocuses. surprise: NLL in nats of a token that
-    brings the next refocus forward; None for never. rounds: refocuses that a new long history gets. search: what finds spans of
-    a history that its newest tokens ask for.
-    """
-
-    budget: int
-    interval: int
-    kv_policy: KvPolicy = "exact"
-    surprise: float | None = None
-    rounds: int = 8
-    search: SearchConfig = field(default_factory=SearchConfig)
-
-
 class SessionModel:
     """A model with MegaContext as many sessions share it.
 
     Args:
         gpt, nets: the trained networks, in evaluation mode.
         allocator: builds an allocator for a block size, a coarsest level and a seed.
-        settings: how sessions focus.
+        options: how sessions focus.
         identity: what tells this model from others; a saved session opens with the same only.
         stored: dtype of gists in the tree.
 
@@ -63,21 +42,21 @@ class SessionModel:
         gpt: GPT,
         nets: MegaContextNets,
         allocator: Callable[[AllocatorSpec], Allocator],
-        settings: SessionSettings,
+        options: SessionOptions,
         *,
         identity: str = "",
         stored: torch.dtype = torch.float32,
     ) -> None:
-        self.gpt, self.nets, self.settings, self.identity = gpt, nets, settings, identity
+        self.gpt, self.nets, self.options, self.identity = gpt, nets, options, identity
         self._allocator = allocator
         self.block_size = nets.config.block_size
         self.recent_tokens = self.allocator(nets.config.max_lod, 0).recent_tokens
         self.levels = tree_levels(self.block_size, nets.config.max_lod)
-        shortest = self._shortest(LONGER * settings.budget) + settings.interval
-        if settings.interval < 1 or settings.budget < shortest:
+        shortest = self._shortest(LONGER * options.wc_length) + options.refocus_interval
+        if options.refocus_interval < 1 or options.wc_length < shortest:
             raise FocusError(
-                f"a Working Context of {settings.budget} entries is too small for a history {LONGER} times as long: "
-                f"{self.recent_tokens} recent tokens, {settings.interval} until the next refocus and gists of "
+                f"a Working Context of {options.wc_length} entries is too small for a history {LONGER} times as long: "
+                f"{self.recent_tokens} recent tokens, {options.refocus_interval} until the next refocus and gists of "
                 f"{self.block_size} take up to {shortest}",
                 hint="raise megacontext.wc_length, or lower the allocator's recent_tokens or megacontext.refocus_interval",
             )
@@ -103,7 +82,7 @@ class SessionModel:
 
     def new_search(self) -> HistorySearch | None:
         """A search of one history, where sessions have one."""
-        search = self.settings.search
+        search = self.options.search
         if search.kind == "none":
             return None
         blocks = -(-search.span_tokens // self.block_size)
@@ -112,7 +91,7 @@ class SessionModel:
     def levels_for(self, tokens: int) -> int:
         """The coarsest level that a history of so many tokens is shown at: the finest with which the shortest cut takes three
         quarters of the Working Context at most, not finer than the coarsest in training."""
-        most = 3 * (self.settings.budget - self.settings.interval) // 4
+        most = 3 * (self.options.wc_length - self.options.refocus_interval) // 4
         for level in range(min(self.nets.config.max_lod, self.levels), self.levels):
             if tokens // self.block_size**level + level * (self.block_size - 1) <= most - self.recent_tokens:
                 return level
@@ -120,8 +99,8 @@ class SessionModel:
 
     def limits(self, tokens: int) -> Limits:
         """The limits of a history of so many tokens."""
-        settings = self.settings
-        return Limits(settings.budget, self.block_size, self.levels_for(tokens), settings.interval)
+        options = self.options
+        return Limits(options.wc_length, self.block_size, self.levels_for(tokens), options.refocus_interval)
 
 
 def tree_levels(block_size: int, least: int) -> int:
@@ -130,9 +109,3 @@ def tree_levels(block_size: int, least: int) -> int:
     while level < MOST_LEVELS and HISTORY // block_size**level > COARSEST:
         level += 1
     return level
-
-
-def grown(focus: Focus, count: int) -> Focus:
-    """A focus with `count` new tokens behind it, whether they fit or not."""
-    age = np.concatenate([focus.age, np.zeros(count, dtype=np.int32)])
-    return replace(focus, cut=append(focus.cut, count), age=age)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from mccore.megacontext.tree.cut import Cut
 
+KEPT_VIEWS = 64  # until they are put together
+
 
 class Runs(NamedTuple):
     """Neighbouring stretches of a history `[start, stop)`, from token 0 on, and the level that each is shown at."""
@@ -45,3 +47,20 @@ def _joined(start: NDArray[np.int64], stop: NDArray[np.int64], level: NDArray[np
         return Runs(start, stop, level)
     first = np.flatnonzero(np.r_[True, level[1:] != level[:-1]])
     return Runs(start[first], stop[np.append(first[1:], len(level)) - 1], level[first])
+
+
+class Views:
+    """The cuts that were shown while somebody watched, put together now and then."""
+
+    def __init__(self, cut: Cut) -> None:
+        self._runs = [runs_of(cut)]
+
+    def add(self, cut: Cut) -> None:
+        """A cut is shown."""
+        if len(self._runs) >= KEPT_VIEWS:
+            self._runs = [finest(self._runs)]
+        self._runs.append(runs_of(cut))
+
+    def finest(self, cut: Cut) -> Runs:
+        """The finest level that each token was shown at, or is now, by `cut`."""
+        return finest([*self._runs, runs_of(cut)])

@@ -9,145 +9,127 @@ share is in a `SessionModel`.
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mccore.api import Found
-from mccore.megacontext.focus.controller import plan_and_apply, prefill_focus, scores_for
-from mccore.megacontext.focus.measures import Refocus, measure
-from mccore.megacontext.focus.state import Focus, check_fits
+from mccore.megacontext.focus.measures import Refocus
+from mccore.megacontext.focus.state import Focus
 from mccore.megacontext.search.ngram import HistorySearch
 from mccore.megacontext.sessions.cache import WorkingContextCache, cut_part
-from mccore.megacontext.sessions.model import SessionModel, grown
-from mccore.megacontext.sessions.seen import Runs, finest, runs_of
-from mccore.megacontext.tree.cut import Cut
-from mccore.megacontext.tree.tree import Tree, TreeError
-
-APPEND = 2**16  # tokens that go into the tree at once: bounds the memory of a long prompt
+from mccore.megacontext.sessions.history import History
+from mccore.megacontext.sessions.model import SessionModel
+from mccore.megacontext.sessions.reading import Reading
+from mccore.megacontext.sessions.refocusing import Refocuser
+from mccore.megacontext.sessions.seen import Views
+from mccore.megacontext.tree.tree import Tree
 
 KEPT_REFOCUSES = 256  # of which statistics are kept
 
-MOST_BUFFERED = 512  # tokens that wait for the tree: GistNet is asked once per refocus, not once per block
 
-KEPT_VIEWS = 64  # cuts that were seen until they are put together
-# A prompt that is longer than so many Working Contexts is focused anew, from coarse to fine; a shorter one goes before LensNet
-# together with the focus that there was.
-OVERHANG = 2
+class Work(NamedTuple):
+    """What is left of reading a session's newest token: one pass, at `position`, behind all that its cache holds.
+
+    after_token: whether the entry before it is a token, of which it takes its share. changed: whether the cache holds other
+    entries than after the last pass.
+    """
+
+    token: int
+    position: int
+    after_token: bool
+    changed: bool
 
 
 class Session:
     """One history and the focus on it. Not shared between threads.
 
     tree: holds the history, which may have tokens already: they are unread. It belongs to the session from now on.
-    seed: of an allocator that draws. search: what searches the history, where it isn't to be what the model's settings say.
+    seed: of an allocator that draws. search: what searches the history, where it isn't to be what the model's options say.
     """
 
     def __init__(self, model: SessionModel, tree: Tree, *, seed: int = 0, search: HistorySearch | None = None) -> None:
         self.model, self.tree, self.seed = model, tree, seed
-        self.working_context = WorkingContextCache(model.gpt, model.nets, model.settings.budget)
-        self.covered = 0  # tokens that the focus covers, read or about to be
-        self.logits: Tensor | None = None  # fp32 [V], after the last token read
-        self.directory: Path | None = None  # where it lives, when it is saved
-        self.refocuses = 0
-        self.recent: deque[Refocus] = deque(maxlen=KEPT_REFOCUSES)
-        self.since = 0  # tokens read since the last refocus
-        self._focus = Focus(self.working_context.cut, np.zeros(0, dtype=np.int32))
-        self._grown = 0  # tokens of the focus behind `_focus`: arrays that grow by one per token would cost too much
-        self._has_gists = False
-        self._buffer: list[int] = []  # tokens that aren't in the tree yet
-        self._wanted = False  # a refocus was asked for
-        self._seen: list[Runs] | None = None
+        self.history = History(tree, model.gpt.config.vocab_size)
         self.search = search or model.new_search()
+        self.working_context = WorkingContextCache(model.gpt, model.nets, model.options.wc_length)
+        self.reading = Reading(Focus(self.working_context.cut, np.zeros(0, dtype=np.int32)))
+        self.directory: Path | None = None  # where it lives, when it is saved
+        self.recent: deque[Refocus] = deque(maxlen=KEPT_REFOCUSES)
+        self._refocuser = Refocuser(model, self.history, seed, self.search)
+        self._views: Views | None = None
 
     # --- the history --------------------------------------------------------------------------------------------------
 
     @property
     def tokens(self) -> int:
         """Tokens of the history, unread ones included (n)."""
-        return self.tree.tokens + len(self._buffer)
-
-    @property
-    def unread(self) -> int:
-        """Tokens that the model hasn't been shown."""
-        return self.tokens - self.covered
-
-    @property
-    def focus(self) -> Focus:
-        """The cut of what has been read, and how long its entries have been in it."""
-        if self._grown:
-            self._focus, self._grown = grown(self._focus, self._grown), 0
-        return self._focus
-
-    @property
-    def entries(self) -> int:
-        """Entries of the Working Context."""
-        return len(self._focus.cut) + self._grown
+        return self.history.tokens
 
     def append(self, ids: ArrayLike) -> None:
         """Add tokens, ids [t], to the history; `read` shows them to the model. Raises TreeError for what isn't a list of ids that
         the model knows, and then adds none."""
-        array = np.asarray(ids)
-        known = self.model.gpt.config.vocab_size
-        if (
-            array.size and array.dtype.kind in "iu" and int(array.max()) >= known
-        ):  # in the tree it would never get a gist
-            raise TreeError(f"token ids of this model lie in [0, {known}), and one is {array.max()}")
-        self._settle()
-        for start in range(0, max(1, len(array) if array.ndim else 1), APPEND):
-            self.tree.append(array[start : start + APPEND] if array.ndim else array)
+        self.history.append(ids)
 
     def append_token(self, token: int) -> None:
         """Add one token: `append` in a hurry. Raises TreeError for an id that the model doesn't know, and then adds none."""
-        if not 0 <= token < self.model.gpt.config.vocab_size:
-            raise TreeError(
-                f"token ids of this model lie in [0, {self.model.gpt.config.vocab_size}), and one is {token}"
-            )
-        self._settle_blocks()
-        self._buffer.append(token)
+        self.history.append_token(token)
 
     def ids(self, start: int, stop: int) -> NDArray[np.int64]:
         """The tokens `[start, stop)` of the history. Raises IndexError outside it."""
-        self._settle()
-        return self.tree.ids(start, stop)
+        return self.history.ids(start, stop)
 
     def flush(self) -> None:
         """Make the history survive a crash, where its tree can."""
-        self._settle()
+        self.history.settle()
         self.tree.flush()
 
     def close(self) -> None:
         """Flush and let go of the tree."""
-        self._settle()
+        self.history.settle()
         self.tree.close()
 
-    def _settle_blocks(self) -> None:
-        """Don't let the tokens that aren't in the tree become many, where nothing refocuses."""
-        if len(self._buffer) >= MOST_BUFFERED:
-            self._settle()
+    # --- how far it is read -------------------------------------------------------------------------------------------
 
-    def _settle(self) -> None:
-        if not self._buffer:
-            return
-        there = self.tree.tokens
-        try:
-            self.tree.append(self._buffer)
-        finally:  # the tree may hold them even where making their gists failed
-            del self._buffer[: self.tree.tokens - there]
+    @property
+    def unread(self) -> int:
+        """Tokens that the model hasn't been shown."""
+        return self.history.tokens - self.reading.covered
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    @property
+    def focus(self) -> Focus:
+        """The cut of what has been read, and how long its entries have been in it."""
+        return self.reading.focus
+
+    @property
+    def entries(self) -> int:
+        """Entries of the Working Context."""
+        return self.reading.entries
+
+    @property
+    def covered(self) -> int:
+        """Tokens that the focus covers, read or about to be."""
+        return self.reading.covered
+
+    @property
+    def logits(self) -> Tensor | None:
+        """fp32 [V], after the last token read; None before there is one."""
+        return self.reading.logits
+
+    @property
+    def refocuses(self) -> int:
+        """Refocuses so far."""
+        return self.reading.refocuses
 
     def refocus_next(self) -> None:
         """Ask for a refocus before the next token is read: something has happened, a question was put, a turn ended."""
-        self._wanted = True
+        self.reading.want_refocus()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def read(self) -> Tensor:
@@ -156,167 +138,107 @@ class Session:
         Raises ValueError for an empty history, FocusError for scores that aren't numbers or a history that can't fit,
         IllegalEdit for an allocator's mistake; the focus is then what it was.
         """
-        count = self.unread
-        if not count and self.logits is not None and not (self._wanted and self._has_gists):
-            return self.logits
+        count, reading, newest = self.unread, self.reading, self.history.newest
+        if not count and reading.logits is not None and not reading.refocus_wanted:
+            return reading.logits
         if not self.tokens:
             raise ValueError("there is nothing to read: the history is empty")
-        policy = self.model.settings.kv_policy
-        due = self.refocus_is_due(count, self._buffer[-1] if self._buffer else None)
-        self.logits = None  # until this ends well
-        if due:
-            self._refocus(count)
-            hidden = self.working_context.read(self.focus.cut, self.tree.entries, policy)
-        elif count == 1 and self._buffer and self.covered and self._all_read():
-            self._grow(1)
-            newest = torch.tensor(self._buffer[-1:], device=self.model.gpt.device)
-            hidden = self.working_context.read_tokens(newest, self.covered - 1)
+        alone = newest is not None and count == 1 and bool(reading.covered) and self._all_read()
+        if self._begin(count, newest):
+            hidden = self._read_focus()
+        elif alone:
+            token = torch.tensor([newest], device=self.model.gpt.device)
+            hidden = self.working_context.read_tokens(token, reading.covered - 1)
         else:
-            self._settle()
-            self._grow(count)
-            hidden = self.working_context.read(self.focus.cut, self.tree.entries, policy)
-        return self.take_logits(self.model.gpt.logits(hidden)[0])
-
-    def refocus_is_due(self, count: int, newest: int | None = None) -> bool:
-        """Whether reading `count` more tokens, `newest` the only one, needs a refocus first. A history that fits as it is
-        needs none."""
-        settings = self.model.settings
-        if self.entries + count > settings.budget:
-            return True
-        if not self._has_gists:
-            self._wanted = False
-            return False
-        return self._wanted or self.since + count > settings.interval or (count == 1 and self._surprised(newest))
-
-    def needs_more_than_a_pass(self, token: int) -> bool:
-        """Whether `read_all_but(token)` has to read other entries than that token."""
-        return self.unread > 0 or self.logits is None or self.refocus_is_due(1, token)
+            self.history.settle()
+            hidden = self._read_focus()
+        return reading.finish(self.model.gpt.logits(hidden)[0])
 
     @torch.inference_mode()
-    def read_all_but(self, token: int) -> bool:
-        """Do all of `append_token(token)` and `read` but the pass over that token, which `take_logits` ends: for a pass over many
-        sessions. Returns whether what the context cache holds has changed."""
-        self._settle_blocks()
-        self._buffer.append(token)
-        count = self.unread
-        due = self.refocus_is_due(count, token)
-        self.logits = None
+    def advance(self) -> Work:
+        """Do all of `read` but the pass over the newest token, for a pass over many sessions; `accept` ends it.
+
+        Something is unread. Errors as those of `read`.
+        """
+        count, newest = self.unread, self.history.newest
+        alone = count == 1 and self._all_read()
+        token = newest if newest is not None else int(self.history.ids(self.tokens - 1, self.tokens)[0])
+        changed = self._begin(count, newest) or not alone
+        if changed:
+            self.history.settle()
+            cut = self.focus.cut
+            if len(cut) > 1:
+                before = cut_part(cut, slice(0, -1))
+                policy = self.model.options.kv_policy
+                self.working_context.prepare(before, self.tree.entries, policy, later=1)
+        return Work(token, self.covered - 1, self.working_context.ends_in_token(), changed)
+
+    def accept(self, logits: Tensor) -> None:
+        """Take the logits [V] after the token of `advance`, which has been read behind the cache, in another one."""
+        self.working_context.hold_tokens(1)
+        self.reading.finish(logits)
+
+    def _begin(self, count: int, newest: int | None) -> bool:
+        """Bring `count` unread tokens into the focus; whether that took a refocus."""
+        due = self.refocus_is_due(count, newest)
+        self.reading.begin()
         if due:
             self._refocus(count)
         else:
-            only_this = count == 1 and self._all_read()
-            self._grow(count)
-            if only_this:
-                return False
-        self._settle()
-        cut = self.focus.cut
-        if len(cut) > 1:
-            before = cut_part(cut, slice(0, -1))
-            self.working_context.prepare(before, self.tree.entries, self.model.settings.kv_policy, later=1)
-        return True
+            self.reading.grow(count)
+        return due
 
-    def take_logits(self, logits: Tensor) -> Tensor:
-        """Take the logits [V] after the newest token of the focus, which the context cache holds by now."""
-        self.logits = logits
-        return logits
+    def _read_focus(self) -> Tensor:
+        return self.working_context.read(self.focus.cut, self.tree.entries, self.model.options.kv_policy)
 
     def _all_read(self) -> bool:
         """Whether the context cache holds all that the focus covers: after a read that failed it doesn't."""
         return self.working_context.entries == self.entries
 
-    def _grow(self, count: int) -> None:
-        self._grown += count
-        self.covered += count
-        self.since += count
-
-    def restore(self, focus: Focus, *, since: int, refocuses: int) -> None:
-        """Go on from a focus that was saved; nothing of it has been read yet."""
-        self._set_focus(focus)
-        self.since, self.refocuses, self.logits = since, refocuses, None
-
-    def _set_focus(self, focus: Focus) -> None:
-        self._focus, self._grown = focus, 0
-        self.covered = focus.cut.tokens
-        self._has_gists = bool(focus.cut.level.any())
+    def refocus_is_due(self, count: int, newest: int | None = None) -> bool:
+        """Whether reading `count` more tokens, `newest` the only one, needs a refocus first. A history that fits as it is
+        needs none."""
+        options, reading = self.model.options, self.reading
+        if reading.entries + count > options.wc_length:
+            return True
+        if not reading.has_gists:
+            return False
+        late = reading.since + count > options.refocus_interval
+        return reading.refocus_wanted or late or (count == 1 and self._surprised(newest))
 
     def _surprised(self, token: int | None) -> bool:
         """Whether the model had thought little of this token; not again within a quarter of the interval."""
-        threshold = self.model.settings.surprise
-        if threshold is None or token is None or self.logits is None or 4 * self.since < self.model.settings.interval:
+        options, logits = self.model.options, self.reading.logits
+        if not options.surprise or token is None or logits is None:
             return False
-        return float(self.logits.logsumexp(0) - self.logits[token]) > threshold
+        if 4 * self.reading.since < options.refocus_interval:
+            return False
+        return float(logits.logsumexp(0) - logits[token]) > options.surprise
 
     def _refocus(self, count: int) -> None:
-        """Bring `count` unread tokens into the focus and edit it so that `interval` more fit."""
-        self._settle()
-        model, began = self.model, time.perf_counter()
-        tokens = self.tree.tokens
-        limits = model.limits(tokens)
-        check_fits(tokens, limits, model.recent_tokens)
-        allocator = model.allocator(limits.max_lod, _mix(self.seed, self.refocuses))
-        dtype = model.nets.dtype
-        none = np.empty((0, 2), dtype=np.int64)
-        edits: tuple[Any, Any] = (none, none)
-        found = self._find(tokens)
-        if count > OVERHANG * limits.budget:
-            before = grown(self.focus, count)
-            (after,) = prefill_focus(
-                [tokens],
-                self._embeddings,
-                model.nets.lensnet,
-                allocator,
-                limits,
-                dtype=dtype,
-                rounds=model.settings.rounds,
-                found=found,
-            )
-        else:
-            before = grown(self.focus, count)
-            scores = scores_for(allocator, model.nets.lensnet, self._embeddings, [before.cut], dtype)
-            (after,), (edits,) = plan_and_apply([before], scores, allocator, limits, found)
-        in_use = len(self._focus.cut) if count > OVERHANG * limits.budget else len(before.cut)
-        self._set_focus(after)
-        self.since = min(count, 1)  # so that one falls on every `interval`-th token
-        self.refocuses += 1
-        self._wanted = False
-        if self._seen is not None:
-            if len(self._seen) >= KEPT_VIEWS:
-                self._seen = [finest(self._seen)]
-            self._seen.append(runs_of(after.cut))
-        measures = measure(before, after, edits, model.recent_tokens, limits)
-        # Of a long prompt none was in the Working Context when the refocus began.
-        measures = replace(measures, residency=in_use / limits.budget)
-        self.recent.append(Refocus([], [edits], [measures], time.perf_counter() - began))
+        """Bring `count` unread tokens into the focus and edit it so that `refocus_interval` more fit."""
+        focus, done = self._refocuser(self.focus, count, self.reading.refocuses)
+        self.reading.refocused(focus, count)
+        if self._views is not None:
+            self._views.add(focus.cut)
+        self.recent.append(done)
 
-    def _embeddings(self, cuts: Sequence[Cut]) -> list[Tensor]:
-        return [self.tree.entries(cut).embeddings for cut in cuts]
+    def restore(self, focus: Focus, *, since: int, refocuses: int) -> None:
+        """Go on from a focus that was saved; nothing of it has been read yet."""
+        self.reading.restore(focus, since=since, refocuses=refocuses)
 
-    def _find(self, tokens: int) -> Found | None:
-        """What the newest of the `tokens` tokens in the tree ask for: as many spans as the Working Context could show, and as
-        many again, since those in its tail are shown in any case."""
-        search, settings = self.search, self.model.settings
-        if search is None:
-            return None
-        while search.tokens < tokens:  # the first time, all of a history that was loaded
-            search.append(self.tree.ids(search.tokens, min(tokens, search.tokens + APPEND)))
-        query = self.tree.ids(max(0, tokens - settings.search.query_tokens), tokens)
-        start, stop, score = search.find(
-            query, tokens - self.model.recent_tokens, 2 * settings.budget // search.span + 1
-        )
-        return Found(np.zeros(len(start), dtype=np.int64), start, stop, score)
+    def resume(self, logits: Tensor) -> None:
+        """Take the keys and values of the working context for what reading the focus has left, and `logits` for what came."""
+        self.working_context.adopt(self.focus.cut)
+        self.reading.finish(logits)
 
     # --- what was seen ------------------------------------------------------------------------------------------------
 
     def watch(self) -> None:
         """Begin to note what the model sees, for `seen`."""
-        self._seen = [runs_of(self.focus.cut)]
+        self._views = Views(self.focus.cut)
 
     def seen(self) -> list[tuple[int, int, int]]:
         """What the model has seen since `watch`, as runs `(start, stop, level)` of the finest level of each token, in order."""
-        start, stop, level = finest([*(self._seen or []), runs_of(self.focus.cut)])
+        start, stop, level = (self._views or Views(self.focus.cut)).finest(self.focus.cut)
         return list(zip(start.tolist(), stop.tolist(), level.tolist(), strict=True))
-
-
-def _mix(seed: int, count: int) -> int:
-    """One seed of two numbers."""
-    return (seed * 0x9E3779B97F4A7C15 + count) % 2**63

@@ -8,6 +8,9 @@ from mccore.config import stage_spec
 from mccore.data.tokenizer.chat_format import render_for_completion
 from mccore.data.tokenizer.tokenizer import StreamDecoder
 from mccore.eval.samples import sample_completions
+from mccore.generate.answer import batch
+from mccore.generate.engine import Engine
+from mccore.generate.sampling import Sampling
 from mccore.runtime.runtime import Runtime, Training
 from mccore.stages.observers.observer import Observer
 from mccore.tasks.catalogue import mix_conversations
@@ -34,14 +37,15 @@ class Samples(Observer):
 
 def _completions(runtime: Runtime, training: Training) -> list[tuple[str, str]]:
     """Prompts and how the model goes on."""
-    config, engine = runtime.config, runtime.engine(training.gpt)
+    config, engine = runtime.config, Engine(training.gpt, runtime.tokenizer)
     found = sample_completions(engine, config.eval.sample_prompts, config.eval.sample_tokens, config.seed)
     return [(sample.prompt, sample.text) for sample in found]
 
 
 def _answers(runtime: Runtime, training: Training) -> list[tuple[str, str]]:
     """Questions of held-out conversations and what the model replies."""
-    config, tokenizer, engine = runtime.config, runtime.tokenizer, runtime.engine(training.gpt)
+    config, tokenizer = runtime.config, runtime.tokenizer
+    engine = Engine(training.gpt, tokenizer)
     mixture = {name: 1 for name, count in runtime.chat_section(runtime.stage).mixture.items() if count}
     conversations = mix_conversations(mixture, "val", seed=config.seed, strict=config.data.strict)[:CHAT_SAMPLES]
     prompts = [render_for_completion(tokenizer, conversation["messages"]) for conversation in conversations]
@@ -49,7 +53,7 @@ def _answers(runtime: Runtime, training: Training) -> list[tuple[str, str]]:
     kept = [(c, ids) for c, ids in zip(conversations, prompts, strict=True) if len(ids) <= room]
     if not kept:
         return []
-    replies = engine.generate_batch([ids for _, ids in kept], max_new_tokens=config.eval.sample_tokens)
+    replies = engine.run(batch([ids for _, ids in kept], Sampling(max_new_tokens=config.eval.sample_tokens)))
     return [
         (_first_question(conversation), StreamDecoder(tokenizer).feed(reply.tokens))
         for (conversation, _), reply in zip(kept, replies, strict=True)

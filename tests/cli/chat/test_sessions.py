@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,35 +248,40 @@ def test_kill_9_in_an_answer_loses_no_question(base: Path, chat: Callable[..., t
 
 
 def test_settings_of_the_session_have_their_effect(base: Path) -> None:
-    from mccore.config import Choice
-    from mccore.runtime.sessions import Overrides, load_context_model, session_in_memory
+    from mccore.runtime.open import open_model
+    from mccore.runtime.sessions import Sessions, session_options
 
     (checkpoint,) = (base / "runs" / "mc" / "checkpoints" / "sft").glob("step_*")
-    model, trees, _ = load_context_model(checkpoint)
-    assert (model.settings.budget, model.settings.interval, model.settings.kv_policy) == (96, 8, "reuse")
+    opened = open_model(checkpoint)
+
+    def sessions(**flags: Any) -> Sessions:
+        return opened.sessions(session_options(opened.config.megacontext, **flags))
+
+    model = opened.sessions().model
+    options = model.options
+    assert (options.wc_length, options.refocus_interval, options.kv_policy) == (96, 8, "reuse")
     assert model.recent_tokens == 24  # a quarter, where the allocator asks for more
     changes = {"wc_length": 80, "refocus_interval": 4, "kv_policy": "exact", "surprise": 3.0}
-    other, _, _ = load_context_model(checkpoint, overrides=Overrides(**changes))
-    assert (other.settings.budget, other.settings.interval) == (80, 4)
-    assert (other.settings.kv_policy, other.settings.surprise) == ("exact", 3.0)
+    other = sessions(**changes).model.options
+    assert {name: getattr(other, name) for name in changes} == changes
     sizes = {}
     for dtype in ("fp32", "bf16", "fp16", "int8"):
-        other, trees, _ = load_context_model(checkpoint, overrides=Overrides(gist_dtype=dtype))
-        session = session_in_memory(other, trees)
+        session = sessions(gist_dtype=dtype).new()
         session.append(range(200))
         assert torch.isfinite(session.read()).all()
         sizes[dtype] = session.tree.backend.read(1, 0, 1).nbytes
     assert sizes["fp32"] == 2 * sizes["bf16"] == 2 * sizes["fp16"] > 3 * sizes["int8"]
-    searching = Overrides(allocator=Choice(name="spans"), search="ngram", token_positions="contiguous", wc_length=192)
-    other, trees, _ = load_context_model(checkpoint, overrides=searching)
-    session = session_in_memory(other, trees)
+    searching = sessions(allocator="spans", search="ngram", token_positions="contiguous", wc_length=192)
+    session = searching.new()
     assert session.search is not None
     assert session.search.span == 64
-    assert other.nets.config.token_positions == "contiguous"
-    stochastic = Overrides(allocator=Choice(name="stochastic_greedy"), tree=Choice(name="disk"))
-    other, trees, _ = load_context_model(checkpoint, overrides=stochastic)
-    assert type(other.allocator(2, 0)).__name__ == "StochasticGreedyAllocator"
-    assert trees.memory.name == "ram"
-    assert trees.files.name == "disk"
-    assert other.identity == model.identity
-    assert torch.equal(other.gpt.embedding.weight, model.gpt.embedding.weight)
+    assert searching.model.nets.config.token_positions == "contiguous"
+    assert model.nets.config.token_positions == "absolute"  # others of the same model stay as they are
+    stochastic = sessions(allocator="stochastic_greedy", tree="disk")
+    assert type(stochastic.model.allocator(2, 0)).__name__ == "StochasticGreedyAllocator"
+    assert stochastic.trees.memory.name == "ram"
+    assert stochastic.trees.files.name == "disk"
+    assert stochastic.in_files
+    assert not opened.sessions().in_files
+    assert stochastic.model.identity == model.identity
+    assert stochastic.model.gpt is model.gpt

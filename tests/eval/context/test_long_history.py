@@ -26,7 +26,8 @@ from mccore.eval.context.policies import bm25
 from mccore.eval.context.statistics import Comparison
 from mccore.megacontext.networks.nodes import AttentionMass
 from mccore.megacontext.networks.positions import Spans
-from mccore.megacontext.sessions.model import SessionModel, SessionSettings
+from mccore.megacontext.sessions.model import SessionModel
+from mccore.megacontext.sessions.options import SessionOptions
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.tree import Tree
 from mccore.megacontext.working_context import assemble, model_inputs
@@ -322,7 +323,7 @@ def test_what_was_said_far_back_is_found_and_helps() -> None:
     gpt, nets = sign_model()
     spans = plugins.load("allocator", "spans")
     options = spans.options.model_validate({"spans": 1, "recent_tokens": RECENT})
-    settings = SessionSettings(W, INTERVAL, search=SEARCH)
+    settings = SessionOptions(W, INTERVAL, search=SEARCH)
     knowing = SessionModel(gpt.eval(), nets.eval(), lambda spec: spans.build(options, spec), settings)
     rows = np.random.default_rng(0).integers(8, 30, (6, HISTORY + INTERVAL))
     phrase = np.arange(30, 35)

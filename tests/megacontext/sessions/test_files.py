@@ -23,7 +23,7 @@ from mccore.megacontext.sessions.files import create_session, open_session, save
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.sessions.state import SessionError, read_state
-from tests.megacontext.sessions.test_session import VOCAB, W, context_model, ids_of, new_session, reread
+from tests.megacontext.sessions.test_session import VOCAB, W, context_model, ids_of, new_session, reread, step_all
 
 
 def trees(spec: TreeSpec) -> TreeBackend:
@@ -117,7 +117,7 @@ def test_other_settings_read_the_context_again(tmp_path: Path) -> None:
     for changes in ({"budget": 36}, {"budget": 60}, {"kv_policy": "reuse"}, {"options": {"recent_tokens": 12}}):
         again, _ = open_session(context_model(**changes), tmp_path, trees)
         logits = again.read()
-        assert len(again.focus.cut) <= again.model.settings.budget
+        assert len(again.focus.cut) <= again.model.options.wc_length
         assert torch.allclose(logits, reread(again), atol=2e-4)
         again.close()
 
@@ -185,17 +185,21 @@ def test_a_history_without_its_state_is_not_taken_for_a_new_session(tmp_path: Pa
             create_session(model, tmp_path, trees)
 
 
-def test_keys_that_a_batch_holds_are_not_saved(tmp_path: Path) -> None:
+def test_keys_that_a_batch_holds_are_saved_with_the_session(tmp_path: Path) -> None:
     model = context_model()
     sessions = [new_session(model) for _ in range(2)]
     for session in sessions:
         session.append(ids_of(20))
         session.read()
     batch = SessionBatch(sessions)
-    logits = batch.step([3, 4])
+    step_all(batch, [3, 4])
+    logits = step_all(batch, [5, 6])
     save_session(sessions[0], tmp_path, trees)
-    assert read_state(tmp_path).keys is None
+    assert read_state(tmp_path).keys is not None
     again, _ = open_session(model, tmp_path, trees)
+    assert torch.equal(again.read(), logits[0])
+    logits = step_all(batch, [7, 8])  # and the batch goes on
+    again.append_token(7)
     assert torch.allclose(again.read(), logits[0], atol=2e-4)
     again.close()
 

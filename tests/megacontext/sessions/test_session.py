@@ -18,11 +18,12 @@ from mccore.config import Choice, SearchConfig
 from mccore.megacontext.focus import controller
 from mccore.megacontext.focus.state import FocusError
 from mccore.megacontext.networks.networks import MegaContextNets
-from mccore.megacontext.sessions import session as session_module
+from mccore.megacontext.sessions import seen
 from mccore.megacontext.sessions.batch import SessionBatch
 from mccore.megacontext.sessions.cache import WorkingContextCache
 from mccore.megacontext.sessions.files import open_session, save_session
-from mccore.megacontext.sessions.model import SessionModel, SessionSettings
+from mccore.megacontext.sessions.model import SessionModel
+from mccore.megacontext.sessions.options import SessionOptions
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.cut import Cut, check
 from mccore.megacontext.tree.tree import Tree, TreeError
@@ -58,13 +59,20 @@ def context_model(
         gpt.eval(),
         nets.eval(),
         lambda spec: extension.build(opened, spec),
-        SessionSettings(budget, interval, **of_session),
+        SessionOptions(budget, interval, **of_session),
     )
 
 
 def new_session(model: SessionModel, **options: Any) -> Session:
     extension = plugins.load("tree", "ram")
     return Session(model, Tree(extension.build(extension.options(), model.encoder.spec()), model.encoder), **options)
+
+
+def step_all(batch: SessionBatch, tokens: list[int]) -> Tensor:
+    """One more token for every session: logits [B, V]."""
+    for session, token in zip(batch.sessions, tokens, strict=True):
+        session.append_token(token)
+    return batch.step()
 
 
 def ids_of(count: int, seed: int = 0) -> list[int]:
@@ -75,7 +83,7 @@ def reread(session: Session) -> Tensor:
     """The logits that reading the session's whole Working Context at once gives."""
     model = session.model
     session.flush()
-    fresh = WorkingContextCache(model.gpt, model.nets, model.settings.budget)
+    fresh = WorkingContextCache(model.gpt, model.nets, model.options.wc_length)
     with torch.inference_mode():
         return model.gpt.logits(fresh.read(session.focus.cut, session.tree.entries))[0]
 
@@ -122,7 +130,7 @@ def test_exact_logits_are_those_of_reading_everything_anew(
         for _ in range(1 if step % 5 else 3):
             session.append_token(next(ids))
         logits = session.read()
-        if session.since and positional == "gaussian_alibi" and session.refocuses:
+        if session.reading.since and positional == "gaussian_alibi" and session.refocuses:
             continue  # between two refocuses its biases stay those of the last one
         assert torch.allclose(logits, reread(session), atol=2e-4)
     assert session.refocuses > 10
@@ -323,7 +331,7 @@ def test_a_token_whose_pass_failed_is_read_before_the_next_one(monkeypatch: pyte
 
     def step(token: int) -> None:
         if batch:
-            together.step([token] * len(sessions))
+            step_all(together, [token] * len(sessions))
         else:
             for session in sessions:
                 session.append_token(token)
@@ -355,7 +363,7 @@ def test_a_batch_that_fails_while_a_row_refocuses_gives_all_rows_back(
         session.read()
     batch = SessionBatch(sessions)
     for token in range(4):
-        batch.step([token] * 3)
+        step_all(batch, [token] * 3)
     prepare = WorkingContextCache.prepare
 
     def fail(self: WorkingContextCache, cut: Cut, entries_of: Any, policy: Any, *, later: int) -> None:
@@ -366,7 +374,7 @@ def test_a_batch_that_fails_while_a_row_refocuses_gives_all_rows_back(
 
     def decode() -> None:
         for token in range(2 * INTERVAL):
-            batch.step([token] * 3)
+            step_all(batch, [token] * 3)
 
     with monkeypatch.context() as broken:
         broken.setattr(WorkingContextCache, "prepare", fail)
@@ -505,7 +513,7 @@ def test_a_batch_gives_what_each_session_gives_alone(smear: bool, policy: str) -
             rows = [4]
             batch.keep([2])
         tokens = ids_of(len(starts), 1000 + step)
-        logits = batch.step([tokens[row] for row in rows])
+        logits = step_all(batch, [tokens[row] for row in rows])
         for at, row in enumerate(rows):
             alone[row].append_token(tokens[row])
             assert torch.allclose(logits[at], alone[row].read(), atol=5e-4)
@@ -528,7 +536,7 @@ def test_a_batch_measures_distances_from_where_a_session_alone_does(policy: str)
             session.read()
     batch = SessionBatch(together)
     for token in range(3 * INTERVAL):
-        for session, logits in zip(alone, batch.step([token] * 3), strict=True):
+        for session, logits in zip(alone, step_all(batch, [token] * 3), strict=True):
             session.append_token(token)
             assert torch.allclose(logits, session.read(), atol=1e-4)
 
@@ -566,7 +574,7 @@ def test_what_was_seen_takes_no_more_memory_the_longer_it_is_watched(monkeypatch
     model = context_model(interval=1)
     kept = []
     for views in (4, 1000):
-        monkeypatch.setattr(session_module, "KEPT_VIEWS", views)
+        monkeypatch.setattr(seen, "KEPT_VIEWS", views)
         session = new_session(model)
         session.append(ids_of(6 * W))
         session.read()
@@ -575,8 +583,8 @@ def test_what_was_seen_takes_no_more_memory_the_longer_it_is_watched(monkeypatch
             session.append_token(token)
             session.read()
         assert session.refocuses > 50
-        assert session._seen is not None
-        assert len(session._seen) <= views
+        assert session._views is not None
+        assert len(session._views._runs) <= views
         kept.append(session.seen())
     assert kept[0] == kept[1]
 

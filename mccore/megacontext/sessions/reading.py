@@ -1,0 +1,115 @@
+"""How far a history has been read: what the model is shown of it, and what it said after the newest token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from mccore.megacontext.focus.state import Focus
+from mccore.megacontext.tree.edits import append
+
+
+class Reading:
+    """The focus of a session and the tokens behind it, in one of two states.
+
+    At rest, `logits` (fp32 [V]) are those after the last token that the focus covers. While tokens are being read, and where
+    that failed, `logits` is None. Only `grow`, `refocused` and `restore` change what is covered, and each of them ends the
+    rest; only `finish` begins it again.
+    """
+
+    def __init__(self, focus: Focus) -> None:
+        self.restore(focus, since=0, refocuses=0)
+
+    def restore(self, focus: Focus, *, since: int, refocuses: int) -> None:
+        """Go on from a focus that was saved; nothing of it has been read yet."""
+        if since < 0 or refocuses < 0:
+            raise ValueError(f"counts can't be negative: {since} tokens since the last of {refocuses} refocuses")
+        self._set(focus)
+        self._since, self._refocuses, self._refocus_wanted = since, refocuses, False
+
+    def _set(self, focus: Focus) -> None:
+        self._focus, self._grown = focus, 0
+        self._focused = focus.cut.tokens
+        self._has_gists = bool(focus.cut.level.any())
+        self._logits: Tensor | None = None
+
+    @property
+    def focus(self) -> Focus:
+        """The cut of what is covered, and how long its entries have been in it."""
+        if self._grown:  # arrays that grow by one per token would cost too much
+            self._focus, self._focused = grown(self._focus, self._grown), self.covered
+            self._grown = 0
+        return self._focus
+
+    @property
+    def covered(self) -> int:
+        """Tokens of the history that the focus covers, read or about to be."""
+        return self._focused + self._grown
+
+    @property
+    def entries(self) -> int:
+        """Entries of the Working Context."""
+        return len(self._focus.cut) + self._grown
+
+    @property
+    def has_gists(self) -> bool:
+        """Whether anything is shown coarser than token by token: only then has a refocus something to do."""
+        return self._has_gists
+
+    @property
+    def since(self) -> int:
+        """Tokens since the last refocus."""
+        return self._since
+
+    @property
+    def refocuses(self) -> int:
+        """Refocuses so far."""
+        return self._refocuses
+
+    @property
+    def logits(self) -> Tensor | None:
+        """fp32 [V], after the last token covered; None while that isn't known."""
+        return self._logits
+
+    @property
+    def refocus_wanted(self) -> bool:
+        """Whether the next token is to be read after a refocus."""
+        return self._refocus_wanted and self._has_gists
+
+    def want_refocus(self) -> None:
+        """Ask for a refocus before the next token is read. A history that fits as it is needs none."""
+        self._refocus_wanted = True
+
+    def begin(self) -> None:
+        """Something is going to be read."""
+        self._logits = None
+
+    def grow(self, count: int) -> None:
+        """`count` more tokens come behind the focus; they fit."""
+        self._logits = None
+        self._grown += count
+        self._since += count
+        if not self._has_gists:
+            self._refocus_wanted = False
+
+    def refocused(self, focus: Focus, count: int) -> None:
+        """Another focus, which covers `count` tokens more."""
+        if focus.cut.tokens != self.covered + count:
+            raise ValueError(f"a focus of {focus.cut.tokens} tokens isn't one of {self.covered} and {count} more")
+        self._set(focus)
+        self._since = min(count, 1)  # so that one falls on every `refocus_interval`-th token
+        self._refocuses += 1
+        self._refocus_wanted = False
+
+    def finish(self, logits: Tensor) -> Tensor:
+        """All that is covered has been read: `logits` [V] come after it."""
+        self._logits = logits
+        return logits
+
+
+def grown(focus: Focus, count: int) -> Focus:
+    """A focus with `count` new tokens behind it, whether they fit or not."""
+    age = np.concatenate([focus.age, np.zeros(count, dtype=np.int32)])
+    return replace(focus, cut=append(focus.cut, count), age=age)

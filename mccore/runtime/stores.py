@@ -1,0 +1,71 @@
+"""What training stages read, as tokens: made from a corpus, or from conversations, where it isn't there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mccore.data.batches.store import Encoded, TokenStore, encode_documents, ensure_store, open_store, store_path
+from mccore.data.corpora.document import Corpus, Split
+from mccore.data.tokenizer.chat_format import render_conversation
+from mccore.data.tokenizer.tokenizer import Tokenizer
+from mccore.tasks.catalogue import mix_conversations
+from mccore.train.world import World
+
+VAL_CONVERSATIONS = 200  # held-out conversations per source, for the validation loss of chat stages
+
+Progress = Callable[[int, int | None, str], None]
+"""Is called with what is done, of how much, in which unit."""
+
+Splits = Callable[[], Mapping[str, Iterator[Encoded]]]
+"""Gives the rows of each split, to be encoded one by one."""
+
+
+def token_store(
+    cache: Path, key: Mapping[str, Any], vocab_size: int, splits: Splits, world: World, build: bool
+) -> TokenStore:
+    """The store of a key, made from `splits` where it isn't there; `build` also makes a damaged one again. For all ranks."""
+    directory = store_path(cache, dict(key))
+
+    def make() -> None:
+        if build or not directory.exists():
+            ensure_store(directory, dict(key), vocab_size, splits)
+
+    world.once_per_machine(make)  # the others wait and open it
+    return open_store(directory)
+
+
+def corpus_splits(corpus: Corpus, tokenizer: Tokenizer, progress: Progress) -> Splits:
+    """The documents of a corpus, each with its <|bos|>."""
+
+    def encode(split: Split) -> Iterator[Encoded]:
+        documents = ((document.id, document.text) for document in corpus.documents(split))
+        return encode_documents(
+            documents,
+            lambda texts: tokenizer.encode_batch_to_array(texts, bos=True),
+            progress=lambda done: progress(done, None, f"{split} documents"),
+        )
+
+    return lambda: {"train": encode("train"), "val": encode("val")}
+
+
+def mixture_splits(
+    mixture: Mapping[str, int], tokenizer: Tokenizer, progress: Progress, *, seed: int, strict: bool
+) -> Splits:
+    """Conversations of a mixture with the mask of what is learned, at most VAL_CONVERSATIONS of a source for validation."""
+
+    def encode(split: Split) -> Iterator[Encoded]:
+        counts = dict(mixture)
+        if split == "val":
+            counts = {name: min(count, VAL_CONVERSATIONS) for name, count in counts.items()}
+        conversations = mix_conversations(counts, split, seed=seed, strict=strict)
+        for done, conversation in enumerate(conversations):
+            if done % 256 == 0:
+                progress(done, len(conversations), f"{split} conversations")
+            rendered = render_conversation(tokenizer, conversation["messages"])
+            yield Encoded(conversation["id"], np.array(rendered.ids), np.array(rendered.mask, dtype=np.uint8))
+
+    return lambda: {"train": encode("train"), "val": encode("val")}
