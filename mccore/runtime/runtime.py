@@ -25,7 +25,7 @@ from mccore.host import paths
 from mccore.runs.rundir import RunDir
 from mccore.runtime.inputs import check_input
 from mccore.runtime.open import OpenModel, open_model
-from mccore.runtime.stores import Splits, corpus_splits, mixture_splits, token_store
+from mccore.runtime.stores import corpus_splits, mixture_splits, token_store
 from mccore.runtime.told import Place, Unheard
 from mccore.scaling.plan import stage_config
 from mccore.tasks.catalogue import code_version
@@ -139,25 +139,21 @@ class Runtime:
         """What a training stage reads, as tokens, made where it isn't there: the corpus for `base`, conversations with
         their mask for the others. `build` also checks a store that is there, and makes it again when it is damaged.
         """
+        config = self.config
         key: dict[str, Any] = {"kind": "text", "corpus": None, "tokenizer": self.tokenizer.fingerprint}
         if not stage_spec(stage).chat:
             key["corpus"] = self.corpus.manifest()
-            return self._store(key, corpus_splits(self.corpus, self.tokenizer, self.progress), build)
-        section = self.chat_section(stage)
-        key |= {
-            "kind": "chat",
-            "corpus": self._conversations_version(section),
-            "code": code_version(),
-            "mixture": dict(sorted(section.mixture.items())),
-            "seed": self.config.seed,
-        }
-        config = self.config
-        splits = mixture_splits(
-            section.mixture, self.tokenizer, self.progress, seed=config.seed, strict=config.data.strict
-        )
-        return self._store(key, splits, build)
-
-    def _store(self, key: Mapping[str, Any], splits: Splits, build: bool) -> TokenStore:
+            splits = corpus_splits(self.corpus, self.tokenizer, self.progress)
+        else:
+            mixture = self.chat_section(stage).mixture
+            key |= {
+                "kind": "chat",
+                "corpus": self._conversations_version(self.chat_section(stage)),
+                "code": code_version(),
+                "mixture": dict(sorted(mixture.items())),
+                "seed": config.seed,
+            }
+            splits = mixture_splits(mixture, self.tokenizer, self.progress, seed=config.seed, strict=config.data.strict)
         return token_store(self.cache, key, self.tokenizer.vocab_size, splits, self.world, build)
 
     def _conversations_version(self, section: ChatTrainConfig) -> dict[str, Any]:

@@ -49,11 +49,9 @@ class Terminal:
         as_json: bool = False,
         history: ChatHistory | None = None,
     ) -> None:
-        self.session = session
+        self.session, self.source, self.as_json = session, source, as_json
         self.history = history  # where the conversation has a session of its own
-        self.source = source
         self.on_answer: Callable[[TurnStats], None] = lambda stats: None
-        self.as_json = as_json
         self.interactive = sys.stdin is not None and sys.stdin.isatty()
         self._attached: list[tuple[str, str]] = []  # files to go with the next message: name, text
         self._interrupted = False
