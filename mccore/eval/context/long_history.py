@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mccore.errors import ConfigError, DataError
 from mccore.eval.context.catalogue import LONG_HISTORY, names
-from mccore.eval.context.policies import bm25
+from mccore.eval.context.policies import GivenSpans, bm25
 from mccore.eval.context.statistics import Comparison, Values
 from mccore.eval.context.within_sequence import swap_partners
 from mccore.megacontext.focus.controller import score_cuts
 from mccore.megacontext.networks.nodes import AttentionMass
 from mccore.megacontext.networks.positions import spans_of
-from mccore.megacontext.search.ngram import FoundSpans, HistorySearch
+from mccore.megacontext.search.ngram import HistorySearch
 from mccore.megacontext.sessions.cache import WorkingContextCache
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.session import Session
@@ -44,23 +44,6 @@ ORACLES = names(LONG_HISTORY, "oracle")
 CONDITIONS = names(LONG_HISTORY)
 ON_DEMAND = names(each for each in LONG_HISTORY if each.on_demand)
 _ROWS = 16  # windows of one pass
-
-
-class GivenSpans:
-    """A search that always finds the same: spans by scores [J] of all those of a history."""
-
-    def __init__(self, span: int, tokens: int, scores: NDArray[np.float64]) -> None:
-        self.span, self.tokens, self._scores = span, tokens, scores
-
-    def append(self, ids: ArrayLike) -> None:
-        """Nothing: what is found is known."""
-
-    def find(self, query: ArrayLike, before: int, count: int) -> FoundSpans:
-        """The best `count` spans before token `before` that have a score, newer first among equals."""
-        scores = self._scores[: before // self.span]
-        best = np.lexsort((-np.arange(len(scores)), -scores))[:count]
-        best = best[scores[best] > 0]
-        return FoundSpans(best * self.span, (best + 1) * self.span, scores[best])
 
 
 @dataclass(frozen=True)

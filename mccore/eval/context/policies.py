@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from mccore.megacontext.search.ngram import FoundSpans
 
 # Robertson & Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), with the query-term saturation of
 # Okapi at TREC-3: a query is as long as a document here, so its frequent words must not count in proportion.
@@ -36,3 +38,20 @@ def bm25(query: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.f
 def bm25_rows(queries: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.float64]:
     """`bm25` of every row: queries [R, m], documents [R, J, n] -> [R, J]."""
     return np.stack([bm25(query, blocks) for query, blocks in zip(queries, documents, strict=True)])
+
+
+class GivenSpans:
+    """A search that always finds the same: spans by scores [J] of all those of a history."""
+
+    def __init__(self, span: int, tokens: int, scores: NDArray[np.float64]) -> None:
+        self.span, self.tokens, self._scores = span, tokens, scores
+
+    def append(self, ids: ArrayLike) -> None:
+        """Nothing: what is found is known."""
+
+    def find(self, query: ArrayLike, before: int, count: int) -> FoundSpans:
+        """The best `count` spans before token `before` that have a score, newer first among equals."""
+        scores = self._scores[: before // self.span]
+        best = np.lexsort((-np.arange(len(scores)), -scores))[:count]
+        best = best[scores[best] > 0]
+        return FoundSpans(best * self.span, (best + 1) * self.span, scores[best])

@@ -49,7 +49,7 @@ def summarize_comparison(
     return {
         "rows": len(next(iter(mean.nll.values()))),
         "documents": None if mean.documents is None else len(np.unique(mean.documents)),
-        "nll": {name: _plain(estimate(values, mean.documents)) for name, values in mean.nll.items()},
+        "nll": {name: _as_dict(estimate(values, mean.documents)) for name, values in mean.nll.items()},
         "differences": {
             f"{one} - {other}": {
                 **asdict(mean.difference(one, other)),
@@ -57,7 +57,7 @@ def summarize_comparison(
             }
             for one, other in compared
         },
-        "gap_closed": {name: _plain(mean.gap_closed(name)) for name in mean.nll if name not in ("full", "window")},
+        "gap_closed": {name: _as_dict(mean.gap_closed(name)) for name in mean.nll if name not in ("full", "window")},
         "ranking": {
             name: _ranking(reports, name, ks) for name in reports[0].scores if reports[0].utilities is not None
         },
@@ -80,5 +80,5 @@ def _ranking(reports: Sequence[Comparison], name: str, ks: Sequence[int]) -> dic
     return {key: float(np.mean(values)) if values else None for key, values in means.items()}
 
 
-def _plain(value: MeanEstimate | None) -> dict[str, Any] | None:
+def _as_dict(value: MeanEstimate | None) -> dict[str, Any] | None:
     return None if value is None else asdict(value)

@@ -17,12 +17,11 @@ from mccore.eval.context import long_history
 from mccore.eval.context.long_history import (
     CONDITIONS,
     ON_DEMAND,
-    GivenSpans,
     LongHistoryReport,
     evaluate_long_histories,
     window_losses,
 )
-from mccore.eval.context.policies import bm25
+from mccore.eval.context.policies import GivenSpans, bm25
 from mccore.eval.context.statistics import Comparison
 from mccore.megacontext.networks.nodes import AttentionMass
 from mccore.megacontext.networks.positions import Spans
