@@ -14,6 +14,7 @@ import click
 from mccore.config.diff import differences
 from mccore.errors import ConfigError, RunError
 from mccore.events import Event, EventTail, finite, metric
+from mccore.host.json_file import read_json
 from mccore.host.terminal import echo, echo_json, one_line
 from mccore.runs.rundir import RunDir, list_runs
 from mccore.runs.series import comparable, language_loss
@@ -144,7 +145,7 @@ def _metrics_at(run: RunDir) -> list[str]:
     found = []
     for path in sorted(run.path.glob("telemetry/prometheus-*.json")) if run.is_running() else ():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it ends at this moment, or isn't ours
-            for group in json.loads(path.read_bytes()):
+            for group in read_json(path):
                 scheme = group["labels"]["__scheme__"]
                 found += [f"{scheme}://{target}/metrics" for target in group["targets"]]
     return found

@@ -24,6 +24,7 @@ from mccore.data.corpora.text_files import TextFile, is_records, read_documents
 from mccore.data.corpora.walk import Skipped, count_reasons
 from mccore.errors import Interrupted, MccoreError
 from mccore.host.files import write_atomic
+from mccore.host.json_file import read_object
 from mccore.megacontext.sessions.state import STATE, TREE, SessionError
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _claim(directory: Path, model: SessionModel) -> None:
     marker = directory / UNFINISHED
     if marker.exists():
         try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
+            found = read_object(marker)
             ours, same = found["format"] == _FORMAT, found["model"] == model.identity
         except (OSError, ValueError, KeyError, TypeError):
             ours = same = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import platform
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from mccore.host import paths
+from mccore.host.json_file import read_object
 
 DeviceKind = Literal["cpu", "cuda"]
 
@@ -143,7 +143,7 @@ def speed(kind: DeviceKind, dtype: str, gpu_name: str = "") -> Speed:
 def _measured(name: str, dtype: str, *, per_rank: bool) -> Speed | None:
     """What training has recorded for a device by its name: FLOP/s of each rank. The ranks on a CPU share it."""
     try:
-        entry = json.loads((paths.cache_dir() / "machine.json").read_bytes())["devices"][name]
+        entry = read_object(paths.cache_dir() / "machine.json")["devices"][name]
         if entry["dtype"] != dtype or not entry["flops_per_second"] > 0:
             return None
         flops = float(entry["flops_per_second"]) * (1 if per_rank else int(entry["ranks"]))

@@ -79,7 +79,7 @@ def child_environment(stage: StageName, hardware: HardwareConfig, environ: Mappi
         if name not in (*_RANKS, *_FOREIGN) and not name.startswith(_RANK_PREFIXES)
     }
     threads = kept.get("OMP_NUM_THREADS", "").strip()
-    if threads and not (threads.isascii() and threads.isdigit() and int(threads) > 0):
+    if "OMP_NUM_THREADS" in kept and not (threads.isascii() and threads.isdigit() and int(threads) > 0):
         del kept["OMP_NUM_THREADS"]  # OpenMP would warn and take all cores
     return kept | stage_environment(stage, hardware, kept)
 

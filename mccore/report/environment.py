@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from importlib import metadata
@@ -11,6 +10,7 @@ from typing import Any
 from mccore.config import RunConfig
 from mccore.config.diff import differences, flatten
 from mccore.events import Event
+from mccore.host.json_file import read_object
 from mccore.host.machine import accelerators, available_cores, cpu_name, source_commit
 from mccore.runs.rundir import RunDir
 
@@ -29,7 +29,7 @@ def describe_environment(run: RunDir, events: list[Event]) -> dict[str, Any]:
     """The machine and the software. What a report of this run already says stays: it was there when the run was."""
     started = max((event.time for event in events if event.type == "run.start"), default=None)
     try:
-        before = json.loads((run.report_dir / "report.json").read_bytes())["environment"]
+        before = read_object(run.report_dir / "report.json")["environment"]
         if isinstance(before, dict) and before.get("run_started") == started and before.get("during_run"):
             return before
     except (OSError, ValueError, KeyError, TypeError):

@@ -11,6 +11,7 @@ from mccore.config.stages import stage_of_work
 from mccore.errors import RunError
 from mccore.events import read_events
 from mccore.host.files import write_atomic
+from mccore.host.json_file import read_object
 from mccore.report.collect import collect
 from mccore.runs.rundir import RunDir
 from mccore.runs.series import (
@@ -65,8 +66,6 @@ def read_report(run: RunDir) -> dict[str, Any]:
     """The data of a report that was written. Raises RunError when there is none."""
     path = run.report_dir / "report.json"
     try:
-        data = json.loads(path.read_bytes())
+        return read_object(path)
     except (OSError, ValueError) as error:
         raise RunError(f"can't read {path}: {error}", hint=f"write it again: mccore report {run.name}") from error
-    assert isinstance(data, dict)
-    return data

@@ -218,7 +218,10 @@ def parse_value(setting: Setting, annotation: Any) -> Any:
     text = str(setting.value)
     try:
         value = json.loads(text, parse_constant=str)  # NaN and Infinity aren't JSON: they stay text and fail validation
-    except ValueError:
+    except (
+        ValueError,
+        RecursionError,
+    ):  # not JSON, or nested deeper than any setting: it stays text and fails validation
         value = text
     if annotation is str and not isinstance(value, str):
         return text

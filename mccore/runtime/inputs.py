@@ -14,6 +14,7 @@ from typing import Any
 
 from mccore.errors import RunError
 from mccore.host.files import write_atomic
+from mccore.host.json_file import read_object
 
 FILE = "inputs.json"
 _NAMES = ("name", "files")  # where it lies may differ: what it says may not
@@ -45,10 +46,10 @@ def check_input(run: Path, name: str, fingerprint: Mapping[str, Any], *, record:
 
 def _recorded(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_object(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"can't read {path}: {error}", hint="put it back from a copy") from error
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise RunError(f"{path} is damaged: it isn't an object of objects", hint="put it back from a copy")

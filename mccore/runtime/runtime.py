@@ -22,6 +22,7 @@ from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import CheckpointError, DataError, Interrupted
 from mccore.events import Event
 from mccore.host import paths
+from mccore.runs.checkpoints import latest, step_of
 from mccore.runs.rundir import RunDir
 from mccore.runtime.inputs import check_input
 from mccore.runtime.open import OpenModel, open_model
@@ -286,10 +287,15 @@ class Runtime:
         return present[-1] if present else None
 
     def last_checkpoint(self, stage: StageName) -> Path:
-        """The newest checkpoint of a stage. Raises CheckpointError when there is none."""
-        from mccore.runs.checkpoints import latest
-
+        """The newest checkpoint of a stage. Raises CheckpointError when there is none, or an older one than its result names."""
         found = latest(self.run.checkpoint_dir(stage))
+        claimed = (self.run.read_result(stage) or {}).get("step")
+        if found is not None and isinstance(claimed, int) and step_of(found) != claimed:
+            raise CheckpointError(
+                f"{stage} ended at step {claimed}, and its newest complete checkpoint is {found.name}: a copy was interrupted, "
+                f"or files were deleted",
+                hint=f"copy the run again as a whole, or delete {self.run.result_path(stage)} to train {stage} from there",
+            )
         if found is None:
             raise CheckpointError(
                 f"{self.stage} needs the model of {stage}, which has no checkpoint in {self.run.path}",

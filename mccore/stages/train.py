@@ -15,10 +15,11 @@ import torch
 from mccore.config import ChatTrainConfig
 from mccore.data.batches.loader import Batch, Loader, stack_rows
 from mccore.data.batches.rows import Position, Rows
-from mccore.errors import ConfigError
+from mccore.errors import CheckpointError, ConfigError
 from mccore.host.files import write_atomic
+from mccore.host.json_file import read_object
 from mccore.model.schedule import schedule
-from mccore.runs.checkpoints import Meta, latest
+from mccore.runs.checkpoints import Meta, latest, step_of
 from mccore.runtime.open import require_tokenizer
 from mccore.runtime.runtime import Runtime, Stopped, Training
 from mccore.scaling.model import count_parameters
@@ -82,6 +83,8 @@ def train_stage(runtime: Runtime) -> Results:
             peak_flops=peak_flops(world.device, runtime.dtype),
             count_syncs=training.nets is not None and not runtime.compiled,
         )
+    if world.is_main and finished:
+        _check_saved(runtime, progress.step)
     results = _results(runtime, plan, progress, steps.token_loss, flops[progress.step]) | {
         "epoch": rows.passes(progress.position)
     }
@@ -92,6 +95,16 @@ def train_stage(runtime: Runtime) -> Results:
     observers.evaluate(progress)
     observers.sample(progress)
     return results | validation.results()
+
+
+def _check_saved(runtime: Runtime, step: int) -> None:
+    """Raise CheckpointError unless this stage's newest complete checkpoint is of that step: what a stage claims is there."""
+    found = latest(runtime.run.checkpoint_dir(runtime.stage))
+    if found is None or step_of(found) != step:
+        raise CheckpointError(
+            f"{runtime.stage} reached step {step}, and its newest complete checkpoint is {found.name if found else 'none'}",
+            hint="see that nothing else writes into the run, then go on with `mccore run --resume`",
+        )
 
 
 def _tell_start(runtime: Runtime, plan: TrainPlan, start: Progress) -> None:
@@ -195,7 +208,7 @@ def _remember_speed(runtime: Runtime, results: Mapping[str, Any]) -> None:
         return
     path = runtime.cache / "machine.json"
     try:
-        known = json.loads(path.read_bytes())
+        known = read_object(path)
         machines = known["devices"] if known.get("version") == 1 else {}
     except (OSError, ValueError, KeyError, AttributeError):
         machines = {}  # nothing known yet, or nothing readable

@@ -10,6 +10,7 @@ from mccore import plugins
 from mccore.api import Service, TelemetryProvider, TelemetrySpec
 from mccore.config import Choice
 from mccore.host.files import write_atomic
+from mccore.host.json_file import read_object
 from mccore.host.machine import source_commit
 from mccore.runs.rundir import RunDir
 from mccore.telemetry.delivery import PATIENCE_SECONDS, State
@@ -21,7 +22,7 @@ def describe_process(run: RunDir, *, rank: int = 0, ranks: int = 1, service: Ser
     """Who is speaking, with the run's identity; the first to ask makes one. Every call is another attempt."""
     path = run.path / "telemetry" / "identity.json"
     try:
-        before = json.loads(path.read_bytes())
+        before = read_object(path)
         run_id, attempt = str(before["run_id"]), int(before["attempt"]) + 1
     except (OSError, ValueError, KeyError, TypeError):
         run_id, attempt = uuid.uuid4().hex, 1

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from mccore.errors import DataError
 from mccore.host.files import disk_hint, sync_directory
+from mccore.host.json_file import parse_json, read_object
 
 STORE_VERSION = 1
 _HEADER = "header.json"
@@ -68,7 +69,7 @@ class TokenSplit:
     def ids(self) -> list[str]:
         """The documents' ids."""
         with open(self._ids_path, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+            return [parse_json(line) for line in file]
 
 
 class TokenStore:
@@ -106,7 +107,7 @@ def open_store(directory: Path, *, checksums: bool = False) -> TokenStore:
     """
     again = f"delete {directory} and run the encode stage again"
     try:
-        header = json.loads((directory / _HEADER).read_bytes())
+        header = read_object(directory / _HEADER)
         if header["version"] != STORE_VERSION:
             raise DataError(f"{directory} has format version {header['version']}, not {STORE_VERSION}", hint=again)
         for record in header["splits"].values():

@@ -30,6 +30,7 @@ from mccore.data.corpora.records import open_parquet, read_texts
 from mccore.data.corpora.walk import Skipped, Walk, count_reasons
 from mccore.errors import DataError
 from mccore.host.files import write_atomic
+from mccore.host.json_file import read_object
 from mccore.host.text import decode, open_regular, spell, unreadable
 
 READER = 2  # counts changes of how files become documents: caches of older ones are made again
@@ -145,7 +146,7 @@ class FileCorpus(Corpus):
         cached = self._cache_dir / "corpora" / f"{key}.json" if self._cache_dir else None
         if cached is not None and cached.is_file():
             try:
-                return dict(json.loads(cached.read_text("utf-8")))
+                return read_object(cached)
             except ValueError:
                 pass  # a damaged cache entry is made again
         digest = hashlib.sha256()

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mccore.errors import DataError
 from mccore.host.files import write_atomic
+from mccore.host.json_file import read_json
 from mccore.host.machine import available_cores
 
 if TYPE_CHECKING:
@@ -358,14 +359,14 @@ def _from_readable(id: int, token: object) -> bytes:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except FileNotFoundError:
         raise DataError(f"no tokenizer at {path}", hint="the tokenizer stage of a run writes it") from None
     except OSError as error:
         raise DataError(f"can't read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(
-            f"{path} isn't valid JSON: {error}",
+            f"{path}: {error}",
             hint="copy the file again from where it came, or train the tokenizer again",
         ) from error
     if not isinstance(content, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -80,7 +81,11 @@ def read_state(directory: Path) -> SessionState:
     """What a saved session's session.json says. Raises SessionError for what isn't a session, is damaged or newer."""
     path = directory / STATE
     try:
-        return validate_stored(SessionState, check_format(read_json(path), _FORMAT, VERSION))
+        state = validate_stored(SessionState, check_format(read_json(path), _FORMAT, VERSION))
+        json.dumps(
+            state.model_dump(), ensure_ascii=False
+        ).encode()  # half a surrogate pair could never be written again
+        return state
     except (FileNotFoundError, NotADirectoryError):
         raise SessionError(
             f"there is no session in {directory}", hint="`mccore chat --session NAME` begins one"

@@ -20,6 +20,7 @@ from textual.screen import Screen
 from textual.widgets import Button, DataTable, Footer, Header, Input, Label, Select, Static, Switch
 
 from mccore.host.files import write_atomic
+from mccore.host.json_file import read_object
 from mccore.host.terminal import one_line, visible
 from mccore.plugins import KindName, names
 from mccore.runs.rundir import RunDir
@@ -250,10 +251,10 @@ class LaunchScreen(Screen[None]):
 
     def _presets(self) -> dict[str, dict[str, object]]:
         try:
-            found = json.loads((self._root.parent / PRESETS).read_bytes())
-        except (OSError, ValueError, RecursionError):
+            found = read_object(self._root.parent / PRESETS)
+        except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return found
 
 
 def _row(label: str, widget: Input | Select[str] | Switch) -> Horizontal:
