@@ -17,6 +17,7 @@ import psutil
 
 from mccore.host.files import NO_LOCKS
 from mccore.host.terminal import echo
+
 _LOCK_SECONDS = 1.0
 
 
