@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from mccore.config import RunConfig
 from mccore.events import Event
@@ -35,7 +35,16 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
 
+class AllocatorOptions(Options):
+    """Base of an allocator's options. A Working Context that is small takes fewer recent tokens than this says."""
+
+    recent_tokens: int = Field(128, ge=0, description="newest tokens that always stay at LOD0")
+
+
 T_co = TypeVar("T_co", covariant=True)
+
+Reads = Literal["scores", "found"]
+"""What an allocator goes by: LensNet's scores, or the spans that a search found."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +53,16 @@ class Extension(Generic[T_co]):
 
     `build(options, context)` gets an instance of `options` and the context of its kind: `TreeSpec` for tree backends,
     `AllocatorSpec` for allocators, `TelemetrySpec` for telemetry providers.
+
+    `reads` is for allocators: where `scores` isn't in it, all scores are 0 and LensNet isn't asked; a user who asks for a
+    search and an allocator without `found` is told so before anything starts. Left out, attributes `reads_scores` and
+    `reads_found` of what is built count, as they did before `reads` was there.
     """
 
     build: Callable[[Any, Any], T_co]
     options: type[Options] = Options
     summary: str = ""
+    reads: tuple[Reads, ...] | None = None
 
 
 # --- trees ------------------------------------------------------------------------------------------------------------
@@ -223,9 +237,8 @@ class Edits:
 class Allocator(Protocol):
     """A pure decision: scores in, edits out. Everything it may know is in the view; core checks legality afterwards.
 
-    The recent tail that must stay tokens is the allocator's own `recent_tokens` option and is published as an attribute.
-    One that goes by what was found alone may say `reads_scores = False`: then all scores are 0, and LensNet isn't asked. One
-    that shows what was found says `reads_found = True`: a user who asks for a search and another allocator is told so.
+    The recent tail that must stay tokens is the allocator's own `recent_tokens` option (`AllocatorOptions`) and is published
+    as an attribute. What it goes by stands in its `Extension.reads`.
     """
 
     recent_tokens: int

@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from mccore import plugins
-from mccore.api import AllocatorSpec
 from mccore.config import TRAINING_STAGES, RunConfig
 from mccore.errors import ConfigError, PluginError
 from mccore.resolve.draft import FINDER, SEARCH, TELEMETRY, Leaf, Load, PluginOption
@@ -52,15 +51,15 @@ def refuse_idle(config: RunConfig, asked: Sequence[Leaf]) -> None:
             raise ConfigError(f"`{leaf.setting.origin}` has no effect: {found.reason}", hint=found.hint)
 
 
-def refuse_unread_search(config: RunConfig, asked: Sequence[Leaf]) -> None:
+def refuse_unread_search(config: RunConfig, asked: Sequence[Leaf], load: Load) -> None:
     """Raise ConfigError for a search whose finds the allocator doesn't show: every session would search its history for
     nothing."""
     mc = config.megacontext
     if not mc.enabled or mc.search.kind == "none":
         return
     either = [leaf.setting.origin for leaf in asked if leaf.path in (SEARCH, "megacontext.allocator")]
-    allocator = plugins.build("allocator", mc.allocator, AllocatorSpec(mc.block_size, mc.max_lod, config.seed))
-    if not getattr(allocator, "reads_found", False):
+    declared = load("allocator", mc.allocator.name).reads
+    if declared is not None and "found" not in declared:  # of those that don't declare it, sessions find out
         raise ConfigError(
             f"`{either[-1] if either else config.recipe}`: the allocator {mc.allocator.name!r} doesn't show what "
             f"{SEARCH}={mc.search.kind} finds",

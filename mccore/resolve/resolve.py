@@ -78,7 +78,7 @@ def resolve(
     refuse_without_effect(config, asked, draft.options)
     derived = derive(_with_plugin_options(config, draft.options, load))
     refuse_idle(derived, asked)
-    refuse_unread_search(derived, asked)
+    refuse_unread_search(derived, asked, load)
     return derived
 
 

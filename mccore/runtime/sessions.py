@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mccore import plugins
-from mccore.api import Allocator, AllocatorSpec, TreeSpec
+from mccore.api import AllocatorSpec, TreeSpec
 from mccore.config import Choice, MegaContextConfig
 from mccore.errors import UsageError
 from mccore.host import paths
+from mccore.megacontext.focus.abilities import reads
 from mccore.megacontext.sessions.options import SessionOptions
 from mccore.resolve.draft import FINDER
 from mccore.runtime.allocators import allocator_builder
@@ -61,8 +62,8 @@ class Sessions:
     @property
     def missing_search(self) -> str | None:
         """What to tell a user whose allocator waits for a search and has none; None where all is well."""
-        if self.model.options.search.kind != "none" or not _reads_found(
-            self.model.allocator(self.model.nets.config.max_lod, 0)
+        if self.model.options.search.kind != "none" or not reads(
+            self.model.allocator(self.model.nets.config.max_lod, 0), "found"
         ):
             return None
         return (
@@ -80,7 +81,7 @@ def session_options(config: MegaContextConfig, **flags: Any) -> SessionOptions:
     options = SessionOptions.of(config, **flags)
     if flags.get("search") not in (None, "none"):
         allocator = allocator_builder(options.allocator)(AllocatorSpec(config.block_size, config.max_lod, 0))
-        if not _reads_found(allocator):
+        if not reads(allocator, "found"):
             raise UsageError(
                 f"the allocator {options.allocator.name!r} doesn't show what a search finds",
                 hint=f"choose one that does: --allocator {FINDER}",
@@ -113,8 +114,3 @@ def session_directory(name: str) -> Path:
             hint="use up to 100 letters, digits, `-`, `_` and `.`, such as `thesis-2`",
         )
     return paths.sessions_dir() / name
-
-
-def _reads_found(allocator: Allocator) -> bool:
-    """Whether an allocator goes by what a search of the history finds."""
-    return bool(getattr(allocator, "reads_found", False))

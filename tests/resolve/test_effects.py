@@ -43,7 +43,7 @@ BOTH = ("lens.target=both", "num_random_variants=4")
     ("sets", "words"),
     [
         (["lens.target=preference"], "num_random_variants=2 has 1: it takes 4 or more"),
-        (["lens.target=both", "num_random_variants=3"], "compares the odd variants of a sequence in pairs"),
+        (["lens.target=both", "num_random_variants=3"], "compares the expanded variants of a sequence in pairs"),
         (["random_share=0.7", "policy_share=0.5"], "together they are at most 1"),
         (["recent_tokens=8"], "recent_tokens=8 is less than horizon=16"),
         (["block_size=128", "horizon=200"], "leave no block"),

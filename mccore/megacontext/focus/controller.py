@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mccore.api import Allocator, Budget, Found
+from mccore.megacontext.focus.abilities import reads
 from mccore.megacontext.focus.measures import Refocus, measure_all
 from mccore.megacontext.focus.state import (
     MEMORY,
@@ -74,7 +75,7 @@ def scores_for(
     allocator: Allocator, lensnet: LensNet, read: Read, cuts: Sequence[Cut], dtype: torch.dtype
 ) -> list[NDArray[np.float32]]:
     """`score_cuts` for an allocator that reads scores, zeros for others."""
-    if not getattr(allocator, "reads_scores", True):
+    if not reads(allocator, "scores"):
         return [np.zeros(len(cut), dtype=np.float32) for cut in cuts]
     return score_cuts(lensnet, read(cuts), cuts, allocator.recent_tokens, dtype)
 

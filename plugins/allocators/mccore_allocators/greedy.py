@@ -26,5 +26,8 @@ class GreedyAllocator(ReplacementAllocator):
 @hookimpl
 def mccore_allocator() -> Extension[Allocator]:
     return Extension(
-        build=GreedyAllocator, options=GreedyOptions, summary="expand the highest scores, pay with the lowest"
+        build=GreedyAllocator,
+        options=GreedyOptions,
+        summary="expand the highest scores, pay with the lowest",
+        reads=("scores",),
     )

@@ -21,17 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mccore.api import AllocatorSpec, Budget, Edits, FocusView, Options
+from mccore.api import AllocatorOptions, AllocatorSpec, Budget, Edits, FocusView
 from mccore_allocators.entries import Blocks, Entries, Positions, complete_blocks
 
 _YOUNG = 2.0  # scores are within (-1, 1): this ranks every young block behind every older one
 
 
-class ReplacementOptions(Options):
+class ReplacementOptions(AllocatorOptions):
     """Options of the greedy allocators."""
 
     soft_max_length: int = Field(0, ge=0, description="entries aimed at within the budget; 0 takes the whole budget")
-    recent_tokens: int = Field(128, ge=0, description="newest tokens that always stay at LOD0")
     # A score of 0 is the mean share of attention, m times that is (m - 1) / (m + 1). A LensNet that is sure of itself goes to
     # the ends; a small one stays within 0.2, and with wider margins nothing ever moves (docs/LOG.md).
     expand_threshold: float = Field(0.0, ge=-1, le=1, description="least score of an entry that is expanded")

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mccore.api import Allocator, AllocatorSpec, Budget, Edits, Extension, FocusView, Found, Options
+from mccore.api import Allocator, AllocatorOptions, AllocatorSpec, Budget, Edits, Extension, FocusView, Found
 from mccore.hookspecs import hookimpl
 
 Span = tuple[int, int]
@@ -30,7 +30,7 @@ Run = tuple[int, int]
 """A level, and how many entries of it follow each other."""
 
 
-class SpansOptions(Options):
+class SpansOptions(AllocatorOptions):
     """Options of the spans allocator."""
 
     spans: int = Field(2, ge=0, description="most spans found that are shown as tokens before the raw tail")
@@ -48,9 +48,6 @@ class Tiling:
 
 class SpansAllocator:
     """Builds the wanted cut of each row by the rules at the top of this module."""
-
-    reads_scores = False
-    reads_found = True
 
     def __init__(self, options: SpansOptions, spec: AllocatorSpec) -> None:
         self.recent_tokens = options.recent_tokens
@@ -171,4 +168,5 @@ def mccore_allocator() -> Extension[Allocator]:
         build=SpansAllocator,
         options=SpansOptions,
         summary="the best spans found as tokens, the rest coarse, then a raw tail; a plain window where nothing is found",
+        reads=("found",),
     )

@@ -70,4 +70,5 @@ def mccore_allocator() -> Extension[Allocator]:
         build=StochasticGreedyAllocator,
         options=StochasticGreedyOptions,
         summary="greedy, each choice drawn among the best few",
+        reads=("scores",),
     )
