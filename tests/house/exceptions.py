@@ -56,7 +56,6 @@ REPEATED_HELPERS: dict[str, str] = {
     "_nodes": "still to be renamed",
     "_number": "still to be renamed",
     "_object": "still to be renamed",
-    "_plain": "still to be renamed",
 }
 
 SHARED_PREFIXES: dict[str, str] = {}
