@@ -22,7 +22,6 @@ from mccore.megacontext.sessions.session import Session
 from mccore.runs.rundir import RunDir, list_runs
 from mccore.runtime.open import OpenModel, find_checkpoint, find_run, open_on
 from mccore.runtime.sessions import Sessions
-from mccore.telemetry.emitter import Emitter
 from mccore.train.checkpoint.read import load_into
 
 WRITTEN = Path(__file__).parents[1] / "support" / "old_build"
@@ -84,13 +83,10 @@ def test_the_checkpoint_gives_the_same_logits_and_tokens(opened: OpenModel, prom
 
 
 def test_training_goes_on_from_the_checkpoint(run: RunDir, opened: OpenModel) -> None:
-    from mccore.events import EventWriter
-    from mccore.runtime.runtime import build
-    from mccore.train.world import World
+    from mccore.runtime.runtime import look_at
 
-    with Emitter(EventWriter(run.path / "unused.jsonl")) as emitter:
-        training = build(run.config, run, "sft", world=World(), emitter=emitter).training()
-        meta = load_into(opened.checkpoint, training.model.state_dict(), training.optimizer.state_dict())
+    training = look_at(run, "sft").training()
+    meta = load_into(opened.checkpoint, training.model.state_dict(), training.optimizer.state_dict())
     assert meta.step == EXPECTED["step"]
     assert torch.equal(training.gpt.embedding.weight, opened.gpt.embedding.weight)
 
