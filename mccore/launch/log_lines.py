@@ -14,13 +14,14 @@ STEP_SECONDS = 2.0  # between two lines about steps
 
 
 class LogLines:
-    """Prints a line for every event that deserves one; of steps, one every few seconds."""
+    """Prints a line for every event that deserves one; of steps, one every few seconds. `quiet`: another rank does it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._step_at = 0.0
 
     def __call__(self, event: Event) -> None:
-        for line in self._lines(event):
+        for line in () if self._quiet else self._lines(event):
             echo(line)
 
     def _lines(self, event: Event) -> Iterator[str]:

@@ -81,7 +81,14 @@ def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) 
 
     try:
         with _join(run, stage) as world:
-            runtime = build(run, stage, world=world, emitter=emitter, stop_requested=stop_requested, show=LogLines())
+            runtime = build(
+                run,
+                stage,
+                world=world,
+                emitter=emitter,
+                stop_requested=stop_requested,
+                show=LogLines(quiet=not world.is_main),
+            )
             if world.size > 1 and world.is_main:  # the launcher says so when this doesn't come
                 runtime.emit("stage.progress", done=world.size, total=world.size, unit="ranks")
             if not stage_spec(stage).trains:

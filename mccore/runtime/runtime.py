@@ -100,8 +100,7 @@ class Runtime:
         step, tokens = (at.step, at.tokens) if at is not None else (None, None)
         event = Event.now(type, metrics, data, rank=self.world.rank, stage=self.stage, step=step, tokens=tokens)
         self.emitter.emit(event, durable=durable)
-        if self.world.is_main:
-            self.show(event)
+        self.show(event)
 
     def progress(self, done: int, total: int | None, unit: str) -> None:
         """Tell how far a stage without training steps is, about once a second. Raises StopRequested when asked to end."""
@@ -283,8 +282,7 @@ class Runtime:
     def previous_stage(self) -> StageName | None:
         """The training stage whose model this one starts from, or None for the first."""
         before = TRAINING_STAGES[: TRAINING_STAGES.index(self.stage)]
-        present = [stage for stage in before if stage in self.config.stages]
-        return present[-1] if present else None
+        return next((stage for stage in reversed(before) if stage in self.config.stages), None)
 
     def last_checkpoint(self, stage: StageName) -> Path:
         """The newest checkpoint of a stage. Raises CheckpointError when there is none, or an older one than its result names."""
