@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import DataTable, Input, RichLog, Static
+from textual.widgets import DataTable, Input, RichLog, Static, TabbedContent
 
 from mccore.events import Event
 from mccore.runs.requests import take_checkpoint_request
@@ -78,8 +78,12 @@ def test_watching_a_run(root: Path, run: RunDir) -> None:
         assert isinstance(screen, MonitorScreen)
         assert screen.metrics_of_stage()[:4] == ["loss", "swap_rate", "residency", "controller_duration"]
         assert "crashed" in status(app)
-        assert screen.query_one("#alerts", DataTable).row_count == 1
-        assert screen.query_one("#metrics", DataTable).row_count == 6
+        tabs = screen.query_one(TabbedContent)
+        for tab, rows in (("alerts", 1), ("metrics", 6)):
+            tabs.active = f"tab-{tab}"
+            await until(pilot, lambda tab=tab, rows=rows: screen.query_one(f"#{tab}", DataTable).row_count == rows, tab)
+        tabs.active = "tab-samples"
+        await until(pilot, lambda: screen.query_one("#samples", RichLog).lines, "the samples")
         await until(pilot, lambda: screen.query_one("#log", RichLog).lines, "the log")
         assert screen.watch.state.metrics["loss"].step == 200
 

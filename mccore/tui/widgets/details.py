@@ -27,18 +27,19 @@ class Details(Vertical):
         super().__init__(id=id)
         self._glyphs = glyphs
         self._samples_until = 0.0  # time of the newest sample that is shown
+        self._state = RunState()
 
     def compose(self) -> ComposeResult:
         with TabbedContent():
-            with TabPane("Log"):
+            with TabPane("Log", id="tab-log"):
                 yield RichLog(id="log", max_lines=2000, wrap=False)
-            with TabPane("Alerts"):
+            with TabPane("Alerts", id="tab-alerts"):
                 yield DataTable(id="alerts", cursor_type="row")
-            with TabPane("Samples"):
+            with TabPane("Samples", id="tab-samples"):
                 yield RichLog(id="samples", max_lines=500, wrap=True)
-            with TabPane("Metrics"):
+            with TabPane("Metrics", id="tab-metrics"):
                 yield DataTable(id="metrics", cursor_type="row")
-            with TabPane("Timings"):
+            with TabPane("Timings", id="tab-timings"):
                 yield Static("", id="timings")
 
     def on_mount(self) -> None:
@@ -52,14 +53,26 @@ class Details(Vertical):
             log.write(Text(visible(line)))
 
     def show(self, state: RunState) -> None:
-        """Show a state in every tab but the log."""
-        self._show_alerts(state)
-        self._show_samples(state)
-        metrics = self.query_one("#metrics", DataTable)
-        metrics.clear()
+        """Show a state in the tab that is open; the others follow when they are."""
+        self._state = state
+        match self.query_one(TabbedContent).active:
+            case "tab-alerts":
+                self._show_alerts(state)
+            case "tab-samples":
+                self._show_samples(state)
+            case "tab-metrics":
+                self._show_metrics(state)
+            case "tab-timings":
+                self.query_one("#timings", Static).update(self._timings(state.timings))
+
+    def on_tabbed_content_tab_activated(self) -> None:
+        self.show(self._state)
+
+    def _show_metrics(self, state: RunState) -> None:
+        table = self.query_one("#metrics", DataTable)
+        table.clear()
         for name, last in state.metrics.items():
-            metrics.add_row(*_metric_row(name, last))
-        self.query_one("#timings", Static).update(self._timings(state.timings))
+            table.add_row(*_metric_row(name, last))
 
     def _show_alerts(self, state: RunState) -> None:
         table = self.query_one("#alerts", DataTable)
