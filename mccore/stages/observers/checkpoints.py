@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from mccore.runs.checkpoints import Meta
+from mccore.runs.requests import take_checkpoint_request
 from mccore.runtime.runtime import Runtime, Training
 from mccore.stages.observers.observer import Observer
 from mccore.train.checkpoint.write import CheckpointWriter, Saved
@@ -28,6 +29,11 @@ class Checkpoints(Observer):
             keep_last=runtime.config.checkpoint.keep_last,
             on_saved=self._tell,
         )
+
+    def on_step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+        """Write one more where a person asked for it (`mccore.runs.requests`)."""
+        if self._runtime.world.is_main and take_checkpoint_request(self._runtime.run):
+            self.save(progress)
 
     def save(self, progress: Progress) -> None:
         runtime, training = self._runtime, self._training
