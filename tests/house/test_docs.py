@@ -22,7 +22,7 @@ WORD_LIST = {
 }
 GENERATED = {"docs/events.md", "docs/settings.md"}
 # Written before these rules; the list may only shrink.
-NOT_YET = {"docs/LOG.md", "docs/plugins.md", "docs/ARCHITECTURE.md"}
+NOT_YET = {"docs/LOG.md", "docs/plugins.md"}
 
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()

@@ -1,0 +1,54 @@
+"""The table of rooms in docs/ARCHITECTURE.md: each package's own first sentence, and the arrow table.
+
+python -m tests.house.architecture       writes it again
+"""
+
+from __future__ import annotations
+
+import ast
+
+from tests.house.sources import PACKAGE, ROOT
+
+PAGE = ROOT / "docs" / "ARCHITECTURE.md"
+BEGIN, END = "<!-- rooms: written by tests/house/architecture.py -->\n", "<!-- end of rooms -->"
+FLOORS = {
+    "Front ends": ("cli", "tui", "testing"),
+    "Assembly": ("telemetry", "runtime", "stages", "launch", "contexts", "report"),
+    "Engine": ("data", "tasks", "model", "train", "megacontext", "generate", "eval"),
+    "Kernel (no torch)": ("config", "events", "host", "plugins", "resolve", "runs", "scaling"),
+    "What a plugin's author sees first": ("api", "hookspecs", "errors", "units"),
+}
+
+
+def first_sentence(room: str) -> str:
+    """The first sentence of a package's or module's docstring."""
+    path = PACKAGE / room / "__init__.py"
+    path = path if path.exists() else PACKAGE / f"{room}.py"
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = " ".join(doc.split("\n\n")[0].split())
+    return first.split(". ")[0].rstrip(".") + "."
+
+
+def render() -> str:
+    """The table, floor by floor, the front ends first."""
+    from tests.house.test_arrows import ARROWS
+
+    lines = []
+    for floor, rooms in FLOORS.items():
+        lines += [f"### {floor}", "", "| room | what it is | may use | why |", "|---|---|---|---|"]
+        for room in rooms:
+            uses, why = ARROWS.get(room, ((), "every room may use it"))
+            below = "anything below" if len(uses) > 8 else ", ".join(f"`{each}`" for each in uses) or "nothing"
+            lines.append(f"| `{room}` | {first_sentence(room)} | {below} | {why} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def with_table(page: str) -> str:
+    """The page with the table as it should be."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{render()}{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
