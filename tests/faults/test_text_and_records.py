@@ -314,7 +314,7 @@ def test_a_changed_corpus_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(InputChanged, match=r"the corpus has changed since this run began: .*sha256 was .* is "):
         check_input(tmp_path, "the corpus", open_corpus(f"text:{path}").manifest(), record=True)
     (tmp_path / "inputs.json").write_text("[]")
-    with pytest.raises(MccoreError, match="is damaged"):
+    with pytest.raises(MccoreError, match="it holds no JSON object"):
         check_input(tmp_path, "the corpus", {}, record=True)
 
 

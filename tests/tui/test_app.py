@@ -65,7 +65,7 @@ def test_every_screen_shows_and_nothing_of_a_stranger_reaches_the_terminal(
             shown.append(app.export_screenshot())
 
     drive(app, steps, size)
-    assert len(set(shown)) >= 5
+    assert len(set(shown)) >= 4  # runs, one run, help, comparison; a wide screen has the details beside the plots
     for picture in shown:
         assert not set("\x1b\x9b\u202e\x07") & set(picture)
 

@@ -50,7 +50,7 @@ def test_the_command_gives_the_configuration_of_the_form(data: st.DataObject) ->
         value = config
         for name in each.path.split("."):
             value = getattr(value, name)
-        if each.widget == "number":
+        if each.widget == "number" and float(form.sets[each.path]):  # 0 is derived
             assert float(value) == float(form.sets[each.path])  # type: ignore[arg-type]
         elif each.choices:
             assert str(value).lower() == form.sets[each.path].lower()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mccore.api import TelemetrySpec
 from mccore.errors import RunError
-from mccore.events import AlertWatch, EventWriter
+from mccore.events import AlertWatch, Event, EventWriter
 from mccore.host.machine import source_commit
 from mccore.host.terminal import echo
 from mccore.telemetry.activation import activate
@@ -56,30 +56,32 @@ def recorded(run: RunDir, history: Callable[[], ChatHistory | None]) -> Iterator
             echo(f"(telemetry to {state.provider}: {state.message})", err=True)
         began = time.monotonic()
         names = [one.choice.name for one in active]
-        emitter.emit("run.start", pid=os.getpid(), resumed=False, version=metadata.version("mccore"), telemetry=names)
+        begun = {"pid": os.getpid(), "resumed": False, "version": metadata.version("mccore"), "telemetry": names}
+        emitter.emit(Event.now("run.start", None, begun))
         try:
             yield lambda stats: _record(emitter, stats, history())
         finally:
-            emitter.emit("run.end", outcome="finished", message="", seconds=round(time.monotonic() - began, 3))
+            seconds = round(time.monotonic() - began, 3)
+            emitter.emit(Event.now("run.end", None, {"outcome": "finished", "message": "", "seconds": seconds}))
 
 
 def _record(emitter: Emitter, stats: TurnStats, history: ChatHistory | None) -> None:
-    emitter.emit(
-        "chat.turn",
-        prompt_tokens=stats.prompt_tokens,
-        new_tokens=stats.new_tokens,
-        first_token_seconds=round(stats.first_token_seconds, 6),
-        seconds=round(stats.seconds, 6),
-        finish=stats.finish or "interrupted",
-    )
+    turn = {
+        "prompt_tokens": stats.prompt_tokens,
+        "new_tokens": stats.new_tokens,
+        "first_token_seconds": round(stats.first_token_seconds, 6),
+        "seconds": round(stats.seconds, 6),
+        "finish": stats.finish or "interrupted",
+    }
+    emitter.emit(Event.now("chat.turn", None, turn))
     if history is not None:
         session = history.session
-        emitter.emit(
-            "inference_update",
-            session="chat",
-            phase="decode",
-            history=session.tokens,
-            entries=session.entries,
-            generated=stats.new_tokens,
-            seconds=round(stats.seconds, 6),
-        )
+        update = {
+            "session": "chat",
+            "phase": "decode",
+            "history": session.tokens,
+            "entries": session.entries,
+            "generated": stats.new_tokens,
+            "seconds": round(stats.seconds, 6),
+        }
+        emitter.emit(Event.now("inference_update", None, update))

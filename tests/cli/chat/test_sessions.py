@@ -278,7 +278,7 @@ def test_settings_of_the_session_have_their_effect(base: Path) -> None:
     assert searching.model.nets.config.token_positions == "contiguous"
     assert model.nets.config.token_positions == "absolute"  # others of the same model stay as they are
     stochastic = sessions(allocator="stochastic_greedy", tree="disk")
-    assert type(stochastic.model.allocator(2, 0)).__name__ == "StochasticGreedyAllocator"
+    assert type(stochastic.model.allocator(2, 0).allocator).__name__ == "StochasticGreedyAllocator"
     assert stochastic.trees.memory.name == "ram"
     assert stochastic.trees.files.name == "disk"
     assert stochastic.in_files

@@ -16,6 +16,7 @@ from torch import Tensor
 from mccore import plugins
 from mccore.config import Choice, SearchConfig
 from mccore.megacontext.focus import controller
+from mccore.megacontext.focus.abilities import DeclaredAllocator
 from mccore.megacontext.focus.state import FocusError
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.sessions import seen
@@ -58,7 +59,7 @@ def context_model(
     return SessionModel(
         gpt.eval(),
         nets.eval(),
-        lambda spec: extension.build(opened, spec),
+        lambda spec: DeclaredAllocator(extension.build(opened, spec), extension.reads),
         SessionOptions(budget, interval, **of_session),
     )
 

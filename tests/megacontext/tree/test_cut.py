@@ -307,7 +307,7 @@ def test_check_names_what_is_wrong(cut: Cut, tokens: int, limits: dict[str, int]
 def test_levels_that_cannot_stand_there_are_refused() -> None:
     with pytest.raises(CutError, match="entry 1 at LOD1 can't start at token 1"):
         cuts.from_levels([0, 1], 4)
-    with pytest.raises(CutError, match="negative"):
+    with pytest.raises(CutError, match="level or length that can't be"):
         cuts.decode_runs([(0, -3)], 4)
     with pytest.raises(CutError, match="entry 2 at LOD2"):
         cuts.decode_runs([(1, 2), (2, 1)], 4)
