@@ -227,7 +227,7 @@ def format_position(at: float, axis: Axis) -> str:
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(at) >= limit:
             return f"{at / (1e3 if unit == 'k' else limit):.4g}{unit}"
-    return f"{at:.0f}"
+    return str(round(at))
 
 
 def _row(scale: Scale, value: float, rows: int) -> int:

@@ -128,12 +128,14 @@ class MonitorScreen(Screen[None]):
 
     @property
     def stage(self) -> str:
-        """The stage whose curves are shown: the running one, or the last that has curves."""
-        with_curves = [stage for stage, _ in self.watch.state.traces]
-        if self._stage in with_curves:
-            return self._stage or ""
-        running = self.watch.state.stage
-        return running if running in with_curves else (with_curves[-1] if with_curves else "")
+        """The stage whose curves are shown: the chosen one, else the running one, else the one with most points."""
+        points: dict[str, int] = {}
+        for (stage, _), trace in self.watch.state.traces.items():
+            points[stage] = max(points.get(stage, 0), trace.points)
+        wanted = (self._stage, self.watch.state.stage)
+        return next((stage for stage in wanted if stage in points), None) or max(
+            points, key=points.__getitem__, default=""
+        )
 
     def _show_status(self) -> None:
         lines = [headline(self.watch, self._glyphs), progress_line(self.watch.state, self._glyphs)]
