@@ -7,6 +7,7 @@ taken, and a command says which, so that a foreign file can't change how program
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
 from collections.abc import Mapping, MutableMapping
@@ -43,7 +44,7 @@ SETTINGS = (
 # All that a settings file may have: the settings above, and what providers and caches are told beside them.
 _SIGNALS = ("", "TRACES_", "METRICS_", "LOGS_")
 _EXPORTER = ("ENDPOINT", "HEADERS", "PROTOCOL", "TIMEOUT", "CERTIFICATE", "INSECURE", "COMPRESSION")
-OURS = "MCCORE_"  # options of telemetry providers, as MCCORE_PROMETHEUS_PORT, are read under this
+PROVIDER_OPTION = re.compile(r"MCCORE_[A-Z0-9]+_[A-Z0-9_]+|MCCORE_TELEMETRY")  # as MCCORE_PROMETHEUS_PORT
 KNOWN = frozenset(
     [setting.variable for setting in SETTINGS]
     + [f"OTEL_EXPORTER_OTLP_{signal}{name}" for signal in _SIGNALS for name in _EXPORTER]
@@ -100,7 +101,7 @@ def parse_settings(text: str, source: str = FILE_NAME) -> dict[str, str]:
                 f"{where}: no KEY=VALUE", hint="correct the line, or delete the file and run `mccore setup`"
             )
         variable = variable.strip()
-        if variable not in KNOWN and not variable.startswith(OURS):
+        if variable not in KNOWN and not PROVIDER_OPTION.fullmatch(variable):
             raise UsageError(
                 f"{where}: {variable} isn't a setting that {FILE_NAME} may have", hint="set it in your shell instead"
             )

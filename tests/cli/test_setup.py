@@ -53,8 +53,10 @@ class Terminal:
     def end(self):
         while self._read():
             pass
+        # Waited for first: closing the terminal would hang up on a process that is just leaving.
+        status = os.waitpid(self.pid, 0)[1]
         os.close(self.fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return os.waitstatus_to_exitcode(status)
 
     def _read(self):
         ready, _, _ = select.select([self.fd], [], [], 60)
