@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import stat
 import subprocess
 import sys
@@ -36,6 +37,7 @@ class Terminal:
     def __init__(self, *arguments):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it
             os.execv(sys.executable, [sys.executable, "-c", PROGRAM, "setup", *arguments])
         self.shown, self.read_to = "", 0
 
@@ -53,10 +55,8 @@ class Terminal:
     def end(self):
         while self._read():
             pass
-        # Waited for first: closing the terminal would hang up on a process that is just leaving.
-        status = os.waitpid(self.pid, 0)[1]
         os.close(self.fd)
-        return os.waitstatus_to_exitcode(status)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def _read(self):
         ready, _, _ = select.select([self.fd], [], [], 60)
