@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mccore.errors import MccoreError
 from mccore.generate.sampling import Sampling
@@ -45,7 +45,8 @@ class Request:
 
     ids: a prompt; with `session`, what is appended to its history first, of any length. stop: ends before one of these
     tokens, by default assistant_end and bos. stream: which of the seed's random streams the request draws from.
-    prefix: keeps what was read for the next request of the same conversation.
+    prefix: keeps what was read for the next request of the same conversation. logprobs: how many of the likeliest tokens to
+    tell of at every step, beside the one that was taken; None for none of this.
     """
 
     ids: Sequence[int]
@@ -54,6 +55,7 @@ class Request:
     stop: Collection[int] | None = None
     stream: int = 0
     prefix: Prefix | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if self.session is None and not self.ids:
@@ -62,9 +64,18 @@ class Request:
             raise ValueError("a session keeps what it has read; it takes no prefix")
 
 
+class TokenLogprobs(NamedTuple):
+    """The natural logarithm of a token's probability, as the model has it before temperature and top-k, and the likeliest
+    tokens of that place with theirs."""
+
+    logprob: float
+    likeliest: list[tuple[int, float]]
+
+
 @dataclass
 class Answer:
     """What a model added to one prompt. `forced[i]` marks tokens that a tool wrote; the stop token is not among `tokens`.
+    `logprobs` has an item for each token where they were asked for.
 
     `finish`: "stop" (a stop token), "length" (as many tokens as asked for), "context" (no room left), None while it runs and
     where it was cancelled.
@@ -73,6 +84,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
     finish: Finish | None = None
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
 
 
 def batch(prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Collection[int] | None = None) -> list[Request]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mccore.errors import CheckpointError
-from mccore.generate.answer import Answer, Finish, Request
+from mccore.generate.answer import Answer, Finish, Request, TokenLogprobs
 from mccore.generate.readers import Reader, SessionRows, TokenRows
 from mccore.generate.sampling import choose
 from mccore.generate.tools import ToolUse
@@ -171,11 +171,14 @@ class Scheduler:
     def _take(self, batch: _Batch) -> list[tuple[Answer, int]]:
         assert batch.logits is not None
         added = []
-        sampled = _sample(batch.logits, batch.rows)
+        logits = batch.logits
+        sampled = _sample(logits, batch.rows)
         batch.logits = None
         for row, (running, token) in enumerate(zip(batch.rows, sampled, strict=True)):
             taken = running.take(token)
             if taken is not None:
+                if running.request.logprobs is not None:
+                    running.answer.logprobs.append(_logprobs(logits[row], taken, running.request.logprobs))
                 self._guarded(batch, partial(batch.reader.push, row, taken))
                 added.append((running.answer, taken))
         self._keep(batch, [row for row, running in enumerate(batch.rows) if running.answer.finish is None])
@@ -213,13 +216,20 @@ def _prefill(reader: Reader) -> Tensor:
 def _sample(logits: Tensor, rows: Sequence[Running]) -> list[int]:
     """A token for each row of logits [B, V], by its own sampling."""
     draws = [running.draw() for running in rows]
-    kinds: dict[tuple[float, int], list[int]] = {}
+    kinds: dict[tuple[float, int, float], list[int]] = {}
     for row, running in enumerate(rows):
         sampling = running.request.sampling
-        kinds.setdefault((sampling.temperature, sampling.top_k), []).append(row)
+        kinds.setdefault((sampling.temperature, sampling.top_k, sampling.top_p), []).append(row)
     sampled = [0] * len(rows)
-    for (temperature, top_k), mine in kinds.items():
+    for kind, mine in kinds.items():
         part = logits if len(kinds) == 1 else logits[mine]
-        for row, token in zip(mine, choose(part, [draws[row] for row in mine], temperature, top_k), strict=True):
+        for row, token in zip(mine, choose(part, [draws[row] for row in mine], *kind), strict=True):
             sampled[row] = token
     return sampled
+
+
+def _logprobs(logits: Tensor, token: int, most: int) -> TokenLogprobs:
+    """What the model thought of a token, and of the `most` likeliest, by logits [V]."""
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    values, ids = logprobs.topk(min(most, len(logprobs)))
+    return TokenLogprobs(float(logprobs[token]), list(zip(ids.tolist(), values.tolist(), strict=True)))

@@ -85,6 +85,30 @@ def test_sampling_follows_the_distribution() -> None:
         assert torch.allclose(found, expected, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "expected"), [(0, 0.5, {0}), (0, 0.6, {0, 2}), (2, 0.9, {0, 2}), (0, 1.0, {0, 1, 2, 3})]
+)
+def test_top_p_takes_the_fewest_that_come_to_it(top_k: int, top_p: float, expected: set[int]) -> None:
+    logits = torch.tensor([0.5, 0.1, 0.3, 0.1]).log()
+    draws = [i / 1000 for i in range(1000)]
+    assert set(choose(logits.expand(1000, -1), draws, 1.0, top_k, top_p)) == expected
+    with pytest.raises(ValueError, match="top_p"):
+        Sampling(top_p=0.0)
+
+
+def test_logprobs_are_those_of_the_whole_sequence_read_at_once(engine: Engine) -> None:
+    (prompt,) = prompts_of((5,), engine.tokenizer.bos_id)
+    request = Request(prompt, Sampling(temperature=1.0, max_new_tokens=6, seed=3), stop=(), logprobs=2)
+    other = Request(prompt, Sampling(max_new_tokens=6), stop=())
+    done, silent = engine.run([request, other])
+    with torch.no_grad():
+        whole = engine.model(torch.tensor([prompt + done.tokens]))[0].float().log_softmax(-1)
+    for place, (token, told) in enumerate(zip(done.tokens, done.logprobs, strict=True), start=len(prompt) - 1):
+        assert told.logprob == pytest.approx(float(whole[place, token]), abs=1e-4)
+        assert [each for each, _ in told.likeliest] == whole[place].topk(2).indices.tolist()
+    assert silent.logprobs == []
+
+
 def test_sampling_never_takes_an_impossible_token() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
     assert choose(logits.expand(2, -1), [0.0, 1 - 2**-53], 1.0, 0) == [1, 2]
