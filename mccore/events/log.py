@@ -46,8 +46,7 @@ class EventWriter:
     def write(self, event: Event, *, durable: bool = False) -> None:
         """Append one event; `durable` waits until it is on disk. Raises ValueError for an event outside the schema."""
         check_event(event)
-        # Lone surrogates (a file name that isn't UTF-8) become JSON escapes.
-        line = (event.to_json() + "\n").encode("utf-8", "backslashreplace")
+        line = event.to_bytes() + b"\n"
         try:
             try:
                 self._append(line)

@@ -9,6 +9,7 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from mccore.events import (
     metric,
     read_events,
 )
+from mccore.events.event import _read_slowly
 from mccore.events.metrics import _ROWS
 from mccore.events.page import render_page
 
@@ -76,6 +78,45 @@ class TestFormat:
 
     def test_fields_of_a_newer_version_are_left_out(self):
         assert Event.from_json('{"type":"step","time":1,"v":9,"colour":"red"}').v == 9
+
+    @given(st.data())
+    def test_the_quick_reader_gives_what_the_slow_one_gives(self, data):
+        """Odd values in every field: both refuse a line, or both give the same event."""
+        odd = st.sampled_from(
+            ["null", "true", "1", "-1", "-0", "1.0", "1e400", "1e-400", "9223372036854775807", "9223372036854775808",
+             "1" * 30, "NaN", '"x"', '"\\ud800"', '"\\ud83d\\ude00"', "[]", "{}", '{"loss":1}', '{"loss":null}',
+             '{"loss":true}', '{"steps":3}', '{"steps":"3"}', '{"steps":1.5}', '{"steps":3,"steps":4}', '{"plan":[NaN]}']
+        )  # fmt: skip
+        fields = st.sampled_from([*Event.__struct_fields__, "colour"])
+        chosen = data.draw(st.lists(st.tuples(fields, odd), max_size=5))
+        line = "{" + ",".join(f'"{name}":{value}' for name, value in [("type", '"step"'), ("time", "1"), *chosen]) + "}"
+
+        def outcome(read):
+            try:
+                return repr(read(line.encode()))  # NaN isn't equal to itself
+            except ValueError:
+                return "refused"
+
+        assert outcome(Event.from_json) == outcome(_read_slowly)
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | numbers | text,
+            lambda inner: st.lists(inner) | st.dictionaries(text, inner),
+            max_leaves=8,
+        )
+    )
+    def test_the_quick_writer_says_what_the_slow_one_says(self, value):
+        event = Event("eval", 1.0, metrics={"loss": 1.5}, data={"details": {"x": value}})
+        slow = json.loads(json.dumps(finite(value)))
+        assert json.loads(event.to_bytes())["data"]["details"]["x"] == slow
+
+    @pytest.mark.parametrize("value", [np.float64(1.5), 2**70, {1: 2}, (1, 2), "\ud800"])
+    def test_values_that_the_quick_writer_leaves_to_the_slow_one(self, value):
+        event = Event("eval", 1.0, metrics={"loss": np.float64(2.5)}, data={"details": {"x": value}})
+        again = json.loads(event.to_bytes())
+        assert again["metrics"]["loss"] == 2.5
+        assert again["data"]["details"]["x"] == json.loads(json.dumps(value))
 
 
 class TestSchema:
