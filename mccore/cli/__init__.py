@@ -18,7 +18,7 @@ from mccore.host.terminal import echo, visible
 # command -> (module:function, one line for the overview). The overview is here so that it needs no import.
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("mccore.cli.run:run", "Train a model by a recipe, from raw text to a chat."),
-    "runs": ("mccore.cli.runs:runs", "List, show, stop and compare runs."),
+    "runs": ("mccore.cli.runs:runs", "List, show, stop, compare and delete runs."),
     "monitor": ("mccore.cli.monitor:monitor", "Watch runs on a screen; start, stop and resume them."),
     "events": ("mccore.cli.events:events", "Read, follow and export the events of a run."),
     "chat": ("mccore.cli.chat.command:chat", "Talk to a trained model."),

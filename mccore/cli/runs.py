@@ -1,4 +1,4 @@
-"""`mccore runs`: what runs there are, how each of them is doing, how two of them differ, and how to stop one."""
+"""`mccore runs`: what runs there are, how each is doing, how two differ, which checkpoints one has; stop and delete them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import json
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from mccore.config.diff import differences
-from mccore.errors import ConfigError, RunError
+from mccore.errors import ConfigError, RunError, UsageError
 from mccore.events import Event, EventTail, finite, metric
 from mccore.host.json_file import read_json
 from mccore.host.terminal import echo, echo_json, one_line
+from mccore.runs.removal import checkpoint_rows, delete_checkpoint, delete_run, find_row
 from mccore.runs.rundir import RunDir, list_runs
 from mccore.runs.series import comparable, language_loss
-from mccore.units import count, duration, number
+from mccore.units import count, duration, number, size
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 
@@ -27,7 +29,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable."
 @_JSON
 @click.pass_context
 def runs(ctx: click.Context, as_json: bool) -> None:
-    """List, show, stop and compare runs. Without a subcommand: list them."""
+    """List, show, stop, compare and delete runs. Without a subcommand: list them."""
     if ctx.invoked_subcommand is None:
         _list(as_json)
     elif as_json:
@@ -249,6 +251,54 @@ def compare(a: str, b: str, as_json: bool) -> None:
         rows.append([name, *values, difference, _unit(name)])
     states = [detail["outcome"]["state"] for detail in details]
     _print_table(["last metric", left.name, right.name, "difference", "unit"], [["(state)", *states, "", ""], *rows])
+
+
+# --- checkpoints, and what can be deleted -------------------------------------------------------------------------------
+
+
+@runs.command()
+@click.argument("run", default="latest")
+@_JSON
+def checkpoints(run: str, as_json: bool) -> None:
+    """The checkpoints of RUN, what is wrong with them, and what needs them."""
+    rows = checkpoint_rows(RunDir.open(run))
+    if as_json:
+        echo_json([{**asdict(row), "path": str(row.path)} for row in rows])
+        return
+    if not rows:
+        echo("no checkpoint yet")
+        return
+    table = [
+        [
+            row.name,
+            count(row.tokens) if row.tokens is not None else "",
+            size(row.bytes),
+            "damaged" if row.problem else "latest" if row.latest else "complete",
+            row.problem or row.needed,
+        ]
+        for row in rows
+    ]
+    _print_table(["checkpoint", "tokens", "size", "is", "note"], table)
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--checkpoint", metavar="STAGE/STEP", help="This checkpoint alone; STAGE means its newest.")
+@click.option("--yes", is_flag=True, help="Delete it although it is needed; for a whole run always asked for.")
+def delete(run: str, checkpoint: str | None, yes: bool) -> None:
+    """Delete RUN with everything in it, or one of its checkpoints. Nothing that is in use is deleted."""
+    found = RunDir.open(run)
+    if checkpoint is not None:
+        row = find_row(found, checkpoint)
+        delete_checkpoint(found, row, sure=yes)
+        echo(f"{found.name}: {row.name} is deleted")
+        return
+    if not yes:
+        raise UsageError(
+            f"{found.path} would be deleted with its {len(checkpoint_rows(found))} checkpoints", hint="say so: --yes"
+        )
+    delete_run(found)
+    echo(f"{found.name} is deleted")
 
 
 # --- words --------------------------------------------------------------------------------------------------------------

@@ -91,11 +91,21 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 def is_complete(path: Path) -> bool:
     """Whether a checkpoint names its files and all of them are there. What is in them is checked when they are read."""
+    return not missing_parts(path)
+
+
+def missing_parts(path: Path) -> str:
+    """Why a checkpoint isn't complete, in a few words; empty for one that is."""
     try:
         names = read_sums(path)
+    except UnreadableCheckpoint:
+        return ""  # complete for all that is known
     except CheckpointError as error:
-        return isinstance(error, UnreadableCheckpoint)  # complete for all that is known: told when it is used
-    return names.keys() >= _REQUIRED and all((path / name).is_file() for name in names)
+        if not (path / SUMS_FILE).exists():
+            return f"{SUMS_FILE} is missing: writing or copying it was cut off"
+        return error.message
+    lacking = sorted(name for name in names.keys() | _REQUIRED if name not in names or not (path / name).is_file())
+    return f"{', '.join(lacking)} is missing" if lacking else ""
 
 
 def incomplete_checkpoints(directory: Path) -> list[Path]:

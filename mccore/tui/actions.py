@@ -5,6 +5,7 @@ A launcher gets a session of its own, so that it outlives the monitor and the te
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shlex
@@ -83,3 +84,21 @@ def stop_now(run: RunDir) -> bool:
 def resume(run: RunDir) -> Started:
     """Go on with a run."""
     return start(["run", "--resume", str(run.path)])
+
+
+async def answer(arguments: Sequence[str]) -> tuple[int, str, str]:
+    """The exit code, the output and the errors of a command. It is ended where nobody waits for it any more."""
+    process = await asyncio.create_subprocess_exec(
+        *command(*arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        said, errors = await process.communicate()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        raise
+    return process.returncode or 0, said.decode("utf-8", "replace"), errors.decode("utf-8", "replace")

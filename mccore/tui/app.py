@@ -18,7 +18,9 @@ from mccore.tui.glyphs import Glyphs, choose_glyphs
 from mccore.tui.screens.help import HelpScreen
 from mccore.tui.screens.launch import LaunchScreen
 from mccore.tui.screens.monitor import MonitorScreen
+from mccore.tui.screens.run_screen import RunScreen
 from mccore.tui.screens.runs import RunsScreen
+from mccore.tui.screens.setup import SetupScreen
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,37 @@ class MonitorApp(App[None]):
     def attach(self, run: RunDir) -> None:
         """Show a run."""
         self.push_screen(MonitorScreen(run, self.places.glyphs))
+
+    def show_view(self, run: RunDir, name: str, about: tuple[str, int] | None = None) -> None:
+        """Show one of the screens of a run (`run_screen.VIEWS`); the monitor stays below the others. `about`: stage and step."""
+        if name == "setup":
+            self.push_screen(SetupScreen())
+            return
+        beside = isinstance(self.screen, RunScreen)  # else one comes from the list
+        over = beside and not isinstance(self.screen, MonitorScreen)
+        if name == "monitor":
+            if over:
+                self.pop_screen()
+            elif not beside:
+                self.attach(run)
+            return
+        if not beside:
+            self.attach(run)
+        made = self._make_view(run, name, about)
+        if over:
+            self.switch_screen(made)
+        else:
+            self.push_screen(made)
+
+    def _make_view(self, run: RunDir, name: str, about: tuple[str, int] | None) -> RunScreen:
+        """A screen of a run. Imported here: most of them aren't opened in most sittings."""
+        if name == "logs":
+            from mccore.tui.screens.logs import LogsScreen
+
+            return LogsScreen(run, self.places.glyphs)
+        from mccore.tui.screens.checkpoints import CheckpointsScreen
+
+        return CheckpointsScreen(run, self.places.glyphs)
 
     def launch(self) -> None:
         """Show the form that starts a run."""

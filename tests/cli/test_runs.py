@@ -12,6 +12,7 @@ from mccore.cli import main
 from mccore.config import BaseConfig, RunConfig
 from mccore.events import Event, EventWriter
 from mccore.runs.rundir import RunDir
+from tests.support.checkpoints import write_checkpoint
 
 STAGES = ("tokenizer", "base")
 
@@ -170,3 +171,37 @@ class TestStop:
         assert code == 1
         assert "hasn't ended" in error
         assert run.stop_requested()
+
+
+class TestDelete:
+    def test_a_whole_run_goes_with_a_yes(self, root, capsys):
+        run = make(root, "a", start=100, loss=2.0)
+        code, told = failure(capsys, "delete", "a")
+        assert code == 2
+        assert "would be deleted with its 0 checkpoints" in told
+        assert run.path.exists()
+        assert main(["runs", "delete", "a", "--yes"]) == 0
+        assert not run.path.exists()
+
+    def test_one_that_runs_stays(self, root, capsys):
+        run = make(root, "a", start=100, loss=2.0)
+        with run.lock():
+            code, told = failure(capsys, "delete", "a", "--yes")
+        assert code == 1
+        assert "running" in told
+
+    def test_checkpoints_are_listed_and_a_needed_one_goes_with_a_yes(self, root, capsys):
+        run = make(root, "a", start=100, loss=2.0)
+        write_checkpoint(run, "base", 5)
+        write_checkpoint(run, "base", 10)
+        rows = output(capsys, "checkpoints", "a")
+        assert [(row["step"], row["latest"]) for row in rows] == [(5, False), (10, True)]
+        assert main(["runs", "checkpoints", "a"]) == 0
+        assert "base/10" in capsys.readouterr().out
+        assert main(["runs", "delete", "a", "--checkpoint", "base/5"]) == 0
+        code, told = failure(capsys, "delete", "a", "--checkpoint", "base")
+        assert code == 2
+        assert "base/10 is needed" in told
+        assert main(["runs", "delete", "a", "--checkpoint", "base", "--yes"]) == 0
+        capsys.readouterr()
+        assert output(capsys, "checkpoints", "a") == []

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,28 +20,9 @@ from mccore.tui.screens.launch import LaunchScreen
 from mccore.tui.screens.monitor import MonitorScreen
 from mccore.tui.screens.runs import RunsScreen
 from tests.tui.conftest import write_run
+from tests.tui.pilot import drive, until
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
-
-
-def drive(app: MonitorApp, steps: Callable[[Pilot[None]], object], size: tuple[int, int] = (120, 40)) -> None:
-    """Run the app and `steps` in it."""
-
-    async def go() -> None:
-        async with app.run_test(size=size) as pilot:
-            await pilot.pause()
-            await steps(pilot)  # type: ignore[misc]
-
-    asyncio.run(go())
-
-
-async def until(pilot: Pilot[None], condition: Callable[[], object], what: str) -> None:
-    """Wait for something that happens in the background."""
-    for _ in range(600):
-        if condition():
-            return
-        await pilot.pause(0.05)
-    pytest.fail(f"waited in vain for: {what}")
 
 
 def status(app: MonitorApp) -> str:

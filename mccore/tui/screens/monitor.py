@@ -12,8 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.events import Resize
-from textual.screen import Screen
-from textual.widgets import Footer, Header, Static
+from textual.widgets import Footer, Static
 
 from mccore.errors import MccoreError
 from mccore.events import METRICS, Event
@@ -25,6 +24,7 @@ from mccore.tui import actions
 from mccore.tui.canvas import Plot, PlotView, window_of
 from mccore.tui.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
+from mccore.tui.screens.run_screen import RunScreen, ViewLine
 from mccore.tui.tail import LogTail
 from mccore.tui.widgets.details import Details
 from mccore.tui.widgets.lod_map import LodMap
@@ -38,11 +38,11 @@ NARROW = 100  # columns below which details and plots take turns
 AXES = ("step", "tokens", "time")
 
 
-class MonitorScreen(Screen[None]):
+class MonitorScreen(RunScreen):
     """Watches a run. Everything it shows is read from the run's directory."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "app.pop_screen", "Runs"),
+        Binding("escape", "leave", "Runs", tooltip="Back to the list of runs"),
         Binding("s", "stop", "Stop", tooltip="Stop after the current step, with a checkpoint"),
         Binding("S", "stop_now", "Stop now", show=False, tooltip="End the launcher now"),
         Binding("r", "resume", "Resume", tooltip="Go on with a run that has ended"),
@@ -63,7 +63,7 @@ class MonitorScreen(Screen[None]):
     ]
 
     def __init__(self, run: RunDir, glyphs: Glyphs) -> None:
-        super().__init__()
+        super().__init__(run, glyphs)
         self.watch = RunWatch(run)
         self._glyphs = glyphs
         self._view = PlotView()
@@ -76,7 +76,7 @@ class MonitorScreen(Screen[None]):
         self._started: actions.Started | None = None
 
     def compose(self) -> ComposeResult:
-        yield Header()
+        yield ViewLine(self.run_dir, self.VIEW)
         yield Static("", id="status")
         with Container(id="plots"):
             for place in range(4):

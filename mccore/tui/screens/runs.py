@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -15,9 +14,11 @@ from textual.widgets import DataTable, Footer, Header, Input, Static
 
 from mccore.errors import MccoreError
 from mccore.host.terminal import one_line
+from mccore.runs.removal import delete_run
 from mccore.runs.rundir import RunDir, list_runs
 from mccore.tui.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
+from mccore.tui.screens.run_screen import DIGITS
 from mccore.units import count, duration, number
 
 REFRESH_SECONDS = 2.0
@@ -28,6 +29,7 @@ class RunsScreen(Screen[None]):
     """A table of runs, the newest first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        *DIGITS,
         Binding("enter", "attach", "Watch", tooltip="Watch this run"),
         Binding("n", "launch", "New run", tooltip="Start a run"),
         Binding("slash", "filter", "Filter", tooltip="Show runs whose name, recipe or state has this text"),
@@ -127,6 +129,11 @@ class RunsScreen(Screen[None]):
         if run is not None:
             self.app.attach(run)  # type: ignore[attr-defined]
 
+    def action_view(self, name: str) -> None:
+        run = self.chosen()
+        if run is not None or name == "setup":
+            self.app.show_view(run, name)  # type: ignore[attr-defined]
+
     def action_launch(self) -> None:
         self.app.launch()  # type: ignore[attr-defined]
 
@@ -161,9 +168,9 @@ class RunsScreen(Screen[None]):
             if not yes:
                 return
             try:
-                shutil.rmtree(run.path)
-            except OSError as error:
-                self.notify(f"can't delete {one_line(str(run.path))}: {error.strerror}", severity="error")
+                delete_run(run)
+            except MccoreError as error:
+                self.notify(one_line(error.message), severity="error")
             self.reload()
 
         self.app.push_screen(ConfirmScreen(f"Delete {run.path} with its checkpoints?"), answered)
