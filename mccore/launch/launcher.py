@@ -84,10 +84,9 @@ def launch(
 ) -> Outcome:
     """Do all stages of a run that aren't complete and return how it ended: finished, stopped, interrupted or failed.
 
-    `hardware` replaces that of `run.json` for this start, `telemetry` the providers of the run and the
-    environment. Call it from the main thread: it takes the signals, and the
-    stages die with the thread that started them. Raises RunError when the run is held by another process or can't be
-    written.
+    `hardware` replaces that of `run.json` for this start, `telemetry` the providers of the run and the environment. Call
+    it from the main thread: it takes the signals, and the stages die with the thread that started them. Raises RunError
+    when the run is held by another process or can't be written.
     """
     hardware = hardware or run.config.hardware
     telemetry = telemetry or activate(run.config)
@@ -138,7 +137,8 @@ class _Launch:
         version = metadata.version("mccore")
         outcome = Outcome("failed", None, "the launcher failed")
         with _signals_taken(self.signals), _orphans_adopted():
-            self._start_relay()
+            ranks = self.hardware.nproc * self.hardware.nnodes
+            self.relay = Relay.start(self.run, self.tail.offsets, ranks, self.telemetry.choices)
             self.writer.emit(
                 "run.start",
                 pid=os.getpid(),
@@ -166,11 +166,6 @@ class _Launch:
                 self._watch()
         return outcome
 
-    def _start_relay(self) -> None:
-        """Begin to hand events to telemetry providers, where there are any."""
-        ranks = self.hardware.nproc * self.hardware.nnodes
-        self.relay = Relay.start(self.run, self.tail.offsets, ranks, self.telemetry.choices)
-
     def _relaying(self) -> set[psutil.Process]:
         """The process for telemetry and those of its clients: they outlive stages."""
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -180,7 +175,11 @@ class _Launch:
         return set()
 
     def _end_relay(self) -> None:
-        if self.relay is not None and (problem := self.relay.end()):
+        if self.relay is not None:
+            self._tell_of_relay(self.relay.end())
+
+    def _tell_of_relay(self, problem: str) -> None:
+        if problem:
             with contextlib.suppress(RunError):
                 self.writer.emit("telemetry", provider="all", state="failing", lost=None, message=problem)
 
@@ -246,6 +245,8 @@ class _Launch:
             except subprocess.TimeoutExpired:
                 pass
             self._watch()
+            if self.relay is not None:
+                self._tell_of_relay(self.relay.revive(self.tail.offsets))
             meeting = _has_ranks(self.stage, self.hardware) and not self.met
             if meeting and time.monotonic() >= waiting:
                 waiting = math.inf

@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mccore.config import Choice
 from mccore.errors import RunError
@@ -38,15 +38,20 @@ _POLL_SECONDS = 0.1
 _CHUNK_BYTES = 1 << 18  # what a provider that lags behind holds in memory
 _GRACE_SECONDS = 3.0  # beyond the end, until a process that doesn't end by itself is killed
 _SHORTEST_SECONDS = 2.0  # from the time it could begin, for a run that was over by then
+_FIRST_PAUSE_SECONDS = 2.0  # between two starts of a process that ends by itself; doubled each time
 _NICENESS = 5  # training goes first where cores are short
 
 
 class Relay:
-    """The launcher's side: the process that relays, and how it is ended."""
+    """The launcher's side: the process that relays, and how it is ended. One that was killed is started again."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-        self.pid = process.pid
+    def __init__(self, run: RunDir, ranks: int, choices: Sequence[Choice], offsets: Mapping[str, int]) -> None:
+        self._run = run
+        self._ranks = ranks
+        self._choices = choices
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._again = 0.0  # not before
+        self._process = self._spawn(offsets)
 
     @classmethod
     def start(
@@ -55,30 +60,35 @@ class Relay:
         """Begin to relay what is written behind these offsets of the event files to these providers, by default to those of
         the run and the environment. None where there are none."""
         choices = activate(run.config).choices if choices is None else choices
-        if not choices:
-            return None
-        log = run.log_path(LOG_NAME)
+        return cls(run, ranks, choices, offsets) if choices else None
+
+    @property
+    def pid(self) -> int:
+        """The process that relays now."""
+        return self._process.pid
+
+    def revive(self, offsets: Mapping[str, int]) -> str:
+        """Where the process has ended by itself, start another that relays what is behind these offsets, and say so.
+
+        What the first had read and not sent is missing: nobody knows which part of it the endpoints have, and some would
+        count twice what comes twice. A process that dies again and again is started ever less often.
+        """
+        code = self._process.poll()
+        if code is None or time.monotonic() < self._again:
+            return ""
+        with contextlib.suppress(OSError):
+            self._input.close()
         try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with open(log, "ab") as stream:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "mccore.telemetry.relay", str(run.path)],
-                    stdin=subprocess.PIPE,
-                    stdout=stream,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C is the launcher's
-                )
-        except OSError as error:
-            raise RunError(f"can't start the process for telemetry: {error}", hint=disk_hint(error)) from error
-        relay = cls(process)
-        relay._tell(json.dumps({
-            "offsets": dict(offsets), "ranks": ranks, "providers": [choice.model_dump(mode="json") for choice in choices]
-        }))  # fmt: skip
-        return relay
+            self._process = self._spawn(offsets)
+        except RunError as error:
+            self._again, self._pause = time.monotonic() + self._pause, self._pause * 2
+            return f"{_ended(code)}; {error.message}"
+        self._again, self._pause = time.monotonic() + self._pause, self._pause * 2
+        return f"{_ended(code)}; another goes on, and `mccore events export {self._run.name}` sends what is missing"
 
     def end(self, seconds: float = END_SECONDS) -> str:
         """Let it send what waits, no longer than that. Says what went wrong with the process, or nothing."""
-        self._tell(json.dumps({"until": time.monotonic() + seconds}))
+        _tell(self._process, {"until": time.monotonic() + seconds})
         with contextlib.suppress(OSError):
             self._input.close()
         try:
@@ -87,17 +97,44 @@ class Relay:
             self._process.kill()
             self._process.wait()
             return "the process for telemetry didn't end in time"
-        return f"the process for telemetry ended with {code}: see logs/{LOG_NAME}.log" if code else ""
+        return _ended(code) if code else ""
+
+    def _spawn(self, offsets: Mapping[str, int]) -> subprocess.Popen[bytes]:
+        log = self._run.log_path(LOG_NAME)
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "ab") as stream:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "mccore.telemetry.relay", str(self._run.path)],
+                    stdin=subprocess.PIPE,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C is the launcher's
+                )
+        except OSError as error:
+            raise RunError(f"can't start the process for telemetry: {error}", hint=disk_hint(error)) from error
+        _tell(process, {
+            "offsets": dict(offsets),
+            "ranks": self._ranks,
+            "providers": [choice.model_dump(mode="json") for choice in self._choices],
+        })  # fmt: skip
+        return process
 
     @property
     def _input(self) -> IO[bytes]:
         assert self._process.stdin is not None
         return self._process.stdin
 
-    def _tell(self, line: str) -> None:
-        with contextlib.suppress(OSError):  # it is gone; `end` says how
-            self._input.write(line.encode() + b"\n")
-            self._input.flush()
+
+def _tell(process: subprocess.Popen[bytes], what: Mapping[str, Any]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):  # it is gone; `revive` and `end` say how
+        process.stdin.write(json.dumps(what).encode() + b"\n")
+        process.stdin.flush()
+
+
+def _ended(code: int) -> str:
+    return f"the process for telemetry ended with {code}: see logs/{LOG_NAME}.log"
 
 
 class Files:

@@ -210,19 +210,37 @@ def test_a_provider_that_hangs_holds_up_no_other(tmp_path: Path, told: ToldColle
     assert_all_lost(events, "prometheus")
 
 
-def test_a_run_outlives_its_telemetry(tmp_path: Path, told: ToldCollector) -> None:
+def test_telemetry_that_was_killed_is_started_again_and_sends_nothing_twice(
+    tmp_path: Path, told: ToldCollector
+) -> None:
     run = make(tmp_path, {"base": [*STEPS, {"do": "stop-aware"}]}, otel={"endpoint": told.address})
     process = start(run)
-    wait_for((run.path / "telemetry" / "identity.json").exists)
-    (relay,) = [
-        child for child in psutil.Process(process.pid).children() if "mccore.telemetry.relay" in child.cmdline()
-    ]
-    relay.kill()
-    wait_for(lambda: [event for event in read_events(run.events_dir) if event.type == "step"])
+    wait_for(lambda: "stage data finished" in told_lines(told))
+    (first,) = relays(process.pid)
+    first.kill()
+    wait_for(lambda: [one for one in relays(process.pid) if one != first])
     run.request_stop()
     assert process.wait(60) == 0
     (report,) = [event for event in read_events(run.events_dir) if event.type == "telemetry"]
-    assert report.data["message"] == "the process for telemetry ended with -9: see logs/telemetry.log"
+    assert report.data["message"] == (
+        "the process for telemetry ended with -9: see logs/telemetry.log; another goes on, and"
+        " `mccore events export one` sends what is missing"
+    )
+    assert report.data["lost"] is None
+    assert told_lines(told)[-1] == "run stopped: asked to stop"
+    assert sorted(told_lines(told)) == sorted(set(told_lines(told)))
+    spans = [span["name"] for span in told.received.spans]
+    assert sorted(spans) == sorted(set(spans))
+
+
+def told_lines(told: ToldCollector) -> list[str]:
+    return [log["body"]["stringValue"] for log in told.received.logs]
+
+
+def relays(launcher: int) -> list[psutil.Process]:
+    """The processes of a launcher that relay."""
+    living = [child for child in psutil.Process(launcher).children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in living if "mccore.telemetry.relay" in child.cmdline()]
 
 
 def test_one_that_cant_be_built_is_told_and_the_run_goes_on(tmp_path: Path) -> None:

@@ -187,6 +187,8 @@ class WandbTelemetry:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
+        # Else wandb 0.31 imports pandas, 40 MB, to ask whether what is logged is a DataFrame. None is; nor is it a public name.
+        wandb.util.pd_available = False
         wandb.setup(wandb.Settings(silent=True))
         self._access = choose(self._options.mode, wandb.setup().settings)
         if self._access.mode == "off":

@@ -202,6 +202,7 @@ def test_the_report_its_plots_and_the_samples_go_along(open_provider: Open, tmp_
     assert last["report/loss._type"] == "image-file"
     table = next((logs(tmp_path)[0].parent / "files").rglob("samples*.table.json"))
     assert json.loads(table.read_text())["data"] == [["base", 2, "Once", " upon"]]
+    assert "pandas" not in sys.modules, "W&B's client imports it, 40 MB, to look whether a table is one of its"
     artifacts = [record["artifact"] for record in records(tmp_path) if record["type"] == "artifact"]
     assert [file["path"] for each in artifacts if each["type"] == "report" for file in manifest(each)] == [
         "loss.png", "report.md"
