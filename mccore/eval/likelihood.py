@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from mccore.tasks.task import OptionScore
+
 if TYPE_CHECKING:
     from mccore.model.gpt import GPT
 
@@ -21,63 +23,50 @@ class Continuation(NamedTuple):
     tokens: Sequence[int]
 
 
-class Score(NamedTuple):
-    """`logprob`: log-likelihood of the whole continuation in nats; `greedy`: whether each of its tokens is the likeliest;
-    `cropped`: tokens of the context left out because the model's context is shorter."""
+def score_continuations(model: GPT, items: Sequence[Continuation], *, batch_rows: int = 32) -> list[OptionScore]:
+    """Score every item, in order. Items that differ in their last token only are read once, as one row: single letters after
+    one question, or the same reply to the same question.
 
-    logprob: float
-    greedy: bool
-    cropped: int
-
-
-def score_continuations(model: GPT, items: Sequence[Continuation], *, batch_rows: int = 32) -> list[Score]:
-    """Score every item, in order. Rows are padded on the right, where causality hides the padding, so the batch size
-    changes nothing but speed. A context too long for the model loses its oldest tokens, the first one (bos) excepted.
+    Rows are padded on the right, where causality hides the padding, so the batch size changes nothing but speed. A context too
+    long for the model loses its oldest tokens, the first one (bos) excepted.
     """
-    order = sorted(range(len(items)), key=lambda i: len(items[i].context) + len(items[i].tokens))
-    scores: dict[int, Score] = {}
+    limit = model.config.max_seq_len + 1  # the last token is only predicted
+    cropped = [_crop_context(item, limit) for item in items]
+    rows: dict[tuple[int, ...], list[int]] = {}  # the tokens that are read -> the items that need them
+    for i, (ids, _) in enumerate(cropped):
+        rows.setdefault(tuple(ids[:-1]), []).append(i)
+    order = sorted(rows, key=len)
+    scores: dict[int, OptionScore] = {}
     for start in range(0, len(order), batch_rows):
-        chosen = order[start : start + batch_rows]
-        scores.update(zip(chosen, _score_batch(model, [items[i] for i in chosen]), strict=True))
+        batch = order[start : start + batch_rows]
+        readers = [(row, i) for row, ids in enumerate(batch) for i in rows[ids]]
+        found = _score_batch(model, batch, [(row, cropped[i][0], len(items[i].tokens)) for row, i in readers])
+        for (_, i), (logprob, greedy) in zip(readers, found, strict=True):
+            scores[i] = OptionScore(logprob, len(items[i].tokens), greedy, cropped[i][1])
     return [scores[i] for i in range(len(items))]
 
 
-def next_token_logits(model: GPT, contexts: Sequence[Sequence[int]], *, batch_rows: int = 32) -> Tensor:
-    """Logits of the token after each context: fp32 [N, V], on the CPU. Contexts are padded and cropped as above."""
-    order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
-    found = torch.empty(len(contexts), model.config.vocab_ids)
-    for start in range(0, len(order), batch_rows):
-        chosen = order[start : start + batch_rows]
-        rows = [_crop(contexts[i], model.config.max_seq_len)[0] for i in chosen]
-        with torch.inference_mode():
-            hidden = model.hidden(_pad(rows, model.device))
-            ends = torch.tensor([len(row) - 1 for row in rows], device=model.device)
-            found[chosen] = model.logits(hidden[torch.arange(len(rows), device=model.device), ends]).cpu()
-    return found
-
-
 @torch.inference_mode()
-def _score_batch(model: GPT, items: Sequence[Continuation]) -> list[Score]:
-    limit = model.config.max_seq_len + 1  # the last token is only predicted
-    rows, cropped = zip(*(_crop_context(item, limit) for item in items), strict=True)
-    counts = [len(item.tokens) for item in items]
-    hidden = model.hidden(_pad([row[:-1] for row in rows], model.device))  # [B, T, D]
-    owner = torch.repeat_interleave(torch.arange(len(items)), torch.tensor(counts))  # [N] the row of each scored token
-    column = torch.cat([torch.arange(len(row) - n, len(row)) - 1 for row, n in zip(rows, counts, strict=True)])
-    wanted = torch.tensor([token for row, n in zip(rows, counts, strict=True) for token in row[len(row) - n :]])
-    hidden = hidden[owner.to(model.device), column.to(model.device)]  # [N, D]
+def _score_batch(
+    model: GPT, rows: Sequence[Sequence[int]], readers: Sequence[tuple[int, list[int], int]]
+) -> list[tuple[float, bool]]:
+    """Log-likelihood, and whether each token is the likeliest, of the last n ids of each reader (row, ids, n)."""
+    counts = [n for _, _, n in readers]
+    hidden = model.hidden(_pad(rows, model.device))  # [B, T, D]
+    owner = torch.repeat_interleave(torch.arange(len(readers)), torch.tensor(counts))  # [N] the reader of each token
+    row = torch.tensor([row for row, _, _ in readers])[owner]
+    column = torch.cat([torch.arange(len(ids) - n, len(ids)) - 1 for _, ids, n in readers])
+    targets = torch.tensor([token for _, ids, n in readers for token in ids[len(ids) - n :]])
+    hidden = hidden[row.to(model.device), column.to(model.device)]  # [N, D]
     logprobs, greedy = [], []
     size = max(1, _LOGIT_ELEMENTS // model.config.vocab_ids)
-    for part, targets in zip(torch.split(hidden, size), torch.split(wanted.to(model.device), size), strict=True):
+    for part, right in zip(torch.split(hidden, size), torch.split(targets.to(model.device), size), strict=True):
         logits = model.logits(part)  # [n, V]
-        logprobs.append(logits.log_softmax(dim=-1).gather(1, targets.unsqueeze(1)).squeeze(1).double().cpu())
-        greedy.append((logits.argmax(dim=-1) == targets).cpu())
-    logprob = torch.zeros(len(items), dtype=torch.float64).index_add_(0, owner, torch.cat(logprobs))
-    misses = torch.zeros(len(items)).index_add_(0, owner, (~torch.cat(greedy)).float())
-    return [
-        Score(value, missed == 0, lost)
-        for value, missed, lost in zip(logprob.tolist(), misses.tolist(), cropped, strict=True)
-    ]
+        logprobs.append(logits.log_softmax(dim=-1).gather(1, right.unsqueeze(1)).squeeze(1).double().cpu())
+        greedy.append((logits.argmax(dim=-1) == right).cpu())
+    logprob = torch.zeros(len(readers), dtype=torch.float64).index_add_(0, owner, torch.cat(logprobs))
+    misses = torch.zeros(len(readers)).index_add_(0, owner, (~torch.cat(greedy)).float())
+    return [(value, missed == 0) for value, missed in zip(logprob.tolist(), misses.tolist(), strict=True)]
 
 
 def _crop_context(item: Continuation, limit: int) -> tuple[list[int], int]:

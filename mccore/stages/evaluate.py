@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from mccore.config import StageName, stage_spec
 from mccore.errors import MccoreError
 from mccore.runtime.runtime import Runtime
 from mccore.scaling.plan import stage_config
 from mccore.stages.prepare import Results
-
-if TYPE_CHECKING:
-    pass
-
-
-# --- evaluation and report ---------------------------------------------------------------------------------------------
 
 
 def evaluate_text(runtime: Runtime) -> Results:
@@ -52,12 +45,14 @@ def evaluate_text(runtime: Runtime) -> Results:
 def evaluate_chat(runtime: Runtime) -> Results:
     """Held-out questions for a chat model."""
     from mccore.eval.chat import evaluate_chat as ask_questions
+    from mccore.eval.runner import Runner
 
     trained = _evaluated(runtime)
     opened = runtime.open_model(trained)
     new_session = opened.sessions().new if runtime.config.megacontext.enabled else None
     began = time.perf_counter()
-    found = ask_questions(opened.engine(), runtime.config.eval, seed=runtime.config.seed, new_session=new_session)
+    runner = Runner(opened.engine(), batch_rows=runtime.config.eval.batch_rows, new_session=new_session)
+    found = ask_questions(runner, runtime.config.eval, seed=runtime.config.seed)
     seconds = round(time.perf_counter() - began, 6)
     runtime.emit("eval", found["metrics"], name="chat", seconds=seconds, details={"stage": trained})
     return {"step": opened.meta.step, **found}

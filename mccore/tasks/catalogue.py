@@ -1,4 +1,4 @@
-"""Named sources of conversations for midtraining, fine-tuning and evaluation, each with held-out splits.
+"""Tasks by name, and mixtures of their conversations; each task has held-out splits.
 
 What is held out is the *subject* of a conversation (a function, a word, a sum, a piece of a file), never a way of asking, and
 it is held out by its hash: the same for every seed, so that no choice of seed can carry a test item into training.
@@ -8,54 +8,70 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from mccore.data.conversation import Conversation, Split, check_conversation_split
 from mccore.errors import DataError
-from mccore.tasks.jsonl import jsonl_path, missing_file, read_jsonl
-from mccore.tasks.task import MultipleChoice
+from mccore.tasks.jsonl import JsonlTask, jsonl_path, missing_file
+from mccore.tasks.task import AnyTask, FreeAnswers
 
-Source = Callable[..., Sequence[Conversation]]  # (split, *, seed, limit)
-
-# Loaded when asked for: name -> module and function.
-_SOURCES = {
-    "arithmetic": "mccore.tasks.stdlib.tools:arithmetic",
-    "needle": "mccore.tasks.stdlib.needle:needle",
-    "spelling": "mccore.tasks.stdlib.tools:spelling",
-    "stdlib_qa": "mccore.tasks.stdlib.qa:stdlib_qa",
+# Loaded when asked for: name -> module and class.
+_TASKS = {
+    "arithmetic": "mccore.tasks.stdlib.arithmetic:Arithmetic",
+    "needle": "mccore.tasks.stdlib.needle:Needle",
+    "spelling": "mccore.tasks.stdlib.spelling:Spelling",
+    "stdlib_choice": "mccore.tasks.stdlib.choice:StdlibChoice",
+    "stdlib_qa": "mccore.tasks.stdlib.qa:StdlibQA",
 }
 
 
-def source_names() -> tuple[str, ...]:
-    """Names that `open_conversations` takes, besides `jsonl:PATH`."""
-    return tuple(sorted(_SOURCES))
+def task_names() -> tuple[str, ...]:
+    """Names that `open_task` takes, besides `jsonl:PATH`."""
+    return tuple(sorted(_TASKS))
+
+
+def open_task(name: str, *, strict: bool = True) -> AnyTask:
+    """The task of this name. A line of a file that can't be read is an error, or passed over where not `strict`.
+
+    Raises DataError for an unknown name; a file is read when its conversations are asked for.
+    """
+    if (path := jsonl_path(name)) is not None:
+        return JsonlTask(path, strict=strict)
+    if name not in _TASKS:
+        known = ", ".join([*task_names(), "jsonl:PATH"])
+        raise DataError(f"unknown conversations {name!r}", hint=f"use one of {known}")
+    module, kind = _TASKS[name].split(":")
+    task: AnyTask = getattr(import_module(module), kind)()
+    return task
+
+
+def free_tasks() -> list[FreeAnswers]:
+    """The embedded tasks that are answered in free text."""
+    return [task for task in map(open_task, task_names()) if isinstance(task, FreeAnswers)]
 
 
 def open_conversations(
     name: str, split: Split, *, seed: int = 0, limit: int | None = None, strict: bool = True
 ) -> Sequence[Conversation]:
-    """The conversations of one source and split, in an order and wording fixed by `seed`; at most `limit` of them.
+    """The conversations of one task and split, in an order and wording fixed by `seed`; at most `limit` of them.
 
-    Sources made by rule (`arithmetic`, `spelling`) have no natural end: without a limit they give a default number, with one
-    exactly that many. A line of a file that can't be read is an error, or passed over where not `strict`.
+    Tasks made by rule (`arithmetic`, `spelling`) have no natural end: without a limit they give a default number, with one
+    exactly that many.
 
     Raises DataError for an unknown name or split, an unreadable file, or a split that is empty.
     """
     check_conversation_split(split)
     if limit is not None and limit < 1:
         raise DataError(f"a limit of {limit} conversations", hint="give a positive limit, or none")
-    if (path := jsonl_path(name)) is not None:
-        return read_jsonl(path, split, seed, limit, strict=strict)
-    return _source(name)(split, seed=seed, limit=limit)
+    return open_task(name, strict=strict).conversations(split, seed=seed, limit=limit)
 
 
 def check_source(name: str) -> None:
-    """Raise DataError unless `name` is a source that is there; its conversations aren't read."""
-    if (path := jsonl_path(name)) is None:
-        _source(name)
-    elif not path.is_file():
+    """Raise DataError unless `name` is a task that is there; its conversations aren't read."""
+    open_task(name)
+    if (path := jsonl_path(name)) is not None and not path.is_file():
         raise missing_file(path)
 
 
@@ -86,31 +102,9 @@ def code_version() -> str:
     return digest.hexdigest()[:16]
 
 
-def multiple_choice_questions(split: Split, *, seed: int = 0, limit: int | None = None) -> list[MultipleChoice]:
-    """Questions about the standard library, of the kinds `describe`, `module` and `name`, in an order fixed by `seed`.
-
-    Subjects, right answers and distractors are all objects of `split`. Questions come in groups of four that share their
-    choices, each choice being right once: whoever looks at the choices only, by length, position or style, gets a quarter.
-    A limit that isn't a multiple of four cuts the last group.
-    """
-    from mccore.tasks.stdlib.qa import build_multiple_choice
-
-    check_conversation_split(split)
-    return build_multiple_choice(split, seed=seed, limit=limit)
-
-
-def _source(name: str) -> Source:
-    if name not in _SOURCES:
-        known = ", ".join([*source_names(), "jsonl:PATH"])
-        raise DataError(f"unknown conversations {name!r}", hint=f"use one of {known}")
-    module, function = _SOURCES[name].split(":")
-    source: Source = getattr(import_module(module), function)
-    return source
-
-
 def _counts(mixture: Mapping[str, int | float], total: int | None) -> dict[str, int]:
     if not mixture:
-        raise DataError("the mixture of conversations is empty", hint=f"name a source: {', '.join(source_names())}")
+        raise DataError("the mixture of conversations is empty", hint=f"name a source: {', '.join(task_names())}")
     for name, share in mixture.items():
         if isinstance(share, bool) or not share >= 0:
             raise DataError(

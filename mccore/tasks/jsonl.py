@@ -20,7 +20,9 @@ from mccore.data.corpora.document import text_digest
 from mccore.data.corpora.records import read_json_values
 from mccore.errors import DataError
 from mccore.host.text import open_regular, spell, unreadable
+from mccore.tasks.judges import judge_contained
 from mccore.tasks.shapes import recognise
+from mccore.tasks.task import FreeAnswers, GenerationRequest, Judgement, Response
 
 _NAMED = 5  # lines passed over that are named
 
@@ -136,13 +138,21 @@ def _read_once(path: Path, strict: bool, size: int, modified: int) -> ReadConver
     return found
 
 
-def read_jsonl(
-    path: Path, split: Split, seed: int, limit: int | None, *, strict: bool = True
-) -> Sequence[Conversation]:
-    """The conversations of one split, in an order fixed by `seed`; at most `limit` of them."""
-    chosen = read_conversations(path, strict=strict).of(split)
-    random.Random(f"jsonl:{seed}").shuffle(chosen)
-    return chosen[:limit]
+class JsonlTask(FreeAnswers):
+    """The conversations of a file, judged by whether a reply holds the answer."""
+
+    def __init__(self, path: Path, *, strict: bool = True) -> None:
+        self.name = f"jsonl:{spell(path.name)}"
+        self._path = path
+        self._strict = strict
+
+    def conversations(self, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Conversation]:
+        chosen = read_conversations(self._path, strict=self._strict).of(split)
+        random.Random(f"jsonl:{seed}").shuffle(chosen)
+        return chosen[:limit]
+
+    def judge(self, request: GenerationRequest, response: Response) -> Judgement:
+        return judge_contained(request, response)
 
 
 def _with_both_ends(keys: Mapping[str, object]) -> dict[str, Split]:

@@ -1,73 +1,43 @@
-"""How the answers of a task are judged.
-
-A scorer is a function from (conversation, what the model said) to named scores of 0 to 1, of which `correct` decides. Add
-one to SCORERS, or pass `scorers` to the evaluation, for a benchmark of your own.
-"""
+"""Ways to judge free answers, from which a task takes its own."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
 
-from mccore.data.conversation import Conversation
-from mccore.data.tokenizer.reply import Piece, prose
+from mccore.tasks.task import GenerationRequest, Judgement, Response
 
-Scorer = Callable[[Conversation, Sequence[Piece]], dict[str, float]]
-
-_TIMES = {"never": "0 times", "once": "1 times", "twice": "2 times"}
-
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_NUMERAL = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
-# --- judging ----------------------------------------------------------------------------------------------------------
-
-
-def right_reply(conversation: Conversation) -> str:
-    """The prose of the reply that a conversation ends with."""
-    content = conversation["messages"][-1]["content"]
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if part["type"] == "text")
-
-
-def score_contained(conversation: Conversation, parts: Sequence[Piece]) -> dict[str, float]:
+def judge_contained(request: GenerationRequest, response: Response) -> Judgement:
     """`correct`: the reply says the answer, as whole words. `exact`: it is the known reply but for case and punctuation.
     `f1`: overlap of its words with that reply's."""
-    said, right = prose(parts), right_reply(conversation)
-    return {
-        "correct": float(says(said, conversation.get("answer", right))),
+    said, right = response.prose, request.right_reply
+    scores = {
+        "correct": float(says(said, request.answer)),
         "exact": float(words_of(said) == words_of(right)),
         "f1": token_f1(said, right),
     }
+    return Judgement(scores, response.shown)
 
 
-def score_number(conversation: Conversation, parts: Sequence[Piece]) -> dict[str, float]:
+def judge_number(request: GenerationRequest, response: Response) -> Judgement:
     """`correct`: the last number of the reply is the answer. `tool`: the right result came out of the tool."""
-    answer = conversation.get("answer", "")
-    numbers = _NUMBER.findall(prose(parts))
-    outputs = [part.text.strip() for part in parts if part.type == "python_output"]
-    return {
-        "correct": float(bool(numbers) and numbers[-1].replace(",", "").rstrip(".") == answer),
-        "tool": float(answer in outputs),
-    }
+    answer = request.answer
+    outputs = [part.text.strip() for part in response.parts if part.type == "python_output"]
+    scores = {"correct": float(last_number(response.prose) == answer), "tool": float(answer in outputs)}
+    return Judgement(scores, response.shown)
 
 
-def score_spelling(conversation: Conversation, parts: Sequence[Piece]) -> dict[str, float]:
-    """Letters spelled out must be all of them in order; letters counted must be as many, in figures or as once or twice."""
-    answer = conversation.get("answer", "")
-    if not answer.isdigit():
-        return {"correct": float(words_of(prose(parts)) == words_of(answer))}
-    said = re.sub(r"\b(never|once|twice)\b", lambda match: _TIMES[match.group()], prose(parts))
-    return {"correct": score_number(conversation, [Piece("text", said)])["correct"]}
+def last_number(text: str) -> str | None:
+    """The last number of a text without its thousands' commas; None where there is none.
 
-
-SCORERS: dict[str, Scorer] = {
-    "arithmetic": score_number,
-    "spelling": score_spelling,
-    "needle": score_contained,
-    "stdlib_qa": score_contained,
-}
+    >>> last_number("2 of 1,250."), last_number("none")
+    ('1250', None)
+    """
+    numbers = _NUMERAL.findall(text)
+    return numbers[-1].replace(",", "").rstrip(".") if numbers else None
 
 
 def says(text: str, answer: str) -> bool:

@@ -6,72 +6,40 @@ import pytest
 import torch
 
 from mccore.config import EvalConfig
-from mccore.data.conversation import exchange
-from mccore.data.tokenizer.reply import Piece
+from mccore.data.conversation import Conversation, Split, exchange
 from mccore.data.tokenizer.tokenizer import Tokenizer
-from mccore.eval.chat import evaluate_chat, held_out_conversations
-from mccore.eval.generated import evaluate_generated
+from mccore.eval.chat import answer_freely, evaluate_chat
+from mccore.eval.generated import TaskResult
+from mccore.eval.runner import Runner
 from mccore.eval.samples import sample_completions
 from mccore.generate.engine import Engine
 from mccore.model import GPT
-from mccore.tasks.judges import says, score_contained, score_number, score_spelling, token_f1
+from mccore.tasks.catalogue import free_tasks
+from mccore.tasks.judges import judge_contained, judge_number
+from mccore.tasks.task import FreeAnswers, GenerationRequest, Judgement, Response
 
 
-def text(said: str) -> list[Piece]:
-    return [Piece("text", said)]
+class Given(FreeAnswers):
+    """Judged by whether the reply holds the answer, or by its last number; the conversations of a test."""
+
+    def __init__(self, name: str, conversations: list[Conversation]) -> None:
+        self.name = name
+        self._conversations = conversations
+
+    def conversations(self, split: Split, *, seed: int = 0, limit: int | None = None) -> list[Conversation]:
+        return self._conversations[:limit]
+
+    def kind_of(self, conversation: Conversation) -> str:
+        return conversation["id"].split("/")[1] if self.name == "needle" else ""
+
+    def judge(self, request: GenerationRequest, response: Response) -> Judgement:
+        return (judge_number if self.name == "arithmetic" else judge_contained)(request, response)
 
 
-def test_token_f1_by_hand() -> None:
-    assert token_f1("Return a copy.", "return a copy") == 1.0
-    assert token_f1("a a b", "a b c d") == pytest.approx(2 * 2 / 7)
-    assert token_f1("", "a") == token_f1("x", "y") == 0.0
-
-
-@pytest.mark.parametrize(
-    ("said", "answer", "expected"),
-    [
-        ("The default value of x is None.", "None", True),
-        ("It is Nonesuch.", "None", False),
-        ("That is os.path.join.", "os.path.join", True),
-        ("That is os.path.join.", "os.path", False),
-        ("That is my.os.path.", "os.path", False),
-        ("defined in the module re.", "re", True),
-        ("It is 'utf-8'.", "'utf-8'", True),
-        ("It is -5.", "5", True),
-        ("It is 15.", "5", False),
-        ("Return   a\ncopy.", "Return a copy.", True),
-        ("anything", "", False),
-    ],
-)
-def test_whole_words_are_looked_for(said: str, answer: str, expected: bool) -> None:
-    assert says(said, answer) is expected
-
-
-def test_scores_of_each_task() -> None:
-    sum_ = exchange("arithmetic", "a/1", ("12*3?", "12 * 3 = 36"), subject="s", answer="36")
-    with_tool = [Piece("python", "12*3"), Piece("python_output", "36"), Piece("text", "12 * 3 = 36")]
-    assert score_number(sum_, with_tool) == {"correct": 1.0, "tool": 1.0}
-    assert score_number(sum_, text("36 is not 12")) == {"correct": 0.0, "tool": 0.0}
-    assert score_number(sum_, text("no number")) == {"correct": 0.0, "tool": 0.0}
-    big = exchange("arithmetic", "a/2", ("?", "1250"), subject="s", answer="1250")
-    assert score_number(big, text("That is 1,250."))["correct"] == 1.0
-    spelled = exchange("spelling", "s/1", ("Spell cat.", "c, a, t"), subject="cat", answer="c, a, t")
-    assert score_spelling(spelled, text("C, A, T"))["correct"] == 1.0
-    assert score_spelling(spelled, text("c, t, a"))["correct"] == 0.0
-    assert score_spelling(spelled, text("cat"))["correct"] == 0.0
-    counted = exchange("spelling", "s/2", ("How many?", "It appears twice."), subject="x", answer="2")
-    for said, right in (("The letter t appears twice in kitten.", 1.0), ("2", 1.0), ("once", 0.0), ("3 times", 0.0)):
-        assert score_spelling(counted, text(said))["correct"] == right
-    module = exchange(
-        "stdlib_qa", "q/module/x", ("?", "dedent is defined in the module textwrap."), subject="x", answer="textwrap"
-    )
-    assert score_contained(module, text("dedent is defined in the module textwrap")) == {
-        "correct": 1.0,
-        "exact": 1.0,
-        "f1": 1.0,
-    }
-    wrong = score_contained(module, text("dedent is defined in the module re."))
-    assert (wrong["correct"], wrong["exact"], wrong["f1"]) == (0.0, 0.0, pytest.approx(6 / 7))
+def evaluate_generated(runner: Runner, conversations: list[Conversation]) -> dict[str, TaskResult]:
+    names = dict.fromkeys(one["task"] for one in conversations)
+    tasks = [Given(name, [one for one in conversations if one["task"] == name]) for name in names]
+    return {found.task: found for found in answer_freely(runner, tasks, len(conversations))}
 
 
 def test_tasks_kinds_and_questions_too_long(
@@ -100,7 +68,7 @@ def test_tasks_kinds_and_questions_too_long(
         return [scripts[row].pop(0) for row in alive]
 
     monkeypatch.setattr("mccore.generate.scheduler.choose", choose)
-    found = evaluate_generated(engine, conversations, max_new_tokens=30)
+    found = evaluate_generated(Runner(engine, max_new_tokens=30), conversations)
     needle, arithmetic = found["needle"], found["arithmetic"]
     assert (needle.accuracy.n, needle.accuracy.accuracy, needle.skipped) == (2, 0.5, 1)
     assert {kind: one.accuracy for kind, one in needle.kinds.items()} == {"default": 1.0, "planted": 0.0}
@@ -117,7 +85,7 @@ def test_batch_size_changes_nothing(random_gpt: Callable[..., GPT], byte_tokeniz
     conversations = [
         exchange("needle", f"needle/x/{i}", ("q" * (1 + 3 * i), "yes"), subject=str(i), answer="yes") for i in range(6)
     ]
-    runs = [evaluate_generated(engine, conversations, max_new_tokens=12, batch_rows=rows) for rows in (1, 4, 32)]
+    runs = [evaluate_generated(Runner(engine, rows, max_new_tokens=12), conversations) for rows in (1, 4, 32)]
     assert runs[0] == runs[1] == runs[2]
     assert any(answer.reply for answer in runs[0]["needle"].answers)
 
@@ -133,27 +101,35 @@ def test_from_sessions_come_the_same_answers_and_no_question_is_too_long(
         exchange("needle", f"needle/a/{i}", (f"Where is {i}?", "here"), subject="s", answer="here") for i in range(4)
     ]
     long = exchange("needle", "needle/a/9", ("x" * 500, "here"), subject="s", answer="here")
-    plain = evaluate_generated(engine, [*short, long], max_new_tokens=20)["needle"]
-    ours = evaluate_generated(
-        engine, [*short, long], max_new_tokens=20, batch_rows=3, new_session=lambda: new_session(model)
-    )["needle"]
+    plain = evaluate_generated(Runner(engine, max_new_tokens=20), [*short, long])["needle"]
+    in_sessions = Runner(engine, batch_rows=3, max_new_tokens=20, new_session=lambda: new_session(model))
+    ours = evaluate_generated(in_sessions, [*short, long])["needle"]
     assert (plain.skipped, ours.skipped) == (1, 0)
     assert [answer.reply for answer in plain.answers] == [answer.reply for answer in ours.answers[:4]]
     assert len(ours.answers) == 5
 
 
+def test_a_question_may_want_shorter_answers(random_gpt: Callable[..., GPT], byte_tokenizer: Tokenizer) -> None:
+    made = [exchange("x", f"x/{i}", ("Which?", "yes"), subject="s", answer="yes") for i in range(2)]
+    runner = Runner(Engine(random_gpt(), byte_tokenizer), max_new_tokens=12)
+    free, short = runner.respond([GenerationRequest(made[0]), GenerationRequest(made[1], max_new_tokens=3)])
+    assert free is not None
+    assert short is not None
+    assert 0 < len(short.prose) <= 3 < len(free.prose)  # tokens are bytes
+
+
 def test_held_out_questions_leave_letters_to_multiple_choice() -> None:
-    chosen = held_out_conversations(5)
-    assert {conversation["task"] for conversation in chosen} == {"arithmetic", "needle", "spelling", "stdlib_qa"}
+    tasks = free_tasks()
+    assert {task.name for task in tasks} == {"arithmetic", "needle", "spelling", "stdlib_qa"}
+    chosen = [request for task in tasks for request in task.requests("test", limit=5)]
     assert len(chosen) == 20
-    assert not [conversation["id"] for conversation in chosen if "/mc/" in conversation["id"]]
-    assert held_out_conversations(0) == []
+    assert not [request.id for request in chosen if "/mc/" in request.id]
 
 
 def test_the_chat_evaluation_as_a_whole(random_gpt: Callable[..., GPT], byte_tokenizer: Tokenizer) -> None:
     engine = Engine(random_gpt(max_seq_len=512), byte_tokenizer)
     config = EvalConfig(choice_questions=8, generated_questions=2, batch_rows=16)
-    found = evaluate_chat(engine, config, max_new_tokens=8)
+    found = evaluate_chat(Runner(engine, 16, max_new_tokens=8), config)
     assert found["choice"]["n"] == found["choice"]["chosen_on"]["n"] == 8
     assert set(found["generated"]) == {"arithmetic", "needle", "spelling", "stdlib_qa"}
     # Standard errors only where answers differ: none for a model that gets everything wrong.
@@ -161,7 +137,7 @@ def test_the_chat_evaluation_as_a_whole(random_gpt: Callable[..., GPT], byte_tok
         "choice_accuracy",
         "generated_accuracy",
     }
-    nothing = evaluate_chat(engine, EvalConfig(choice_questions=0, generated_questions=0))
+    nothing = evaluate_chat(Runner(engine), EvalConfig(choice_questions=0, generated_questions=0))
     assert nothing == {"choice": None, "generated": {}, "metrics": {}}
 
 

@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 from mccore.data.conversation import Conversation, split_of, validate_conversation
 from mccore.data.corpora.stdlib.api import api_modules
 from mccore.data.corpora.stdlib.sources import group_of, in_stdlib_val
+from mccore.data.tokenizer.reply import Piece
 from mccore.errors import DataError
 from mccore.tasks import catalogue
-from mccore.tasks.catalogue import mix_conversations, multiple_choice_questions, open_conversations, source_names
+from mccore.tasks.catalogue import mix_conversations, open_conversations, open_task, task_names
+from mccore.tasks.choice import MultipleChoice, render_multiple_choice
+from mccore.tasks.stdlib.arithmetic import evaluate
+from mccore.tasks.stdlib.choice import StdlibChoice
 from mccore.tasks.stdlib.needle import MAX_PASTE, facts
-from mccore.tasks.stdlib.qa import lexical_overlap, subjects
-from mccore.tasks.stdlib.tools import evaluate
-from mccore.tasks.task import MultipleChoice, render_multiple_choice
+from mccore.tasks.stdlib.subjects import lexical_overlap, subjects
+from mccore.tasks.task import GenerationRequest, LikelihoodRequest, OptionScore, Response
 
 SPLITS = ("train", "val", "test")
 QUESTION, REPLY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
@@ -45,7 +48,7 @@ def _question(conversation: Conversation) -> str:
 # --- Every source -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", source_names())
+@pytest.mark.parametrize("name", task_names())
 @pytest.mark.parametrize("split", SPLITS)
 def test_conversations_are_valid_distinct_and_deterministic(name: str, split: Any) -> None:
     made = open_conversations(name, split, seed=5)
@@ -61,7 +64,7 @@ def test_conversations_are_valid_distinct_and_deterministic(name: str, split: An
     assert list(open_conversations(name, split, seed=5, limit=7)) == list(made)[:7]
 
 
-@pytest.mark.parametrize("name", source_names())
+@pytest.mark.parametrize("name", task_names())
 def test_no_subject_is_in_two_splits_whatever_the_seed(name: str) -> None:
     found = {
         split: {
@@ -92,6 +95,41 @@ def test_bad_requests_are_named(call: Any, message: str) -> None:
         call()
     assert message in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_a_task_finds_its_own_right_answers_right(name: str) -> None:
+    """What a mixture trains on is what the judge wants: a model that has learned it all gets every reward."""
+    task = open_task(name)
+    requests = task.requests("test", seed=3, limit=60)
+    assert len(requests) == 60
+    for request in requests:
+        if isinstance(request, GenerationRequest):
+            content = request.conversation["messages"][-1]["content"]
+            parts = [Piece("text", content)] if isinstance(content, str) else [Piece(**part) for part in content]
+            response, wrong = Response(parts=tuple(parts)), Response(parts=(Piece("text", "I can't say."),))
+            assert request.right_reply in task.judge(request, response).said
+        else:
+            response, wrong = _sure(request, request.right), _sure(request, (request.right + 1) % 4)
+            assert task.judge(request, response).said == request.right_reply
+        assert task.judge(request, response).reward == 1.0
+        assert task.judge(request, wrong).reward == 0.0
+
+
+def _sure(request: LikelihoodRequest, choice: int) -> Response:
+    """From a model that finds one choice likely, said or lettered, and has no opinion on neutral replies."""
+    n = len(request.choices)
+    return Response(tuple(OptionScore(-1.0 if i % n == choice and i // n != 1 else -9.0, 3) for i in range(3 * n)))
+
+
+def test_conversations_of_a_file_are_a_task_too(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps([{**QUESTION, "content": f"{i}?"}, REPLY]) + "\n" for i in range(40)))
+    task = open_task(f"jsonl:{path}")
+    [request] = task.requests("test", limit=1)
+    assert request.right_reply == request.answer == "Hello"
+    assert task.judge(request, Response(parts=(Piece("text", "Well, Hello!"),))).reward == 1.0
+    assert task.judge(request, Response(parts=(Piece("text", "Bye"),))).reward == 0.0
 
 
 # --- stdlib_qa --------------------------------------------------------------------------------------------------------
@@ -160,7 +198,7 @@ def test_multiple_choice_is_right_and_unique(split: Any) -> None:
     objects = {found.name: found for found in subjects(split)}
     summaries = {found.summary for found in objects.values()}
     publics = {module.name: module.names for module in api_modules()}
-    questions = multiple_choice_questions(split, seed=0)
+    questions = StdlibChoice().questions(split, seed=0)
     assert {question.kind for question in questions} == {"describe", "module", "name"}
     assert len({question.id for question in questions}) == len(questions)
     for question in questions:
@@ -177,14 +215,14 @@ def test_multiple_choice_is_right_and_unique(split: Any) -> None:
             assert right == subject.name
             assert {objects[name].kind for name in question.choices} == {subject.kind}
             assert subject.summary in question.question
-    assert multiple_choice_questions(split, seed=0) == questions
-    assert multiple_choice_questions(split, seed=1) != questions
+    assert StdlibChoice().questions(split, seed=0) == questions
+    assert StdlibChoice().questions(split, seed=1) != questions
 
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("kind", ["describe", "module", "name"])
 def test_looking_at_the_choices_alone_gives_a_quarter(split: Any, kind: str) -> None:
-    questions = [question for question in multiple_choice_questions(split, seed=3) if question.kind == kind]
+    questions = [question for question in StdlibChoice().questions(split, seed=3) if question.kind == kind]
     commonness = Counter(choice for question in questions for choice in question.choices)
 
     def accuracy(value: Any) -> float:
@@ -205,7 +243,7 @@ def test_looking_at_the_choices_alone_gives_a_quarter(split: Any, kind: str) -> 
 
 
 def test_lexical_overlap_is_what_a_word_matcher_profits_from() -> None:
-    questions = [question for question in multiple_choice_questions("test", seed=0) if question.kind == "describe"]
+    questions = [question for question in StdlibChoice().questions("test", seed=0) if question.kind == "describe"]
 
     def matched(question: MultipleChoice) -> list[bool]:
         return [lexical_overlap(question.subject, choice) for choice in question.choices]
@@ -216,10 +254,10 @@ def test_lexical_overlap_is_what_a_word_matcher_profits_from() -> None:
 
 
 def test_limits_of_multiple_choice_cut_whole_groups() -> None:
-    questions = multiple_choice_questions("val", seed=2, limit=40)
+    questions = StdlibChoice().questions("val", seed=2, limit=40)
     assert len(questions) == 40
     assert Counter(question.answer for question in questions) == dict.fromkeys(range(4), 10)
-    assert len(multiple_choice_questions("val", seed=2, limit=3)) == 3
+    assert len(StdlibChoice().questions("val", seed=2, limit=3)) == 3
 
 
 def test_render_multiple_choice() -> None:
@@ -233,7 +271,7 @@ def test_render_multiple_choice() -> None:
 def test_training_has_letter_answers() -> None:
     rendered = {
         render_multiple_choice(question): "ABCD"[question.answer]
-        for question in multiple_choice_questions("train", seed=0)
+        for question in StdlibChoice().questions("train", seed=0)
     }
     letters = [c for c in open_conversations("stdlib_qa", "train", seed=0) if "/mc/" in c["id"]]
     assert len(letters) == len(rendered) > 1000

@@ -14,7 +14,9 @@ from functools import lru_cache
 from mccore.data.conversation import Conversation, Split, exchange
 from mccore.data.corpora.document import hash_share
 from mccore.data.corpora.stdlib.sources import SourceFile, group_of, in_stdlib_val, source_files
-from mccore.tasks.stdlib.tools import words
+from mccore.tasks.judges import judge_contained
+from mccore.tasks.stdlib.words import words
+from mccore.tasks.task import FreeAnswers, GenerationRequest, Judgement, Response
 
 MAX_PASTE = 480  # characters: with question and reply it fits into 256 tokens of a small vocabulary
 _MIN_PASTE = 150
@@ -37,21 +39,31 @@ class Fact:
     answer: str
 
 
-def needle(split: Split, *, seed: int, limit: int | None) -> Sequence[Conversation]:
+class Needle(FreeAnswers):
     """Questions about pieces of files: a default, a constant, a base class, parameters, or a planted sentence.
 
     A piece gives one question about what it says, where it says something of the kind, and often one about a planted sentence.
     """
-    made = []
-    for path, number, piece, found in _pieces_of(split):
-        subject = f"{path}#{number}"
-        rng = random.Random(f"needle:{seed}:{subject}")
-        for paste, fact in _asked(piece, found, split, rng):
-            question = f"Here is a part of {path}:\n\n{paste}\n\n{rng.choice(fact.questions)}"
-            id = f"needle/{fact.kind}/{subject}"
-            made.append(exchange("needle", id, (question, fact.reply), subject=subject, answer=fact.answer))
-    random.Random(f"needle:{seed}").shuffle(made)
-    return made[:limit]
+
+    name = "needle"
+
+    def conversations(self, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Conversation]:
+        made = []
+        for path, number, piece, found in _pieces_of(split):
+            subject = f"{path}#{number}"
+            rng = random.Random(f"needle:{seed}:{subject}")
+            for paste, fact in _asked(piece, found, split, rng):
+                question = f"Here is a part of {path}:\n\n{paste}\n\n{rng.choice(fact.questions)}"
+                id = f"needle/{fact.kind}/{subject}"
+                made.append(exchange("needle", id, (question, fact.reply), subject=subject, answer=fact.answer))
+        random.Random(f"needle:{seed}").shuffle(made)
+        return made[:limit]
+
+    def kind_of(self, conversation: Conversation) -> str:
+        return conversation["id"].split("/")[1]
+
+    def judge(self, request: GenerationRequest, response: Response) -> Judgement:
+        return judge_contained(request, response)
 
 
 @lru_cache(maxsize=3)
