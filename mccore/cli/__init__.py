@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("mccore.cli.eval:evaluate", "Measure what the contexts of trained models are worth."),
     "bench": ("mccore.cli.bench:bench", "Measure what sessions cost on this machine."),
     "report": ("mccore.cli.report:report", "Write the report of a run again and show it."),
+    "data": ("mccore.cli.data:data", "Fetch data sets of the hub, list, check and remove them."),
     "tok": ("mccore.cli.tok:tok", "Train a tokenizer on files, or measure one."),
     "plugins": ("mccore.cli.plugins:plugins", "List and check plugins, or start a new one."),
     "setup": ("mccore.cli.setup:setup", "Look at this machine and write the settings file .mc_env."),

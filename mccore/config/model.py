@@ -22,14 +22,15 @@ class DataConfig(Section):
 
     corpus: str = Field(
         "stdlib",
-        description="stdlib, stdlib:with-tests, stdlib:packages, climbmix, fineweb_edu, parquet:PATH, jsonl:PATH or text:PATH",
+        description="stdlib, stdlib:with-tests, stdlib:packages, climbmix, fineweb_edu, hf:OWNER/NAME, parquet:PATH, jsonl:PATH "
+        "or text:PATH",
     )
     strict: bool = Field(
         False,
         description="end the run at a line of a conversation file that can't be read; else it is passed over and told",
         json_schema_extra=flags("strict"),
     )
-    shards: Count = Field(0, description="shards of a remote corpus to fetch; 0 takes all")
+    shards: Count = Field(0, description="files of a corpus on the hub to train on, beside those held out; 0 takes all")
 
 
 class ModelConfig(Section):

@@ -116,7 +116,7 @@ class Runtime:
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus of the run. Raises InputChanged where its content isn't what the run began with."""
-        corpus = open_corpus(self.config.data.corpus, cache_dir=self.cache)
+        corpus = open_corpus(self.config.data.corpus, cache_dir=self.cache, shards=self.config.data.shards)
         self._check_input(f"the corpus {corpus.name}", corpus.manifest())
         return corpus
 

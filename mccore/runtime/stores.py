@@ -49,7 +49,11 @@ def corpus_splits(corpus: Corpus, tokenizer: Tokenizer, progress: Progress) -> S
             progress=lambda done: progress(done, None, f"{split} documents"),
         )
 
-    return lambda: {"train": encode("train"), "val": encode("val")}
+    def splits() -> Mapping[str, Iterator[Encoded]]:
+        corpus.fetch(lambda done, total: progress(done, total, "bytes"))
+        return {"train": encode("train"), "val": encode("val")}
+
+    return splits
 
 
 def mixture_splits(

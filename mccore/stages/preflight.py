@@ -10,7 +10,7 @@ from mccore.tasks.catalogue import check_source
 
 def check_sources(config: RunConfig) -> None:
     """Raise DataError for a corpus or a source of conversations that isn't there, before hours are spent on getting to it."""
-    open_corpus(config.data.corpus)
+    open_corpus(config.data.corpus, shards=config.data.shards)
     for stage in CHAT_STAGES:
         mixture: dict[str, int] = getattr(config, stage).mixture if stage in config.stages else {}
         for name, count in mixture.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
 
@@ -11,21 +13,25 @@ from mccore.config import TRAINING_STAGES, stage_spec
 from mccore.data.corpora.document import Corpus, Document, Split
 from mccore.data.tokenizer.evaluate import Encodes, evaluate_tokenizer, present_vocabularies
 from mccore.data.tokenizer.tokenizer import Tokenizer
-from mccore.errors import DataError
+from mccore.errors import DataError, Interrupted, MccoreError
 from mccore.runs.rundir import list_runs
 from mccore.runtime.runtime import Runtime
 
 Results = dict[str, Any]
 
 TOKENIZER_EVAL_DOCUMENTS = 200
+_PACKED = 3  # characters of text in a byte of a compressed shard, roughly: what is missing then comes when it is read
 
 
 # --- data and tokenizer ------------------------------------------------------------------------------------------------
 
 
 def find_corpus(runtime: Runtime) -> Results:
-    """Find the corpus and say what it is."""
+    """Find the corpus and say what it is; fetch what the tokenizer needs of one that is elsewhere."""
     corpus = runtime.corpus
+    corpus.fetch(
+        lambda done, total: runtime.progress(done, total, "bytes"), size=runtime.config.tokenizer.max_chars // _PACKED
+    )
     runtime.emit("notice", about="corpus", message=corpus.describe())
     if any(stage in runtime.config.stages for stage in TRAINING_STAGES if not stage_spec(stage).chat):
         _check_size(corpus, runtime.config.model.max_seq_len)
@@ -58,16 +64,40 @@ def _check_size(corpus: Corpus, length: int) -> None:
 
 
 def train_tokenizer(runtime: Runtime) -> Results:
-    """Train the tokenizer on the training documents of the corpus."""
+    """Train the tokenizer on the training documents of the corpus, while what the corpus has beyond them is fetched."""
     config = runtime.config.tokenizer
     began = time.perf_counter()
-    trained = Tokenizer.train(_tokenizer_texts(runtime), config.vocab_size)
+    with _fetching_ahead(runtime.corpus):
+        trained = Tokenizer.train(_tokenizer_texts(runtime), config.vocab_size)
     trained.save(runtime.run.tokenizer_dir)
     return {
         "vocab_size": trained.vocab_size,
         "fingerprint": trained.fingerprint,
         "seconds": time.perf_counter() - began,
     }
+
+
+@contextmanager
+def _fetching_ahead(corpus: Corpus) -> Iterator[None]:
+    """Let the rest of a corpus come in the background. What hasn't come at the end goes on when it is encoded, from the byte
+    it stopped at; what fails is tried again then, and told."""
+    ended = threading.Event()
+
+    def stop(done: int, total: int) -> None:
+        if ended.is_set():
+            raise Interrupted("the stage is done")
+
+    def fetch() -> None:
+        with suppress(MccoreError):
+            corpus.fetch(stop)
+
+    thread = threading.Thread(target=fetch, name="fetching-ahead", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _tokenizer_texts(runtime: Runtime) -> Iterator[str]:

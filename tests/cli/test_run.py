@@ -229,7 +229,6 @@ class TestRefusals:
             (["tiny", "--rdzv-endpoint", "a:1"], 2, "no effect"),
             (["tiny", "--set", "data.corpus=parquet:nowhere"], 2, "nowhere doesn't exist"),
             (["tiny", "--set", "sft.mixture.smoltalks=9"], 2, "unknown conversations 'smoltalks'"),
-            (["speedrun"], 2, "climbmix"),
             (["--resume", "nowhere"], 2, "there is no run 'nowhere'"),
             (["--resume"], 2, "there is no run"),
             (["--resume", "a", "--name", "b"], 2, "give one of them"),
@@ -238,6 +237,14 @@ class TestRefusals:
     def test_before_anything_is_made(self, base, capsys, arguments, code, message):
         assert main(["run", *arguments]) == code
         assert message in capsys.readouterr().err
+        assert not base.exists()
+
+    def test_a_corpus_that_is_elsewhere_without_a_network(self, base, capsys, monkeypatch):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        assert main(["run", "speedrun"]) == 1
+        told = capsys.readouterr().err
+        assert "karpathy/climbmix-400b-shuffle isn't on this machine" in told
+        assert "mccore data get" in told
         assert not base.exists()
 
     def test_an_existing_name(self, base, capsys):

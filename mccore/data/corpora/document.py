@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from mccore.errors import DataError
 
 Split = Literal["train", "val"]
+
+Progress = Callable[[int, int], None]
+"""Is called with the bytes that are here and those wanted, and raises what is to end it."""
 
 # Chosen among eight so that the stdlib's validation packages are varied and about 5 % of its bytes on Python 3.11 to 3.13.
 SPLIT_SALT = "mccore-split-6"
@@ -40,6 +43,12 @@ class Corpus(ABC):
     @abstractmethod
     def documents(self, split: Split) -> Iterator[Document]:
         """The documents of one split, in an order that is the same at every call."""
+
+    def fetch(self, progress: Progress, *, size: int | None = None) -> None:  # noqa: B027  # nothing to do is a default
+        """Bring what isn't on this machine yet: all of it, or `size` bytes of what is trained on, and all that is held out.
+
+        Raises DataError for what won't come. Nothing to do for a corpus that is here.
+        """
 
     @abstractmethod
     def manifest(self) -> dict[str, Any]:

@@ -312,13 +312,6 @@ def test_manifest_follows_the_content_and_is_remembered(tmp_path: Path) -> None:
     assert open_corpus(spec, cache_dir=cache).manifest()["sha256"] != first["sha256"]
 
 
-@pytest.mark.parametrize("name", ["climbmix", "fineweb_edu"])
-def test_remote_corpora_point_to_local_shards(name: str) -> None:
-    error = _error_of(name)
-    assert "remote shards" in error.message
-    assert "parquet:PATH" in str(error.hint)
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
