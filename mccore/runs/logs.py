@@ -38,7 +38,7 @@ _ERROR_WORDS = (b"error", b"exception", b"fatal", b"critical", b"traceback", b'f
 _WARNING_WORDS = (*_ERROR_WORDS, b"warn", b"[w", b"\nw")
 
 
-class Place(NamedTuple):
+class LogPlace(NamedTuple):
     """A byte of one of the files, by its position in `LogBook.files`. Places are in order."""
 
     file: int
@@ -49,8 +49,8 @@ class Place(NamedTuple):
 class LogLine:
     """One line: where it begins, where the next one does, the stage, and its bytes without the line's end."""
 
-    start: Place
-    stop: Place
+    start: LogPlace
+    stop: LogPlace
     stage: str
     data: bytes
 
@@ -134,7 +134,7 @@ class Piece:
     """Lines that were found, oldest first, and the place up to which everything was looked at."""
 
     lines: list[LogLine]
-    reached: Place
+    reached: LogPlace
     done: bool  # nothing is left in that direction
 
 
@@ -177,25 +177,25 @@ class LogBook:
         return [path.stem for path in self.files]
 
     @property
-    def start(self) -> Place:
+    def start(self) -> LogPlace:
         """The beginning of the first file."""
-        return Place(0, 0)
+        return LogPlace(0, 0)
 
     @property
-    def end(self) -> Place:
+    def end(self) -> LogPlace:
         """The end of the last file."""
-        return Place(max(0, len(self.files) - 1), self.sizes[-1] if self.sizes else 0)
+        return LogPlace(max(0, len(self.files) - 1), self.sizes[-1] if self.sizes else 0)
 
     @property
     def total(self) -> int:
         """Bytes of all files."""
         return sum(self.sizes)
 
-    def position(self, place: Place) -> int:
+    def position(self, place: LogPlace) -> int:
         """Bytes before a place, over all files."""
         return sum(self.sizes[: place.file]) + place.offset
 
-    def after(self, place: Place, count: int, wanted: Wanted = ALL, scan: int = SCAN_BYTES) -> Piece:
+    def after(self, place: LogPlace, count: int, wanted: Wanted = ALL, scan: int = SCAN_BYTES) -> Piece:
         """At most `count` wanted lines from `place` on; at most about `scan` bytes are looked at."""
         lines: list[LogLine] = []
         tests = wanted.tests()
@@ -206,16 +206,16 @@ class LogBook:
                         lines.append(line)
                         if len(lines) >= count:
                             return Piece(lines, line.stop, False)
-                    place = Place(place.file, offset + len(chunk))
+                    place = LogPlace(place.file, offset + len(chunk))
                     scan -= len(chunk)
                     if scan <= 0:
                         return Piece(lines, place, False)
             if place.file + 1 >= len(self.files):
                 break
-            place = Place(place.file + 1, 0)
+            place = LogPlace(place.file + 1, 0)
         return Piece(lines, place, True)
 
-    def before(self, place: Place, count: int, wanted: Wanted = ALL, scan: int = SCAN_BYTES) -> Piece:
+    def before(self, place: LogPlace, count: int, wanted: Wanted = ALL, scan: int = SCAN_BYTES) -> Piece:
         """At most `count` wanted lines that end at or before `place`; at most about `scan` bytes are looked at."""
         lines: list[LogLine] = []
         tests = wanted.tests()
@@ -226,13 +226,13 @@ class LogBook:
                         lines.append(line)
                         if len(lines) >= count:
                             return Piece(lines[::-1], line.start, False)
-                    place = Place(place.file, offset)
+                    place = LogPlace(place.file, offset)
                     scan -= len(chunk)
                     if scan <= 0:
                         return Piece(lines[::-1], place, False)
             if place.file == 0:
                 break
-            place = Place(place.file - 1, self.sizes[place.file - 1])
+            place = LogPlace(place.file - 1, self.sizes[place.file - 1])
         return Piece(lines[::-1], place, True)
 
     def ranks(self) -> list[int]:
@@ -242,7 +242,7 @@ class LogBook:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def _forward(self, place: Place, most: int) -> Iterator[tuple[int, bytes]]:
+    def _forward(self, place: LogPlace, most: int) -> Iterator[tuple[int, bytes]]:
         """Pieces of whole lines from a place on, each with its offset. What a file ends with counts as a line."""
         offset, size = place.offset, self.sizes[place.file]
         while offset < size:
@@ -255,7 +255,7 @@ class LogBook:
             yield offset, chunk
             offset += len(chunk)
 
-    def _backward(self, place: Place, most: int) -> Iterator[tuple[int, bytes]]:
+    def _backward(self, place: LogPlace, most: int) -> Iterator[tuple[int, bytes]]:
         """Pieces of whole lines before a place, the last one first, each with its offset."""
         stop = min(place.offset, self.sizes[place.file])
         while stop > 0:
@@ -280,7 +280,7 @@ class LogBook:
             stop = end or min(len(chunk), at + LINE_BYTES)
             data = chunk[at : stop - 1 if end else stop]
             if all(test.passes(data) for test in tests):
-                yield LogLine(Place(file, offset + at), Place(file, offset + stop), self.files[file].stem, data)
+                yield LogLine(LogPlace(file, offset + at), LogPlace(file, offset + stop), self.files[file].stem, data)
             at = stop
 
     def _read(self, file: int, start: int, count: int) -> bytes:

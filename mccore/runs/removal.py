@@ -47,7 +47,7 @@ def checkpoint_rows(run: RunDir) -> list[CheckpointRow]:
             continue
         newest = complete[-1] if complete else None
         for path in sorted([*complete, *incomplete_checkpoints(directory)], key=step_of):
-            rows.append(_row(run, stage, path, is_latest=path == newest))
+            rows.append(_checkpoint_row(run, stage, path, is_latest=path == newest))
     return rows
 
 
@@ -102,7 +102,7 @@ def delete_run(run: RunDir) -> None:
         raise RunError(f"can't delete {run.path}: {error.strerror}", hint=disk_hint(error)) from error
 
 
-def _row(run: RunDir, stage: str, path: Path, *, is_latest: bool) -> CheckpointRow:
+def _checkpoint_row(run: RunDir, stage: str, path: Path, *, is_latest: bool) -> CheckpointRow:
     problem, tokens = missing_parts(path), None
     if not problem:
         try:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from mccore.runs.logs import ALL, LogBook, LogLine, Place, Wanted
+from mccore.runs.logs import ALL, LogBook, LogLine, LogPlace, Wanted
 
-START = Place(0, 0)
+START = LogPlace(0, 0)
 JUMP_BYTES = 1 << 20  # more news than this isn't read through: the end is shown
 
 
@@ -24,11 +24,11 @@ class LogWindow:
     follow: bool = True
     found: LogLine | None = None  # what the last search found
     said: str = ""  # what became of the last search
-    _above: Place = START  # up to here everything before the lines was looked at
-    _below: Place = START
+    _above: LogPlace = START  # up to here everything before the lines was looked at
+    _below: LogPlace = START
     _want_above: int = 0
     _want_below: int = 0
-    _search: tuple[Wanted, bool, Place] | None = None
+    _search: tuple[Wanted, bool, LogPlace] | None = None
 
     @property
     def busy(self) -> bool:
@@ -166,18 +166,18 @@ class LogWindow:
         else:
             self._search = (wanted, forward, piece.reached)
 
-    def _lines_above(self, line: LogLine) -> Place:
+    def _lines_above(self, line: LogLine) -> LogPlace:
         """The beginning of a window that has this line at its third."""
         above = self.book.before(line.start, self.height // 3, self.wanted).lines
         return above[0].start if above else line.start
 
-    def _show_before(self, place: Place) -> None:
+    def _show_before(self, place: LogPlace) -> None:
         self._search = None
         self.lines, self._above, self._below = [], place, place
         self._want_above, self._want_below = self.height, 0
         self.step()
 
-    def _show_from(self, place: Place) -> None:
+    def _show_from(self, place: LogPlace) -> None:
         self.lines, self._above, self._below = [], place, place
         self._want_above, self._want_below = 0, self.height
         follow = self.follow

@@ -10,7 +10,7 @@ import pytest
 
 from mccore.config import RunConfig
 from mccore.runs import logs
-from mccore.runs.logs import LogBook, LogLine, Place, Wanted
+from mccore.runs.logs import LogBook, LogLine, LogPlace, Wanted
 from mccore.runs.rundir import RunDir
 
 
@@ -157,10 +157,10 @@ def test_a_file_that_shrinks_vanishes_or_is_none_of_ours_is_no_error(run: RunDir
 def test_no_logs_at_all_are_told(tmp_path: Path) -> None:
     book = opened(RunDir.create(tmp_path, "none", RunConfig(recipe="tiny")))
     assert "no logs" in book.problem
-    assert book.after(book.start, 5) == logs.Piece([], Place(0, 0), True)
+    assert book.after(book.start, 5) == logs.Piece([], LogPlace(0, 0), True)
     assert book.before(book.end, 5).done
 
 
 def test_a_bar_that_writes_over_itself_counts_for_what_it_ended_with(run: RunDir) -> None:
     write(run, "base", b"10%\r20%\r100%\r\n", 10)
-    assert texts(opened(run).after(Place(0, 0), 1).lines) == ["100%"]
+    assert texts(opened(run).after(LogPlace(0, 0), 1).lines) == ["100%"]

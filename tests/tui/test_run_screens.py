@@ -17,7 +17,7 @@ from mccore.runs.rundir import RunDir
 from mccore.tui.app import make_monitor
 from mccore.tui.screens.checkpoints import CheckpointsScreen
 from mccore.tui.screens.confirm import ConfirmScreen
-from mccore.tui.screens.logs import LogLines, LogsScreen
+from mccore.tui.screens.logs import LogPane, LogsScreen
 from mccore.tui.screens.monitor import MonitorScreen
 from mccore.tui.screens.runs import RunsScreen
 from mccore.tui.screens.setup import SetupScreen
@@ -194,8 +194,8 @@ def test_lines_move_sideways(root: Path, run: RunDir) -> None:
 
     async def steps(pilot: Steps) -> None:
         await pilot.press("2", "right", "right")
-        assert app.screen.query_one(LogLines).column == 32
+        assert app.screen.query_one(LogPane).column == 32
         await pilot.press("left", "left", "left")
-        assert app.screen.query_one(LogLines).column == 0
+        assert app.screen.query_one(LogPane).column == 0
 
     drive(app, steps)

@@ -32,10 +32,10 @@ STAGE = Style(color="cyan", dim=True)
 FOUND = Style(reverse=True)
 
 
-class LogLines(Widget, can_focus=True):
+class LogPane(Widget, can_focus=True):
     """Draws the lines of a `LogWindow`."""
 
-    DEFAULT_CSS = "LogLines { height: 1fr; }"
+    DEFAULT_CSS = "LogPane { height: 1fr; }"
     version = reactive(0)
 
     def __init__(self, window: LogWindow) -> None:
@@ -87,13 +87,13 @@ class LogsScreen(RunScreen):
     def compose(self) -> ComposeResult:
         yield ViewLine(self.run_dir, self.VIEW)
         yield Static("", id="log-status")
-        yield LogLines(self.window)
+        yield LogPane(self.window)
         yield Input(placeholder="search", id="log-search")
         yield Footer()
 
     def on_mount(self) -> None:
         self.query_one("#log-search").display = False
-        self.query_one(LogLines).focus()
+        self.query_one(LogPane).focus()
         self.window.book.refresh()
         self.set_interval(POLL_SECONDS, self._poll)
         self.set_interval(STEP_SECONDS, self._step)
@@ -103,7 +103,7 @@ class LogsScreen(RunScreen):
         self.call_after_refresh(self._resize)
 
     def _resize(self) -> None:
-        self.window.resize(self.query_one(LogLines).size.height)
+        self.window.resize(self.query_one(LogPane).size.height)
         self._draw()
 
     def _poll(self) -> None:
@@ -128,7 +128,7 @@ class LogsScreen(RunScreen):
         if not window.lines and not window.busy:
             words.append("no such lines")
         self.query_one("#log-status", Static).update(Text("  ".join(words), no_wrap=True, overflow="ellipsis"))
-        self.query_one(LogLines).version += 1
+        self.query_one(LogPane).version += 1
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class LogsScreen(RunScreen):
         self.action_move(pages * max(1, self.window.height - 1))
 
     def action_shift(self, by: int) -> None:
-        lines = self.query_one(LogLines)
+        lines = self.query_one(LogPane)
         lines.column = max(0, lines.column + by * SHIFT)
         self._draw()
 
@@ -167,7 +167,7 @@ class LogsScreen(RunScreen):
 
     def _close_search(self) -> None:
         self.query_one("#log-search").display = False
-        self.query_one(LogLines).focus()
+        self.query_one(LogPane).focus()
 
     def action_find(self, forward: bool) -> None:
         if not self._text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Header, Static
 
+from mccore.host.json_file import parse_json
 from mccore.host.terminal import one_line, visible
 from mccore.tui import actions
 
@@ -54,7 +54,7 @@ class SetupScreen(Screen[None]):
         status.update("looking, as `mccore doctor` does")
         code, said, errors = await actions.answer(["doctor", "--json"])
         try:
-            checks = json.loads(said)["checks"]
+            checks = parse_json(said)["checks"]
             rows = [(str(each["state"]), str(each["name"]), str(each["detail"])) for each in checks]
         except (ValueError, KeyError, TypeError):
             status.update(Text(f"mccore doctor failed ({code}): {visible(errors)[-2000:]}", style="red"))
