@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import mmap
 import os
 import re
 import socket
@@ -31,7 +30,8 @@ from mccore.errors import RunError, UsageError
 from mccore.events import Event, finite
 from mccore.host import paths
 from mccore.host.files import NO_LOCKS, RESUME, disk_hint, sync_directory, write_atomic
-from mccore.host.json_file import BadJson, open_regular, read_object
+from mccore.host.json_file import BadJson, read_object
+from mccore.runs.last_events import LastEvents
 from mccore.runs.lock import RunLock, is_held, read_holder, take
 from mccore.runs.stored_config import read_config
 
@@ -296,35 +296,26 @@ class RunDir:
         return Outcome("crashed", stage, "the run ended without saying why")
 
     def _last_stage_event(self) -> Event | None:
-        found = [
-            event
-            for path in self.events_dir.glob("*.jsonl")
-            for kind in ("stage.start", "stage.end")
-            if (event := self.last_event(kind, path.name)) is not None
-        ]
+        files = [path.name for path in self.events_dir.glob("*.jsonl")]
+        found = [event for name in files if (event := self._last_stage_event_in(name)) is not None]
         # A rank that merely lost its peers may start or end a stage after the root cause: of one moment, the end counts.
         return max(found, key=lambda event: (event.time, event.type == "stage.end"), default=None)
 
+    def _last_stage_event_in(self, file: str) -> Event | None:
+        # One search through a long file where two would do: `stage.*` is rare.
+        event = self.last_event("stage.*", file)
+        if event is not None and event.type not in ("stage.start", "stage.end"):  # it has progress in it
+            both = (self.last_event(kind, file) for kind in ("stage.start", "stage.end"))
+            return max(filter(None, both), key=lambda event: event.time, default=None)
+        return event
+
     def last_event(self, kind: str, file: str = "rank0.jsonl") -> Event | None:
-        """The last event of a type in an event file, found from its end: a long history isn't parsed."""
-        marker = f'"type":"{kind}"'.encode()
-        try:
-            with open(open_regular(self.events_dir / file), "rb") as stream:
-                if os.fstat(stream.fileno()).st_size == 0:
-                    return None
-                with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
-                    end = len(text)
-                    while (at := text.rfind(marker, 0, end)) >= 0:
-                        start = text.rfind(b"\n", 0, at) + 1
-                        stop = text.find(b"\n", at)
-                        with contextlib.suppress(ValueError):
-                            event = Event.from_json(text[start : stop if stop >= 0 else len(text)])
-                            if event.type == kind:
-                                return event
-                        end = start
-        except (OSError, ValueError):  # not there, not a file, or emptied just now
-            pass
-        return None
+        """The last event of a type in an event file, found from its end: a long history isn't parsed, nor searched twice."""
+        return self._last_events.find(kind, file)
+
+    @cached_property
+    def _last_events(self) -> LastEvents:
+        return LastEvents(self.events_dir)
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
+
 from mccore.events import EVENT_VERSION, METRICS, Event
 from mccore.runs.trace import Trace
 
@@ -59,8 +61,7 @@ class StageState:
         return max(0, self.steps - self.step) * self.seconds_per_step
 
 
-@dataclass(frozen=True)
-class Last:
+class Last(Struct, frozen=True):
     """The newest value of a metric."""
 
     value: float
@@ -121,19 +122,18 @@ class RunState:
         return self.stages[self.stage].seconds_left if self.stage in self.stages else None
 
     def _measure(self, event: Event) -> None:
-        stage = event.stage or ""
-        main = event.rank == 0
+        stage, step, tokens, time = event.stage or "", event.step, event.tokens or 0, event.time
+        metrics, traces = self.metrics, self.traces
         if event.type in ("focus_allocator", "inference_update"):
             self.refocuses += 1
         for name, value in event.metrics.items():
-            if not main and name in self.metrics and self.metrics[name].stage == stage:
+            if event.rank != 0 and name in metrics and metrics[name].stage == stage:
                 continue  # ranks agree on what all report; rank 0 speaks
-            self.metrics[name] = Last(value, event.time, stage, event.step)
-            trace = self.traces.get((stage, name))
+            metrics[name] = Last(value, time, stage, step)
+            trace = traces.get((stage, name))
             if trace is None:
-                trace = self.traces[stage, name] = Trace()
-            step = event.step if event.step is not None else trace.points
-            trace.add(value, step=step, tokens=event.tokens or 0, time=event.time)
+                trace = traces[stage, name] = Trace()
+            trace.add(value, step=trace.points if step is None else step, tokens=tokens, time=time)
 
     # --- one handler a type -------------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ import pytest
 
 from mccore.config import RunConfig
 from mccore.events import Event, EventWriter
+from mccore.runs import follow as following
+from mccore.runs import last_events as searching
 from mccore.runs import watch as watching
 from mccore.runs.rundir import RunDir
 from mccore.runs.state import SNAPSHOTS, RunState
@@ -94,6 +96,50 @@ def test_damaged_lines_and_newer_events_are_counted(run: RunDir) -> None:
     assert watch.state.metrics["loss"].step == 1
 
 
+def test_files_that_are_read_piece_by_piece_are_taken_in_the_order_of_time(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank's short file has what happened last; a long file takes many pieces to get there."""
+    monkeypatch.setattr(following, "PIECE_BYTES", 500)
+    write(run, [Event("stage.start", 0.5, 0, "base"), *(step(number) for number in range(1, 200))])
+    write(run, [Event("stage.end", 150.5, 1, "base", data={"outcome": "failed", "message": "boom"})], "rank1")
+    files, times = following.EventFiles(run.events_dir), []
+    while pieces := files.fetch():
+        times += [event.time for event in files.digest(pieces)]
+    assert times == sorted(times)
+    assert len(times) == 201
+    assert drained(run).state.stages["base"].message == "boom"
+
+
+def test_nothing_waits_for_a_file_that_is_gone(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "PIECE_BYTES", 500)
+    write(run, [step(number) for number in range(1, 200)])
+    write(run, [step(500, rank=1)], "rank1")
+    files = following.EventFiles(run.events_dir)
+    assert 500 not in [event.step for event in files.digest(files.fetch())]
+    (run.events_dir / "rank0.jsonl").unlink()
+    assert [event.step for event in files.digest(files.fetch())] == [500]
+
+
+def test_the_last_event_of_a_kind_is_searched_for_in_what_is_new_only(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "BLOCK_BYTES", 700)
+    write(run, [Event("stage.start", 0.5, 0, "base"), *(step(number) for number in range(1, 60))])
+    assert run.last_event("stage.*").time == 0.5
+    assert run.last_event("step").step == 59
+    read = []
+    monkeypatch.setattr(os, "pread", lambda fd, count, at, pread=os.pread: read.append(at) or pread(fd, count, at))
+    size = (run.events_dir / "rank0.jsonl").stat().st_size
+    write(run, [step(60)])
+    assert run.last_event("stage.*").time == 0.5
+    assert min(read) >= size
+    write(run, [Event("stage.end", 61.0, 0, "base", data={"message": "x" * 5000})])
+    assert run.last_event("stage.*").time == 61.0
+    (run.events_dir / "rank0.jsonl").write_text(step(1).to_json() + "\n")
+    assert run.last_event("stage.*") is None
+
+
 def test_a_truncated_or_replaced_file_is_read_anew(run: RunDir) -> None:
     write(run, [step(number) for number in range(1, 6)])
     watch = RunWatch(run)
@@ -124,7 +170,7 @@ def test_a_long_history_shows_its_end_at_once_and_is_the_same_in_the_end(
     run: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "TAIL_BYTES", 2_000)
-    monkeypatch.setattr(watching, "PIECE_BYTES", 4_000)
+    monkeypatch.setattr(following, "PIECE_BYTES", 4_000)
     write(run, [Event("run.start", 0.1, data={"stages": ["base"]})], "launcher")
     write(run, [Event("stage.start", 0.2, 0, "base", data={"world_size": 1})])
     write(run, [step(number, 1 / number) for number in range(1, 801)])
