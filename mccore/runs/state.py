@@ -104,9 +104,11 @@ class RunState:
     def take(self, event: Event) -> None:
         """Add what an event tells."""
         self.events += 1
-        self.newest = max(self.newest, event.time)
+        if event.time > self.newest:
+            self.newest = event.time
         self.newer += event.v > EVENT_VERSION
-        self.ranks[event.rank] = max(event.time, self.ranks.get(event.rank, 0.0))
+        if event.time > self.ranks.get(event.rank, -1.0):
+            self.ranks[event.rank] = event.time
         handler = _HANDLERS.get(event.type)
         if handler is not None:
             handler(self, event)
@@ -115,7 +117,10 @@ class RunState:
 
     def stage_of(self, name: str) -> StageState:
         """The state of a stage, made when it is new."""
-        return self.stages.setdefault(name, StageState(name))
+        stage = self.stages.get(name)
+        if stage is None:
+            stage = self.stages[name] = StageState(name)
+        return stage
 
     def seconds_left(self) -> float | None:
         """How long the running stage takes on."""
