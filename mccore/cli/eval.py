@@ -15,9 +15,15 @@ from mccore.errors import UsageError
 from mccore.host.terminal import StatusLine, echo, echo_json
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mccore.eval.context.long_history import LongHistoryReport
     from mccore.eval.context.within_sequence import ContextReport
     from mccore.runs.rundir import RunDir
+
+FIT_ROWS = 8  # of a document, for what conditions that look up are fitted to
+KIND_TOKENS = 256  # newest tokens of a row that say what kind of text it is
 
 RECALL_K = (1, 2, 8)  # most useful candidates, of which a choice is asked how many it has found
 
@@ -175,17 +181,26 @@ def _within_sequence(runs: Sequence[str], rows: int) -> tuple[dict[str, Any], li
 def _far_behind(
     runs: Sequence[str], rows: int | None, choices: _Choices
 ) -> tuple[dict[str, Any], list[LongHistoryReport]]:
+    import numpy as np
+
+    from mccore.eval.context.far_words import REPETITION, by_kind, by_place, places, repetition
+    from mccore.eval.context.summary import mean_of
+
     if choices.twins and len(choices.twins) != len(runs):
         raise UsageError(
             f"{len(choices.twins)} twins for {len(runs)} runs", hint="give one for each run, in their order"
         )
     line = StatusLine()
-    reports = [
+    found = [
         _behind(name, choices.twins[number] if choices.twins else None, rows, choices)
         for number, name in enumerate(runs)
     ]
     line.clear()
+    reports, (ids, kinds) = [report for report, _, _ in found], found[0][1:]
     first = reports[0]
+    mean = mean_of(reports)
+    place = places(ids, choices.horizon, choices.wc_length - choices.refocus_interval)
+    repeated = np.array([REPETITION[kind] for kind in repetition(ids, choices.horizon)])
     return {
         "runs": list(runs),
         "history": choices.history,
@@ -193,20 +208,27 @@ def _far_behind(
         "entries": first.entries,
         "far_tokens": first.far_tokens,
         "tail": first.tail,
+        "by_place": by_place(mean.losses, place, mean.documents, "window"),
+        "by_kind": by_kind(mean.losses, {"text": kinds, "repetition": repeated}, mean.documents, "window"),
     }, reports
 
 
-def _behind(name: str, twin: str | None, limit: int | None, choices: _Choices) -> LongHistoryReport:
-    """One run, far behind in the held-out documents of its corpus."""
+def _behind(
+    name: str, twin: str | None, limit: int | None, choices: _Choices
+) -> tuple[LongHistoryReport, NDArray[np.int64], NDArray[np.str_]]:
+    """One run, far behind in the held-out documents of its corpus that no lookup is fitted to: what was found, the rows, and
+    the kind of text that each ends in."""
     import numpy as np
 
     from mccore.config import Choice
     from mccore.data.corpora.catalogue import open_corpus
+    from mccore.eval.context.far_words import text_kind
     from mccore.eval.context.long_history import evaluate_long_histories
     from mccore.eval.context.rows import HistoryRows
     from mccore.host import paths
     from mccore.runtime.open import find_checkpoint, open_model
     from mccore.runtime.sessions import session_options
+    from mccore.stages.lookup import is_fitted_to
 
     run, line = _base_of(name), StatusLine()
     opened = open_model(find_checkpoint(run, TEXT_STAGE)[1])
@@ -224,15 +246,20 @@ def _behind(name: str, twin: str | None, limit: int | None, choices: _Choices) -
         other = of_twin.gpt
         if of_twin.meta.tokenizer != opened.meta.tokenizer:
             raise UsageError(f"{twin} has another tokenizer than {name}", hint="train the twin on the run's tokenizer")
-    texts = (
-        document.text for document in open_corpus(run.config.data.corpus, cache_dir=paths.cache_dir()).documents("val")
-    )
     picked = HistoryRows(
         choices.history, choices.horizon, choices.every, choices.offset, choices.per_document, choices.chunks
     )
-    ids, documents = picked.of(np.array([tokenizer.bos_id, *tokenizer.encode_to_array(text)]) for text in texts)
+    apart, others = [], []
+    for document in open_corpus(run.config.data.corpus, cache_dir=paths.cache_dir()).documents("val"):
+        (apart if is_fitted_to(document) else others).append(document.text)
+    ids, documents = picked.of(np.array([tokenizer.bos_id, *tokenizer.encode_to_array(text)]) for text in others)
+    few = replace(picked, per_document=FIT_ROWS, chunks=1)
+    fit_rows, _ = few.of(np.array([tokenizer.bos_id, *tokenizer.encode_to_array(text)]) for text in apart)
     ids, documents = ids[:limit], documents[:limit]
-    return evaluate_long_histories(
+    kinds = np.array([text_kind(tokenizer.decode(row[-KIND_TOKENS:].tolist())) for row in ids])
+    if sessions.missing_lookup is not None:
+        echo(f"({name}: {sessions.missing_lookup})", err=True)
+    report = evaluate_long_histories(
         sessions.model,
         lambda: sessions.new().tree,
         ids,
@@ -240,8 +267,41 @@ def _behind(name: str, twin: str | None, limit: int | None, choices: _Choices) -
         horizon=choices.horizon,
         conditions=choices.wanted(),
         twin=other,
+        fit_rows=fit_rows,
         oracle_spans=choices.spans,
         on_progress=lambda done: line.show(f"{name}: {done} of {len(ids)} rows"),
+    )
+    return report, ids, kinds
+
+
+@evaluate.command("fit-lookup")
+@click.argument("name", metavar="RUN")
+@click.option("--stage", help="Stage whose newest checkpoint is meant; default: the last one that trained.")
+def fit_lookup_command(name: str, stage: str | None) -> None:
+    """Fit how much the lookup of RUN's sessions may say.
+
+    Training does it at the end of every stage. For a model that was trained before there was a lookup, or whose file of it was
+    lost, this does it again: on validation documents that are set apart, which `mccore eval context` leaves alone.
+    """
+    from mccore.data.corpora.catalogue import open_corpus
+    from mccore.errors import DataError
+    from mccore.host import paths
+    from mccore.runtime.open import find_checkpoint, find_run, open_model
+    from mccore.stages.lookup import fit_lookup
+
+    run, line = find_run(name), StatusLine()
+    opened = open_model(find_checkpoint(run, stage)[1])
+    corpus = open_corpus(run.config.data.corpus, cache_dir=paths.cache_dir())
+    found = fit_lookup(opened, corpus, lambda done, total: line.show(f"{name}: {done} of {total} documents"))
+    line.clear()
+    if found is None:
+        raise DataError(
+            "no validation document that is set apart for the lookup is longer than a Working Context",
+            hint="train on a corpus with longer documents",
+        )
+    echo(
+        f"{name}: fitted to {found['tokens']:,} tokens of {found['documents']} documents; there "
+        f"{found['nll']:.4f} -> {found['nll_with_lookup']:.4f} nats per token"
     )
 
 
@@ -289,6 +349,8 @@ def _summary_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"{pair:<34}{_shown(found, '+'):>20}   {' '.join(f'{value:+.4f}' for value in found['runs'])}")
     for title, key in (("tokens back", "by_distance"), ("level", "by_lod")):
         lines += _curve(title, summary.get(key, []))
+    lines += _table("where the wanted word stands", "place", summary.get("by_place", []))
+    lines += _table("kind of row", "kind", summary.get("by_kind", []))
     if summary["ranking"]:
         columns = list(next(iter(summary["ranking"].values())))
         lines += ["", "how well a choice ranks what it could show", f"{'':<20}" + "".join(f"{c:>18}" for c in columns)]
@@ -307,6 +369,15 @@ def _curve(title: str, parts: Sequence[dict[str, Any]]) -> list[str]:
             place = "nowhere" if part["from"] is None else f"{part['from']:,} to {part['to'] or 'the start'}"
         mean = _shown({"mean": part["delta"], "stderr": part["stderr"]}, "+")
         lines.append(f"   {part['condition']:<18}{place:<22}{mean:>20}   {part['tokens']:,} tokens")
+    return lines
+
+
+def _table(title: str, key: str, parts: Sequence[dict[str, Any]]) -> list[str]:
+    """Differences from the window by part, a line for each part and condition."""
+    lines = ["", f"minus the window, nats per token, by {title}"] if parts else []
+    for part in parts:
+        mean = _shown({"mean": part["delta"], "stderr": part["stderr"]}, "+")
+        lines.append(f"   {part[key]:<40}{part['condition']:<22}{mean:>20}   {part['share']:.3f} of the tokens")
     return lines
 
 

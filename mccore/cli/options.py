@@ -387,6 +387,7 @@ def open_sessions(opened: OpenModel, **flags: Any) -> Sessions:
     from mccore.runtime.sessions import session_options
 
     sessions = opened.sessions(session_options(opened.config.megacontext, **flags))
-    if sessions.missing_search is not None:
-        echo(f"({sessions.missing_search})", err=True)
+    for missing in (sessions.missing_search, sessions.missing_lookup):
+        if missing is not None:
+            echo(f"({missing})", err=True)
     return sessions

@@ -72,6 +72,10 @@ class SearchConfig(Section):
     half_life: Annotated[float, Field(gt=0)] = Field(
         16.0, description="age in tokens at which an n-gram of the newest tokens counts half as much"
     )
+    lookup: bool = Field(
+        True,
+        description="look up at every token what followed the newest ones before, and let that speak as much as was learned",
+    )
 
 
 class MegaContextConfig(Section):

@@ -110,8 +110,10 @@ class OpenModel:
     def sessions(self, options: SessionOptions | None = None) -> Sessions:
         """Sessions of the model, focused by `options`; default: as it was trained.
 
-        Raises UsageError for a model without MegaContext, FocusError for a Working Context that is too small.
+        Raises UsageError for a model without MegaContext, FocusError for a Working Context that is too small, CheckpointError
+        for a lookup that can't be read.
         """
+        from mccore.megacontext.search.mixer_file import read_mixer
         from mccore.megacontext.sessions.options import SessionOptions
         from mccore.runtime.sessions import build_sessions
 
@@ -121,7 +123,10 @@ class OpenModel:
                 hint="train one with `mccore run tiny --mc`",
             )
         options = options or SessionOptions.of(self.config.megacontext)
-        return build_sessions(self.gpt, self.nets, options, self.identity)
+        mixer = read_mixer(self.checkpoint, self.identity) if options.search.lookup else None
+        if mixer is not None:
+            mixer.to(self.gpt.device)
+        return build_sessions(self.gpt, self.nets, options, self.identity, mixer)
 
 
 def open_model(

@@ -21,6 +21,7 @@ from mccore.runtime.allocators import allocator_builder
 if TYPE_CHECKING:
     from mccore.api import TreeBackend
     from mccore.megacontext.networks.networks import MegaContextNets
+    from mccore.megacontext.search.mixing import LookupMixer
     from mccore.megacontext.sessions.model import SessionModel
     from mccore.megacontext.sessions.session import Session
     from mccore.model.gpt import GPT
@@ -60,6 +61,16 @@ class Sessions:
         return self.model.options.tree.name != MEMORY
 
     @property
+    def missing_lookup(self) -> str | None:
+        """What to tell a user whose sessions are to look up what followed before, and can't; None where all is well."""
+        if self.model.mixer is not None or not self.model.options.search.lookup:
+            return None
+        return (
+            "no lookup: nothing was fitted for this model, as for all that were trained before there was one; "
+            "`mccore eval fit-lookup RUN` does it"
+        )
+
+    @property
     def missing_search(self) -> str | None:
         """What to tell a user whose allocator waits for a search and has none; None where all is well."""
         if self.model.options.search.kind != "none" or not reads(
@@ -89,8 +100,11 @@ def session_options(config: MegaContextConfig, **flags: Any) -> SessionOptions:
     return options
 
 
-def build_sessions(gpt: GPT, nets: MegaContextNets, options: SessionOptions, identity: str) -> Sessions:
-    """Sessions of these networks; identity tells them from others. Raises FocusError for a Working Context that is too small."""
+def build_sessions(
+    gpt: GPT, nets: MegaContextNets, options: SessionOptions, identity: str, mixer: LookupMixer | None = None
+) -> Sessions:
+    """Sessions of these networks; identity tells them from others, mixer is what a lookup may say where that was fitted. Raises
+    FocusError for a Working Context that is too small."""
     import torch
 
     from mccore.megacontext.sessions.model import SessionModel
@@ -100,7 +114,7 @@ def build_sessions(gpt: GPT, nets: MegaContextNets, options: SessionOptions, ide
     # An allocator's recent tokens are made for large Working Contexts: in a small one they would leave nothing to allocate.
     allocator = allocator_builder(options.allocator, options.wc_length // 4)
     stored = getattr(torch, _STORED[options.gist_dtype])
-    model = SessionModel(gpt, nets, allocator, options, identity=identity, stored=stored)
+    model = SessionModel(gpt, nets, allocator, options, identity=identity, stored=stored, mixer=mixer)
     return Sessions(model, TreeBuilder(options.tree))
 
 

@@ -92,9 +92,30 @@ def train_stage(runtime: Runtime) -> Results:
         raise Stopped(results)
     if world.is_main:
         _remember_speed(runtime, results)
+        _fit_lookup(runtime)
     observers.evaluate(progress)
     observers.sample(progress)
     return results | validation.results()
+
+
+def _fit_lookup(runtime: Runtime) -> None:
+    """Fit how much sessions of the model that was trained may look up, where they are to."""
+    config = runtime.config.megacontext
+    if not config.enabled or not config.search.lookup:
+        return
+    from mccore.stages.lookup import fit_lookup
+
+    began = time.perf_counter()
+    opened = runtime.open_model(runtime.stage, aux_dtype=runtime.aux_dtype)
+    found = fit_lookup(opened, runtime.corpus, lambda done, total: runtime.progress(done, total, "documents looked up"))
+    if found is None:
+        message = "not fitted: no validation document that is set apart for it is long enough"
+    else:
+        message = (
+            f"fitted to {found['tokens']:,} tokens of {found['documents']} documents in {time.perf_counter() - began:.1f} s: "
+            f"{found['nll']:.4f} -> {found['nll_with_lookup']:.4f} nats per token there"
+        )
+    runtime.emit("notice", about="lookup", message=message)
 
 
 def _check_saved(runtime: Runtime, step: int) -> None:

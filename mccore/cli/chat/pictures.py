@@ -40,6 +40,18 @@ def passages(session: Session, tokenizer: Tokenizer, *, most: int = 20, width: i
     return found[:most]
 
 
+def copied(session: Session, tokenizer: Tokenizer, *, most: int = 20, width: int = 60) -> list[str]:
+    """What of the last answer the lookup had found before in the history, a line for each passage, longest first."""
+    found = sorted(session.spoken(), key=lambda each: (each.start - each.stop, each.start))[:most]
+    return [
+        f"looked up: {each.stop - each.start} tokens at {each.start:,} stood at {each.source:,}: "
+        + " ".join(tokenizer.decode(session.ids(each.start, min(each.stop, each.start + width)).tolist()).split())[
+            :width
+        ]
+        for each in found
+    ]
+
+
 def picture(session: Session) -> str:
     """The Working Context in a few lines: entries and tokens per level, and the history as a bar, oldest first."""
     cut = session.focus.cut
@@ -56,6 +68,12 @@ def picture(session: Session) -> str:
             name = f"LOD{level}" if level else "tokens"
             lines.append(f"  {name:7}{counts[level]:6,} entries {tokens:12,} tokens")
     lines.append(f"  |{bar(session)}|")
+    if session.lookup is not None:
+        spoken = session.spoken()
+        tokens = sum(each.stop - each.start for each in spoken)
+        lines.append(
+            f"  looked up in the last answer: {tokens:,} tokens in {len(spoken):,} passages; /sources shows them"
+        )
     lines.append(f"  {_SHADES[0]} tokens  {_SHADES[1]} LOD1  {_SHADES[2]} LOD2  {_SHADES[3]} coarser; oldest first")
     return "\n".join(lines)
 

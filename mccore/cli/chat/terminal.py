@@ -176,13 +176,15 @@ class Terminal:
         }
 
     def _context_record(self, session: Session) -> dict[str, Any]:
-        """The Working Context after an answer. `seen`: runs [start, stop, level], the finest the answer saw of the history."""
+        """The Working Context after an answer. `seen`: runs [start, stop, level], the finest the answer saw of the history.
+        `looked_up`: [start, stop, source], tokens that were likely because they stood at `source` before."""
         return {
             "tokens": session.tokens,
             "entries": session.entries,
             "budget": session.model.options.wc_length,
             "refocuses": session.refocuses,
             "seen": session.seen(),
+            "looked_up": [list(each) for each in session.spoken()],
         }
 
     @contextlib.contextmanager
@@ -282,15 +284,14 @@ class Terminal:
         self._note(picture(self.history.session))
 
     def _sources(self, argument: str) -> None:
-        from mccore.cli.chat.pictures import passages
+        from mccore.cli.chat.pictures import copied, passages
 
         assert self.history is not None
-        found = passages(self.history.session, self.session.tokenizer)
-        self._note(
-            "\n".join(f"tokens {each.start:,} to {each.stop:,}: {each.text}" for each in found)
-            if found
-            else "(the last answer saw nothing word for word but the newest tokens)"
-        )
+        session, tokenizer = self.history.session, self.session.tokenizer
+        seen = [f"tokens {each.start:,} to {each.stop:,}: {each.text}" for each in passages(session, tokenizer)] or [
+            "(the last answer saw nothing word for word but the newest tokens)"
+        ]
+        self._note("\n".join([*seen, *copied(session, tokenizer)]))
 
     def _branch(self, argument: str) -> None:
         assert self.history is not None
@@ -378,6 +379,8 @@ def describe_session(session: Session) -> str:
             f"refocuses: {session.refocuses:,}, one in {session.model.options.refocus_interval} tokens; "
             f"controller p50 {p50:.1f} ms, p95 {p95:.1f} ms; {session.working_context.entries_read:,} entries read in all"
         )
+    if session.lookup is not None:
+        lines.append(f"lookup: {len(session.spoken())} passages of the last answer stood in the history before")
     if session.search is not None:
         lines.append(f"search: {session.search.tokens:,} tokens searched in spans of {session.search.span}")
     return "\n".join(lines)

@@ -23,6 +23,7 @@ class Condition:
     reads: str  # what the model reads, in a few words
     against: tuple[str, ...] = ()  # conditions that a report lists its difference from
     on_demand: bool = False  # only where asked for: slow, or a length that the model may never have read
+    looks_up: bool = False  # fitted to documents apart
 
 
 _CHOICES = ("unexpanded", "random", "recency", "bm25", "ngram", "raw_attention", "teacher_attention")
@@ -62,7 +63,7 @@ LONG_HISTORY = (
     Condition(
         "context",
         "policy",
-        "the session's Working Context, by its own allocator and search",
+        "the session's Working Context, by its own allocator and search, without its lookup",
         (
             "window",
             "window_full",
@@ -83,6 +84,25 @@ LONG_HISTORY = (
     Condition("window_full", "control", "the newest W tokens: more than `context` ever has"),
     Condition("tail", "control", "the raw tail of `context` alone"),
     Condition("nothing_found", "control", "a session whose search finds nothing: gists and a longer tail", ("window",)),
+    Condition(
+        "lookup",
+        "other",
+        "the session as it is in a chat: its Working Context, and what it looks up at every token",
+        ("context", "window", "window_lookup", "twin", "twin_lookup", "context_ngram_cache"),
+        looks_up=True,
+    ),
+    Condition("lookup_elsewhere", "control", "the lookup in another document's history", ("context",), looks_up=True),
+    Condition(
+        "window_lookup", "control", "`window`, with a lookup in the whole history", ("window", "context"), looks_up=True
+    ),
+    Condition("context_ngram_cache", "control", "`context` with a table of n-grams", ("context",), looks_up=True),
+    Condition("context_bag", "control", "`context` with the words of the far past", ("context",), looks_up=True),
+    Condition("context_bag_window", "control", "`context` with the window's words", ("context",), looks_up=True),
+    Condition("window_ngram_cache", "control", "`window` with a table of n-grams", ("window",), looks_up=True),
+    Condition("window_bag", "control", "`window` with the words of the far past", ("window",), looks_up=True),
+    Condition("window_bag_window", "control", "`window` with its own words", ("window",), looks_up=True),
+    Condition("gists_hidden", "control", "`context` without its gists", ("context",)),
+    Condition("gists_to_tail", "control", "`context` with tokens of the tail for its gists", ("context",)),
     Condition("gists_zeroed", "control", "`context` with gists of zeros", ("context",)),
     Condition("gists_swapped", "control", "`context` with gists of another document's history", ("context",)),
     Condition("history_swapped", "control", "with its spans of tokens from that history, too", ("context",)),
@@ -112,6 +132,7 @@ LONG_HISTORY = (
     Condition("full", "other", "all of the history as tokens, for models trained on rows so long", on_demand=True),
     Condition("twin", "other", "`window` of another model, trained on tokens alone"),
     Condition("twin_full", "other", "`window_full` of that model"),
+    Condition("twin_lookup", "other", "`twin`, with a lookup in the whole history", ("twin",), looks_up=True),
 )
 
 

@@ -24,24 +24,22 @@ from torch import Tensor
 
 from mccore.errors import ConfigError, DataError
 from mccore.eval.context.catalogue import LONG_HISTORY, names
-from mccore.eval.context.policies import GivenSpans, bm25
+from mccore.eval.context.lookups import LookupConditions
+from mccore.eval.context.policies import GivenSpans
+from mccore.eval.context.routers import Routers
 from mccore.eval.context.statistics import Comparison, Values
 from mccore.eval.context.within_sequence import swap_partners
-from mccore.megacontext.focus.controller import score_cuts
-from mccore.megacontext.networks.nodes import AttentionMass
-from mccore.megacontext.networks.positions import spans_of
-from mccore.megacontext.search.ngram import HistorySearch
 from mccore.megacontext.sessions.cache import WorkingContextCache
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.cut import Cut
 from mccore.megacontext.tree.tree import Entries, Tree
-from mccore.megacontext.working_context import WorkingContexts, model_inputs
 from mccore.model.gpt import GPT
 
 ROUTERS = names((each for each in LONG_HISTORY if each.name != "context"), "policy")
 ORACLES = names(LONG_HISTORY, "oracle")
 CONDITIONS = names(LONG_HISTORY)
+LOOKUPS = tuple(each.name for each in LONG_HISTORY if each.looks_up)
 ON_DEMAND = names(each for each in LONG_HISTORY if each.on_demand)
 _ROWS = 16  # windows of one pass
 
@@ -65,6 +63,7 @@ def evaluate_long_histories(
     horizon: int = 32,
     conditions: Iterable[str] | None = None,
     twin: GPT | None = None,
+    fit_rows: NDArray[Any] | None = None,
     oracle_spans: int = 2,
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
@@ -74,8 +73,9 @@ def evaluate_long_histories(
     model or rows don't have are left out: those of a search that it hasn't got, and other histories where all rows are of one
     document.
 
-    `new_tree` makes an empty tree; `twin` is a plain model with the same tokenizer; `oracle_spans` is how many spans an oracle
-    picks, as many as the allocator shows.
+    `new_tree` makes an empty tree; `twin` is a plain model with the same tokenizer; `fit_rows` [F, n + horizon] are of other
+    documents, which conditions that look up are fitted to; `oracle_spans` is how many spans an oracle picks, as many as the
+    allocator shows.
 
     Raises DataError where histories fit the Working Context as they are, or the horizon is longer than an interval,
     ConfigError for a condition that doesn't exist.
@@ -105,6 +105,10 @@ def evaluate_long_histories(
     utilities: list[Tensor] = []
     trees: dict[int, Tree] = {}
 
+    lookups = None
+    if fit_rows is not None and len(fit_rows) and asked & set(LOOKUPS):
+        lookups = LookupConditions(model, new_tree, list(fit_rows.astype(np.int64)), horizon, twin)
+
     def tree_of(row: int) -> Tree:
         if row not in trees:
             trees[row] = new_tree()
@@ -116,6 +120,11 @@ def evaluate_long_histories(
         part = _Row(model, tree_of(row), other, rows[row], horizon, oracle_spans, np.random.default_rng([seed, row]))
         for name, found in part.conditions(asked):
             losses.setdefault(name, []).append(found)
+        if lookups is not None:
+            foreign = None if partners is None else rows[int(partners[row]), :history]
+            for name, found in lookups.of(part.ids, part.again, foreign):
+                if name in asked:
+                    losses.setdefault(name, []).append(found)
         shapes.append(part.shape)
         for name, each in part.scores.items():
             scores.setdefault(name, []).append(each[: part.candidates])
@@ -206,6 +215,10 @@ class _Row:
             yield "tail", _losses(self.model.gpt, hidden, self.later.unsqueeze(0))[0]
         if wanted("gists_zeroed"):
             yield "gists_zeroed", self._read(lambda cut: _replaced(cut, self.tree.entries(cut), None))
+        if wanted("gists_hidden"):
+            yield "gists_hidden", self._read_tokens(self.tail)
+        if wanted("gists_to_tail"):
+            yield "gists_to_tail", self._read_tokens(self.tail + int((self.cut.level > 0).sum()))
         if self.other is not None and wanted("gists_swapped"):
             other = self.other
             yield "gists_swapped", self._read(lambda cut: _replaced(cut, self.tree.entries(cut), other.entries(cut)))
@@ -220,13 +233,18 @@ class _Row:
             return
         if wanted("nothing_found"):
             yield "nothing_found", self._showing(self._only([]))
-        self.scores["ngram"] = self._ngram(search)
+        routers = Routers(self.model, self.tree, self.ids, self.history, self.tail, self.rng)
+        self.scores["ngram"] = routers.scores("ngram", search)
         for name in ROUTERS:
             if wanted(name):
-                self.scores[name] = self._router(name)(search)
+                self.scores[name] = routers.scores(name, search)
                 yield name, self._showing(self.scores[name])
         if self.candidates and any(wanted(name) for name in ORACLES):
             yield from self._oracles()
+
+    def again(self) -> Session:
+        """The session as it was before it read anything. The history must not grow in it: others share its tree."""
+        return Session(self.model, self.tree)
 
     @property
     def candidates(self) -> int:
@@ -273,80 +291,19 @@ class _Row:
         scores[spans] = 1.0
         return scores
 
-    def _router(self, name: str) -> Callable[[HistorySearch], NDArray[np.float64]]:
-        return {
-            "random": self._random,
-            "recency": self._recency,
-            "bm25": self._bm25,
-            "raw_attention": self._raw_attention,
-            "lens": self._lens,
-        }[name]
-
-    def _query(self) -> NDArray[np.int64]:
-        return self.ids[: self.history][-self.model.options.search.query_tokens :]
-
-    def _ngram(self, search: HistorySearch) -> NDArray[np.float64]:
-        count = self.history // search.span
-        start, _, score = search.find(self._query(), self.history - self.model.recent_tokens, count)
-        scores = np.zeros(count)
-        scores[start // search.span] = score
-        return scores
-
-    def _random(self, search: HistorySearch) -> NDArray[np.float64]:
-        return self.rng.random(self.history // search.span)
-
-    def _recency(self, search: HistorySearch) -> NDArray[np.float64]:
-        return np.arange(1.0, self.history // search.span + 1)
-
-    def _bm25(self, search: HistorySearch) -> NDArray[np.float64]:
-        count = self.history // search.span
-        return bm25(self._query(), self.ids[: count * search.span].reshape(count, search.span))
-
-    def _gists(self) -> Cut:
-        """All the far past before the tail as blocks, and the tail as tokens."""
-        size = self.model.block_size
-        blocks = (self.history - self.tail) // size
-        raw = np.arange(blocks * size, self.history)
-        level = np.concatenate([np.ones(blocks, dtype=np.int8), np.zeros(len(raw), dtype=np.int8)])
-        return Cut(level, np.concatenate([np.arange(blocks), raw]), size)
-
-    def _by_span(self, of_gists: NDArray[np.float64], search: HistorySearch) -> NDArray[np.float64]:
-        """What the gists of `_gists` have, added up by span: [J]; 0 for the tail's."""
-        each = search.span // self.model.block_size
-        share = np.zeros(self.history // search.span * each)
-        share[: len(of_gists)] = of_gists[: len(share)]
-        summed: NDArray[np.float64] = share.reshape(-1, each).sum(axis=1)
-        return summed
-
-    def _lens(self, search: HistorySearch) -> NDArray[np.float64]:
-        """Shares of attention that LensNet expects."""
-        cut, nets = self._gists(), self.model.nets
-        embeddings = self.tree.entries(cut).embeddings
-        (scores,) = score_cuts(nets.lensnet, [embeddings], [cut], self.model.recent_tokens, nets.dtype)
-        scores = scores[cut.level > 0].astype(np.float64)
-        return self._by_span((1 + scores) / np.maximum(1 - scores, 1e-6), search)
-
-    def _raw_attention(self, search: HistorySearch) -> NDArray[np.float64]:
-        """Attention that the newest tokens pay, above the mean over gists."""
-        cut, nets, gpt = self._gists(), self.model.nets, self.model.gpt
-        level, index = (torch.from_numpy(part.astype(np.int64)).unsqueeze(0) for part in (cut.level, cut.index))
-        level, index = level.to(gpt.device), index.to(gpt.device)
-        spans, row = spans_of(level, index, cut.block_size), torch.zeros(1, dtype=torch.int64, device=gpt.device)
-        last = ((index + 1) * spans.span).long() - 1
-        contexts = WorkingContexts(row, level, index, spans, last, self.tree.entries(cut).embeddings.unsqueeze(0))
-        tokens = torch.from_numpy(self.ids[: self.history]).to(gpt.device).unsqueeze(0)
-        config, gists = nets.config, int((cut.level > 0).sum())
-        asked = min(config.lens.queries, len(cut) - gists)
-        first, limit = torch.full_like(row, len(cut) - asked), torch.full_like(row, gists)
-        recorder = AttentionMass(first, asked, 1, len(cut), limit, gpt.attend)
-        inputs = model_inputs(gpt, contexts, tokens, nets.bias, config.positional, config.token_positions)
-        gpt.hidden(**inputs, attend=recorder)
-        return self._by_span(recorder.excess()[0].sum(dim=0)[:gists].double().cpu().numpy(), search)
-
     def _read(self, entries_of: Callable[[Cut], Entries]) -> Tensor:
         """Losses behind the session's cut with other entries."""
         context = WorkingContextCache(self.model.gpt, self.model.nets, self.model.options.wc_length)
         return self._rest(context, self.model.gpt.logits(context.read(self.cut, entries_of))[0])
+
+    def _read_tokens(self, tail: int) -> Tensor:
+        """Losses behind the session's spans and a tail of so many tokens: no gists."""
+        begin = self.history - tail
+        far = self.cut.index[(self.cut.level == 0) & (self.cut.start < begin)]
+        shown = np.concatenate([far, np.arange(begin, self.history)])
+        cut = Cut(np.zeros(len(shown), dtype=np.int8), shown, self.cut.block_size)
+        context = WorkingContextCache(self.model.gpt, self.model.nets, self.model.options.wc_length)
+        return self._rest(context, self.model.gpt.logits(context.read(cut, self.tree.entries))[0])
 
     def _placed(self, token_positions: Any) -> Tensor:
         nets = self.model.nets
@@ -367,8 +324,9 @@ class _Row:
         )
 
     def _behind(self, session: Session) -> Tensor:
-        assert session.logits is not None
-        return self._rest(session.working_context, session.logits)
+        logits = session.reading.logits  # the model's own, whatever is looked up
+        assert logits is not None
+        return self._rest(session.working_context, logits)
 
     def _rest(self, context: WorkingContextCache, logits: Tensor) -> Tensor:
         """Losses [H] of the tokens behind what a cache has read, from the logits [V] that this gave."""

@@ -55,6 +55,41 @@ class BigramIndex:
         for start in range(0, len(array), PIECE):
             self._append(array[start : start + PIECE])
 
+    def append_token(self, token: int) -> None:
+        """Add one token: `append` in a hurry. Raises SearchError as it does."""
+        place = self.tokens
+        if not 0 <= token <= MAX_ID or place >= MAX_ID:
+            self.append([token])  # which says what is wrong
+            return
+        if place == len(self._ids):
+            self._make_room(place + 1)
+        self._ids[place] = token
+        self.tokens = place + 1
+        if not place:
+            return
+        slot = self._slot(int(self._ids[place - 1]), token)
+        newest = int(self._newest[slot])
+        self._former[place] = newest
+        if newest:
+            self._newest[slot] = place
+            self._count[slot] += 1
+        elif 4 * (self._distinct + 1) <= 3 * len(self._newest):
+            self._distinct += 1
+            self._newest[slot], self._count[slot] = place, 1
+        else:
+            at = np.array([place])
+            self._add(self._keys(at), at, np.ones(1, dtype=np.int64))
+
+    def former(self, place: int, most: int) -> tuple[list[int], bool]:
+        """The places of the bigram that ends at `place` before it, newest first, at most so many; whether that is all."""
+        found: list[int] = []
+        former, at = self._former, place
+        while at := int(former[at]):
+            if len(found) == most:
+                return found, False
+            found.append(at)
+        return found, True
+
     def places(self, keys: NDArray[np.uint64], reach: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The newest `reach` places of each bigram (`pair`) [D], newest first and 0 behind the last one, int32 [D, reach], and
         how many it has in all, int32 [D]."""
@@ -69,8 +104,7 @@ class BigramIndex:
     def _append(self, ids: NDArray[np.int32]) -> None:
         there, tokens = self.tokens, self.tokens + len(ids)
         if tokens > len(self._ids):
-            room = tokens + tokens // 4
-            self._ids, self._former = _longer(self._ids, room), _longer(self._former, room)
+            self._make_room(tokens)
         self._ids[there:tokens] = ids
         self.tokens = tokens
         place = np.arange(max(there, 1), tokens)
@@ -89,6 +123,22 @@ class BigramIndex:
         self._count[slot[~new]] += count[~new].astype(np.int32)
         if new.any():
             self._add(keys[new], newest[new], count[new])
+
+    def _make_room(self, tokens: int) -> None:
+        room = tokens + tokens // 4
+        self._ids, self._former = _longer(self._ids, room), _longer(self._former, room)
+
+    def _slot(self, first: int, second: int) -> int:
+        """`_slots` of one bigram."""
+        ids, newest, size = self._ids, self._newest, len(self._newest)
+        slot = (((first << 32 | second) * _MIX) & (2**64 - 1)) >> (65 - size.bit_length())
+        step = 0
+        while place := int(newest[slot]):
+            if ids[place] == second and ids[place - 1] == first:
+                break
+            step += 1
+            slot = (slot + step) % size
+        return slot
 
     def _keys(self, place: NDArray[Any]) -> NDArray[np.uint64]:
         """The bigrams that end at these places."""

@@ -53,15 +53,18 @@ class NgramSearch:
         half_life: tokens of the query by which an n-gram's weight halves.
         reach: newest places of a bigram that a search looks at, those behind `before` included; of a trigram the places of its
             rarer bigram. It bounds the cost of `find`: older places of frequent bigrams, whose idf is low, are passed over.
+        index: of the same history, where something else has one; default: a new one.
 
     Raises ValueError for values that aren't positive.
     """
 
-    def __init__(self, span: int = 64, half_life: float = 16.0, *, reach: int = 64) -> None:
+    def __init__(
+        self, span: int = 64, half_life: float = 16.0, *, reach: int = 64, index: BigramIndex | None = None
+    ) -> None:
         if span < 1 or half_life <= 0 or reach < 1:
             raise ValueError(f"span, half_life and reach are positive, not {span}, {half_life} and {reach}")
         self.span, self.half_life, self.reach = span, half_life, reach
-        self._index = BigramIndex()
+        self._index = BigramIndex() if index is None else index
 
     @property
     def tokens(self) -> int:

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mccore.megacontext.sessions.looking_up import mix
 from mccore.megacontext.sessions.session import Session, Work
 from mccore.model.kv_cache import HIDDEN, KVCache
 
@@ -113,7 +114,18 @@ class SessionBatch:
             row.ahead += 1
             row.session.working_context.lend(partial(self._unload, row))
             row.session.accept(after)
-        return logits
+        return self._said(logits)
+
+    def _said(self, logits: Tensor) -> Tensor:
+        """The logits [B, V] after all that the sessions have read, with what their lookups add: one pass for all of them."""
+        mixer, sessions = self.model.mixer, self.sessions
+        lookups = [session.lookup for session in sessions if session.lookup is not None]
+        if mixer is None or not lookups:
+            return logits
+        mixed = mix(mixer, lookups, [session.reading for session in sessions], logits)
+        for session, row in zip(sessions, mixed, strict=True):
+            session.reading.mix(row)
+        return mixed
 
     def _pack(self) -> None:
         """All rows in a new cache, the longest from its first column on."""

@@ -131,7 +131,7 @@ def save_session(
     name = digest = None
     if (
         keys
-        and session.logits is not None
+        and session.reading.logits is not None
         and session.working_context.cache.length == session.working_context.entries == len(cut)
     ):
         content = _pack_keys(session)
@@ -249,8 +249,9 @@ def _copy_tree(session: Session, directory: Path, trees: Trees) -> None:
 
 
 def _pack_keys(session: Session) -> bytes:
-    assert session.logits is not None
-    tensors = {**session.working_context.cache.tensors(), "logits": session.logits}
+    logits = session.reading.logits
+    assert logits is not None
+    tensors = {**session.working_context.cache.tensors(), "logits": logits}
     return safetensors.torch.save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
 
 

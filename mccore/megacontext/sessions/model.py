@@ -9,6 +9,8 @@ import torch
 from mccore.api import Allocator, AllocatorSpec
 from mccore.megacontext.focus.state import FocusError, Limits
 from mccore.megacontext.networks.networks import MegaContextNets
+from mccore.megacontext.search.bigram_index import BigramIndex
+from mccore.megacontext.search.mixing import LookupMixer
 from mccore.megacontext.search.ngram import HistorySearch, NgramSearch
 from mccore.megacontext.sessions.options import SessionOptions
 from mccore.megacontext.tree.tree import BlockEncoder
@@ -33,6 +35,7 @@ class SessionModel:
         options: how sessions focus.
         identity: what tells this model from others; a saved session opens with the same only.
         stored: dtype of gists in the tree.
+        mixer: what a lookup's say was fitted to be, where the model has that.
 
     Raises FocusError where the budget leaves no room for a refocus.
     """
@@ -46,9 +49,11 @@ class SessionModel:
         *,
         identity: str = "",
         stored: torch.dtype = torch.float32,
+        mixer: LookupMixer | None = None,
     ) -> None:
         self.gpt, self.nets, self.options, self.identity = gpt, nets, options, identity
         self._allocator = allocator
+        self.mixer = mixer if options.search.lookup else None
         self.block_size = nets.config.block_size
         self.recent_tokens = self.allocator(nets.config.max_lod, 0).recent_tokens
         self.levels = tree_levels(self.block_size, nets.config.max_lod)
@@ -80,13 +85,13 @@ class SessionModel:
             for level in range(min(self.nets.config.max_lod, self.levels), self.levels + 1)
         )
 
-    def new_search(self) -> HistorySearch | None:
-        """A search of one history, where sessions have one."""
+    def new_search(self, index: BigramIndex | None = None) -> HistorySearch | None:
+        """A search of one history, where sessions have one; `index` is that of the history, where there is one already."""
         search = self.options.search
         if search.kind == "none":
             return None
         blocks = -(-search.span_tokens // self.block_size)
-        return NgramSearch(blocks * self.block_size, search.half_life)
+        return NgramSearch(blocks * self.block_size, search.half_life, index=index)
 
     def levels_for(self, tokens: int) -> int:
         """The coarsest level that a history of so many tokens is shown at: the finest with which the shortest cut takes three

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mccore.megacontext.focus.state import Focus
@@ -33,7 +34,12 @@ class Reading:
         self._focus, self._grown = focus, 0
         self._focused = focus.cut.tokens
         self._has_gists = bool(focus.cut.level.any())
+        self._far_tokens = focus.cut.index[focus.cut.level == 0] if self._has_gists else None
+        self._forget()
+
+    def _forget(self) -> None:
         self._logits: Tensor | None = None
+        self._mixed: Tensor | None = None
 
     @property
     def focus(self) -> Focus:
@@ -82,13 +88,31 @@ class Reading:
         """Ask for a refocus before the next token is read. A history that fits as it is needs none."""
         self._refocus_wanted = True
 
+    def shows(self, position: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the Working Context shows these tokens that are covered, [C], as tokens."""
+        if self._far_tokens is None:
+            return np.ones(len(position), dtype=bool)
+        tokens = self._far_tokens
+        at = np.minimum(np.searchsorted(tokens, position), len(tokens) - 1)
+        return (position >= self._focused) | (tokens[at] == position if len(tokens) else False)
+
+    @property
+    def mixed(self) -> Tensor | None:
+        """fp32 [V], `logits` with what was looked up; None where nobody has asked for it yet."""
+        return self._mixed
+
+    def mix(self, mixed: Tensor) -> Tensor:
+        """Keep what `logits` come to with what was looked up."""
+        self._mixed = mixed
+        return mixed
+
     def begin(self) -> None:
         """Something is going to be read."""
-        self._logits = None
+        self._forget()
 
     def grow(self, count: int) -> None:
         """`count` more tokens come behind the focus; they fit."""
-        self._logits = None
+        self._forget()
         self._grown += count
         self._since += count
         if not self._has_gists:
@@ -105,7 +129,7 @@ class Reading:
 
     def finish(self, logits: Tensor) -> Tensor:
         """All that is covered has been read: `logits` [V] come after it."""
-        self._logits = logits
+        self._logits, self._mixed = logits, None
         return logits
 
 

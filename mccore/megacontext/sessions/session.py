@@ -20,9 +20,11 @@ from torch import Tensor
 
 from mccore.megacontext.focus.measures import Refocus
 from mccore.megacontext.focus.state import Focus
+from mccore.megacontext.search.bigram_index import BigramIndex
 from mccore.megacontext.search.ngram import HistorySearch
 from mccore.megacontext.sessions.cache import WorkingContextCache, cut_part
 from mccore.megacontext.sessions.history import History
+from mccore.megacontext.sessions.looking_up import SessionLookup, Spoken, mix
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.reading import Reading
 from mccore.megacontext.sessions.refocusing import Refocuser
@@ -55,7 +57,9 @@ class Session:
     def __init__(self, model: SessionModel, tree: Tree, *, seed: int = 0, search: HistorySearch | None = None) -> None:
         self.model, self.tree, self.seed = model, tree, seed
         self.history = History(tree, model.gpt.config.vocab_size)
-        self.search = search or model.new_search()
+        index = BigramIndex()
+        self.search = search or model.new_search(index)
+        self.lookup = None if model.mixer is None else SessionLookup(self.history, index)
         self.working_context = WorkingContextCache(model.gpt, model.nets, model.options.wc_length)
         self.reading = Reading(Focus(self.working_context.cut, np.zeros(0, dtype=np.int32)))
         self.directory: Path | None = None  # where it lives, when it is saved
@@ -78,6 +82,8 @@ class Session:
     def append_token(self, token: int) -> None:
         """Add one token: `append` in a hurry. Raises TreeError for an id that the model doesn't know, and then adds none."""
         self.history.append_token(token)
+        if self.lookup is not None:
+            self.lookup.took(token, self.tokens - 1)
 
     def ids(self, start: int, stop: int) -> NDArray[np.int64]:
         """The tokens `[start, stop)` of the history. Raises IndexError outside it."""
@@ -117,8 +123,8 @@ class Session:
 
     @property
     def logits(self) -> Tensor | None:
-        """fp32 [V], after the last token read; None before there is one."""
-        return self.reading.logits
+        """fp32 [V], after the last token read, log-probabilities where the session looks up; None before there is one."""
+        return None if self.reading.logits is None else self._said()
 
     @property
     def refocuses(self) -> int:
@@ -140,7 +146,7 @@ class Session:
         """
         count, reading, newest = self.unread, self.reading, self.history.newest
         if not count and reading.logits is not None and not reading.refocus_wanted:
-            return reading.logits
+            return self._said()
         if not self.tokens:
             raise ValueError("there is nothing to read: the history is empty")
         alone = newest is not None and count == 1 and bool(reading.covered) and self._all_read()
@@ -152,7 +158,8 @@ class Session:
         else:
             self.history.settle()
             hidden = self._read_focus()
-        return reading.finish(self.model.gpt.logits(hidden)[0])
+        reading.finish(self.model.gpt.logits(hidden)[0])
+        return self._said()
 
     @torch.inference_mode()
     def advance(self) -> Work:
@@ -177,6 +184,17 @@ class Session:
         """Take the logits [V] after the token of `advance`, which has been read behind the cache, in another one."""
         self.working_context.hold_tokens(1)
         self.reading.finish(logits)
+
+    @torch.inference_mode()
+    def _said(self) -> Tensor:
+        """The logits at rest, with what the lookup adds."""
+        reading, mixer = self.reading, self.model.mixer
+        assert reading.logits is not None
+        if self.lookup is None or mixer is None:
+            return reading.logits
+        if reading.mixed is not None:
+            return reading.mixed
+        return reading.mix(mix(mixer, [self.lookup], [reading], reading.logits.unsqueeze(0))[0])
 
     def _begin(self, count: int, newest: int | None) -> bool:
         """Bring `count` unread tokens into the focus; whether that took a refocus."""
@@ -208,7 +226,7 @@ class Session:
 
     def _surprised(self, token: int | None) -> bool:
         """Whether the model had thought little of this token; not again within a quarter of the interval."""
-        options, logits = self.model.options, self.reading.logits
+        options, logits = self.model.options, self.logits
         if not options.surprise or token is None or logits is None:
             return False
         if 4 * self.reading.since < options.refocus_interval:
@@ -237,6 +255,12 @@ class Session:
     def watch(self) -> None:
         """Begin to note what the model sees, for `seen`."""
         self._views = Views(self.focus.cut)
+        if self.lookup is not None:
+            self.lookup.watch()
+
+    def spoken(self) -> list[Spoken]:
+        """The tokens since `watch` that the lookup found elsewhere in the history, and where; none without one."""
+        return [] if self.lookup is None else self.lookup.spoken
 
     def seen(self) -> list[tuple[int, int, int]]:
         """What the model has seen since `watch`, as runs `(start, stop, level)` of the finest level of each token, in order."""
