@@ -1,4 +1,4 @@
-"""A run that really trains, on two ranks, in front of a real Prometheus and a real OpenTelemetry collector."""
+"""A run that really trains, on two ranks, in front of a real Prometheus, a real OpenTelemetry collector and W&B's own files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from mccore_telemetry.operations import files
 from mccore_telemetry.shared.names import otel_name
+from mccore_telemetry.wandb.record import read_rows
 
 from mccore.events import METRICS, last_metrics, read_events
 
@@ -34,9 +35,10 @@ def command(targets: Path, endpoint: str) -> list[str]:
         "telemetry.prometheus.options.targets": str(targets),
         "telemetry.otel.options.endpoint": endpoint,
         "telemetry.otel.options.protocol": "grpc",
+        "telemetry.wandb.options.mode": "offline",
     }
     settings = [part for path, value in {**SMALL, **options}.items() for part in ("--set", f"{path}={value}")]
-    chosen = ["--telemetry", "prometheus", "--telemetry", "otel"]
+    chosen = [part for name in ("prometheus", "otel", "wandb", "noop") for part in ("--telemetry", name)]
     return [sys.executable, "-m", "mccore", "run", "tiny", "--mc", "--name", "real", "--nproc", "2", *chosen, *settings]
 
 
@@ -72,6 +74,9 @@ def test_two_ranks_are_scraped_traced_and_fire_a_rule(tmp_path: Path) -> None:
         }
         wait_for(lambda: received(out).spans and last_gauges(received(out), gauges) == gauges, 10)
         found = received(out)
+    (log,) = (run / "telemetry" / "wandb").glob("offline-run-*/*.wandb")
+    losses = [row["train/loss"] for row in read_rows(log) if "train/loss" in row]
+    assert losses == [event.metrics["loss"] for event in events if event.type == "step" and event.rank == 0]
     stages = {(span["name"], span["resource"]["mccore.rank"]) for span in found.spans}
     assert {(f"stage {stage}", 0) for stage in STAGES} | {("stage base", 1), ("train real", 0)} <= stages
     assert len({span["traceId"] for span in found.spans}) == 1
