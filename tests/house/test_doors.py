@@ -26,6 +26,7 @@ OWN_FOLDERS = {
     "mccore/contexts/manifest.py": "the size of a context of ours",
     "mccore/data/corpora/files.py": "a glob pattern, which names files itself",
     "mccore/data/corpora/stdlib/sources.py": "the standard library, by rules of its own",
+    "mccore/data/hub/library.py": "the folder of what was fetched",
     "mccore/host/paths.py": "escapes a pattern",
     "mccore/tasks/catalogue.py": "mccore's own code",
 }
@@ -101,6 +102,7 @@ WRITERS = {
     "mccore/cli/plugins.py": "a new directory, refused where there is one",
     "mccore/contexts/cost.py": "a switch of the kernel",
     "mccore/data/batches/store.py": "large files into a directory that is renamed when whole",
+    "mccore/data/hub/download.py": "appends what comes, and renames the file when it is whole and checked",
     "mccore/events/log.py": "appends a line per system call",
     "mccore/launch/launcher.py": "appends to the log of a stage",
     "mccore/telemetry/relay.py": "appends to the log of a process",
