@@ -74,8 +74,8 @@ def test_two_ranks_are_scraped_traced_and_fire_a_rule(tmp_path: Path) -> None:
         }
         wait_for(lambda: received(out).spans and last_gauges(received(out), gauges) == gauges, 10)
         found = received(out)
-    (log,) = (run / "telemetry" / "wandb").glob("offline-run-*/*.wandb")
-    losses = [row["train/loss"] for row in read_rows(log) if "train/loss" in row]
+    (offline,) = (run / "telemetry" / "wandb").glob("offline-run-*/*.wandb")
+    losses = [row["train/loss"] for row in read_rows(offline) if "train/loss" in row]
     assert losses == [event.metrics["loss"] for event in events if event.type == "step" and event.rank == 0]
     stages = {(span["name"], span["resource"]["mccore.rank"]) for span in found.spans}
     assert {(f"stage {stage}", 0) for stage in STAGES} | {("stage base", 1), ("train real", 0)} <= stages
