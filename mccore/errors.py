@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+MOST_LETTERS = 2000  # of a message: what a stranger's file holds may be in it, and mustn't bury what it says
+
+
 @dataclass(frozen=True)
 class Blame:
     """The distribution and module a fault comes from, as a user would report it."""
@@ -32,6 +35,9 @@ class MccoreError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, blame: Blame | None = None, hint: str | None = None) -> None:
+        if len(message) > MOST_LETTERS:
+            left_out = len(message) - MOST_LETTERS
+            message = f"{message[: MOST_LETTERS * 3 // 4]} [{left_out:,} letters] {message[-MOST_LETTERS // 4 :]}"
         super().__init__(message)
         self.message = message
         self.blame = blame

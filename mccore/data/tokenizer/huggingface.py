@@ -222,7 +222,9 @@ Refuse = Callable[[str], DataError]
 def _vocab(model: dict[str, Any], added: set[str], refuse: Refuse) -> dict[str, int]:
     if model.get("type", "BPE") != "BPE":
         raise refuse(f"it is a {model['type']} model: it isn't byte-level BPE")
-    vocab: dict[str, int] = {token: int(id) for token, id in model["vocab"].items()}
+    vocab: dict[str, int] = model["vocab"]
+    if wrong := next((token for token, id in vocab.items() if type(id) is not int or not 0 <= id < 2**31), None):
+        raise refuse(f"the id of the token {wrong!r:.60} isn't a number that an id can be: {vocab[wrong]!r:.60}")
     missing = next((byte for byte, name in NAME_OF_BYTE.items() if name not in vocab), None)
     odd = next((token for token in vocab if token not in added and not set(token) <= BYTE_OF_NAME.keys()), None)
     if (missing is not None or odd is not None) and model.get("byte_fallback"):
