@@ -68,7 +68,9 @@ def main() -> int:
                     escaped += 1
                     frames = traceback.extract_tb(error.__traceback__)
                     at = [frame for frame in frames if "/mccore" in frame.filename or "fuzz_t" in frame.filename][-1]
-                    print(f"{name}, seed {seed}: {type(error).__name__}: {str(error)[:200]!r} ({at.filename}:{at.lineno})")
+                    print(
+                        f"{name}, seed {seed}: {type(error).__name__}: {str(error)[:200]!r} ({at.filename}:{at.lineno})"
+                    )
                     sys.stdout.flush()
             seed += 1
     print(f"seeds {asked.seed} to {seed - 1}: {sum(tries.values()):,} tries, {escaped} escaped")

@@ -135,7 +135,9 @@ def _contexts(rng: random.Random, place: Path) -> None:
     """A context with one of its files spoilt, as `context info` and `context verify` read it."""
     copy = place / "context"
     shutil.copytree(WRITTEN / "context", copy)
-    path = rng.choice([copy / STATE, copy / "tree" / "tree.json", *(path for path in copy.rglob("*") if path.is_file())])
+    path = rng.choice(
+        [copy / STATE, copy / "tree" / "tree.json", *(path for path in copy.rglob("*") if path.is_file())]
+    )
     if path.suffix == ".json":
         path.write_bytes(text_of(json.loads(path.read_bytes()), rng))
     else:
@@ -257,7 +259,9 @@ def _records(rng: random.Random, place: Path) -> None:
             table = pa.table({"text": pa.array(texts, pa.string()).cast(kind)})
             if rng.random() < 0.2 and kind != pa.string_view():  # pyarrow doesn't write dictionaries of these
                 table = pa.table({"text": table["text"].combine_chunks().dictionary_encode()})
-            pq.write_table(table, path, row_group_size=rng.choice((1, 5, 100)), compression=rng.choice(("none", "zstd")))
+            pq.write_table(
+                table, path, row_group_size=rng.choice((1, 5, 100)), compression=rng.choice(("none", "zstd"))
+            )
             content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.compress(spoil(content, rng) if rng.random() < 0.5 else content)
