@@ -119,7 +119,8 @@ def expect(read: Callable[[], Any], kind: type[Exception] = MccoreError) -> None
     try:
         read()
     except kind as error:
-        assert len(str(error)) <= 2100, f"an error of {len(str(error))} letters"
+        if len(str(error)) > 2100:
+            raise AssertionError(f"an error of {len(str(error))} letters") from error
 
 
 def _json(rng: random.Random, place: Path) -> None:
