@@ -1,4 +1,4 @@
-"""Fuzz the readers of what people and strangers give: whatever the bytes, each gives a value or an error of its own kind, and soon.
+"""Fuzz the readers of what strangers give: whatever the bytes, each gives a value or an error of its own kind, and soon.
 
     python -m tests.support.fuzz_readers --seconds 600 --seed 0 [--only sessions,events]
 
