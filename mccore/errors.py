@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 MOST_LETTERS = 2000  # of a message: what a stranger's file holds may be in it, and mustn't bury what it says
 
 
