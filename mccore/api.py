@@ -19,6 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from mccore.config import RunConfig
 from mccore.events import Event
 
+# How a plugin reads JSON of its own: files bounded and regular, depth and digits bounded; OSError or ValueError.
+from mccore.host.json_file import parse_json as parse_json
+from mccore.host.json_file import read_json as read_json
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray

@@ -25,6 +25,11 @@ class Blame:
         return f"{self.distribution}{version}{module}"
 
 
+def cause(error: BaseException) -> str:
+    """Why something failed, in the system's words and without the path, which the message has said already."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
+
+
 class MccoreError(Exception):
     """An error that a user can act on.
 

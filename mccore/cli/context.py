@@ -265,7 +265,8 @@ def _show_check(check: Check) -> None:
             where.append(", ".join(problem.names[:3]) + more)
         at = "" if problem.bytes is None else f", bytes {problem.bytes[0]:,} to {problem.bytes[1]:,}"
         place = f" ({'; '.join(where)})" if where else ""
-        echo(f"damaged: {problem.path}{at}: {problem.what}{place}")
+        what = problem.what if problem.path in problem.what else f"{problem.path}{at}: {problem.what}"
+        echo(f"damaged: {what}{place}")
     if len(check.problems) > _SHOWN:
         echo(f"and {len(check.problems) - _SHOWN:,} more; --json lists all")
     for remark in check.remarks:

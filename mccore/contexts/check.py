@@ -78,7 +78,8 @@ def check_context(directory: Path, trees: Trees, model: SessionModel | None, *, 
     except SessionError as error:
         if not (directory / STATE).exists():
             raise
-        check.problems.append(Problem(error.message, str(directory / STATE)))
+        what = error.message.removeprefix(f"{directory / STATE} is damaged: ")
+        check.problems.append(Problem(what, str(directory / STATE)))
     try:
         backend, close = open_all(directory, state, trees, read_only=True)
     except MccoreError as error:

@@ -3,7 +3,8 @@
 | kind of write | function | policy |
 |---|---|---|
 | files of ours: runs, caches, contexts | `write_atomic` | beside, synced, renamed; the umask's mode |
-| conversations, sessions, secrets | `write_atomic(private=True)` | the same, readable by their owner alone (0600) |
+| conversations, secrets | `write_atomic(private=True)` | the same, readable by their owner alone (0600) |
+| saved sessions | `private_folder`, `is_private` | a folder of 0700; what is written there is 0600 |
 | a path that a person names | `write_theirs` | links followed, modes kept, devices written to, nothing lost unasked |
 
 A file system without modes (CIFS, exFAT) serves: a mode that can't be set is passed over, but for what is private.
@@ -126,6 +127,23 @@ def set_mode(target: int | Path, mode: int, *, strict: bool = False) -> None:
             raise
         if strict and stat.S_IMODE(os.stat(target).st_mode) & 0o077:
             raise
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that its owner alone can look into; one that is there already keeps its mode. Raises RunError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"can't make {path}: {error.strerror}", hint=disk_hint(error, "try again")) from error
+
+
+def is_private(folder: Path) -> bool:
+    """Whether others can't look into a folder, so that what is written there is for its owner alone as well."""
+    try:
+        return not stat.S_IMODE(folder.stat().st_mode) & 0o077
+    except OSError:
+        return False
 
 
 def share_file(path: Path) -> None:

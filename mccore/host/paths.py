@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mccore.errors import UsageError
+from mccore.errors import UsageError, cause
 
 
 def base_dir(environ: Mapping[str, str] | None = None) -> Path | None:
@@ -40,7 +40,9 @@ def _absolute(path: Path, what: str) -> Path:
     try:
         return path.resolve()
     except (OSError, RuntimeError) as error:  # a deleted working directory, links that lead to themselves
-        raise UsageError(f"{what} {str(path)!r} can't be found: {error}", hint="give an absolute path") from error
+        raise UsageError(
+            f"{what} {str(path)!r} can't be found: {cause(error)}", hint="give an absolute path"
+        ) from error
 
 
 def working_directory() -> Path | None:

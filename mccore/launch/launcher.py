@@ -29,7 +29,7 @@ from typing import Protocol
 import psutil
 
 from mccore.config import HardwareConfig, StageName, stage_spec
-from mccore.errors import RunError
+from mccore.errors import RunError, cause
 from mccore.events import Alert, AlertWatch, Event, EventTail, EventWriter
 from mccore.host.files import disk_hint
 from mccore.host.processes import adopt_orphans, parent_death_hook
@@ -226,7 +226,7 @@ class _Launch:
                     preexec_fn=parent_death_hook(),  # two system calls, looked up before the fork
                 )
         except OSError as error:
-            raise RunError(f"can't start the stage {stage}: {error}", hint=disk_hint(error)) from error
+            raise RunError(f"can't start the stage {stage}: {cause(error)}", hint=disk_hint(error)) from error
         try:
             code = self._wait(process)
         finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mccore.config.stages import stage_of_work
-from mccore.errors import RunError
+from mccore.errors import RunError, cause
 from mccore.events import read_events
 from mccore.host.files import write_atomic
 from mccore.host.json_file import read_object
@@ -68,4 +68,6 @@ def read_report(run: RunDir) -> dict[str, Any]:
     try:
         return read_object(path)
     except (OSError, ValueError) as error:
-        raise RunError(f"can't read {path}: {error}", hint=f"write it again: mccore report {run.name}") from error
+        raise RunError(
+            f"can't read {path}: {cause(error)}", hint=f"write it again: mccore report {run.name}"
+        ) from error

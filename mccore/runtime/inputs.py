@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mccore.errors import RunError
+from mccore.errors import RunError, cause
 from mccore.host.files import write_atomic
 from mccore.host.json_file import read_object
 
@@ -50,7 +50,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise RunError(f"can't read {path}: {error}", hint="put it back from a copy") from error
+        raise RunError(f"can't read {path}: {cause(error)}", hint="put it back from a copy") from error
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise RunError(f"{path} is damaged: it isn't an object of objects", hint="put it back from a copy")
     return content

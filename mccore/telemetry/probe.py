@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ from mccore.api import TelemetryProvider, TelemetrySpec
 from mccore.config import TRAINING_STAGES, Choice, RunConfig
 from mccore.errors import MccoreError
 from mccore.events import Event
+from mccore.host.json_file import read_json
 from mccore.runs.rundir import RunDir
 from mccore.telemetry.providers import describe_process
 
@@ -100,9 +100,9 @@ def _served_address(choice: Choice, spec: TelemetrySpec) -> str:
     """What an address shows that the provider serves; empty where it serves none."""
     for path in spec.files.glob(f"{choice.name}-*.json"):
         try:
-            (group,) = json.loads(path.read_bytes())
+            (group,) = read_json(path)
             address = f"{group['labels']['__scheme__']}://{group['targets'][0]}/metrics"
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
             continue
         if address.startswith("https"):
             return f"serves at {address}"

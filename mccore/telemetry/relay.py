@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mccore.config import Choice
-from mccore.errors import RunError
+from mccore.errors import RunError, cause
 from mccore.events import Event, EventTail, EventWriter
 from mccore.host.files import disk_hint
 from mccore.runs.rundir import RunDir
@@ -112,7 +112,7 @@ class Relay:
                     start_new_session=True,  # Ctrl-C is the launcher's
                 )
         except OSError as error:
-            raise RunError(f"can't start the process for telemetry: {error}", hint=disk_hint(error)) from error
+            raise RunError(f"can't start the process for telemetry: {cause(error)}", hint=disk_hint(error)) from error
         _tell(process, {
             "offsets": dict(offsets),
             "ranks": self._ranks,

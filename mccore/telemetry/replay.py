@@ -14,13 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mccore.config import Choice
+from mccore.errors import RunError
 from mccore.events import Event, EventTail
 from mccore.host.files import write_atomic
+from mccore.host.json_file import open_regular, parse_json, read_json
 from mccore.runs.rundir import RunDir
 from mccore.telemetry.delivery import Delivery, State, close_all
 from mccore.telemetry.providers import build_providers, describe_process
 
 _MANIFEST = "exported.json"
+_LINE_BYTES = 1 << 24  # a longer line isn't one of ours
 _PATIENCE_SECONDS = 30.0  # for what is left at the end, once everything was handed over
 
 
@@ -92,11 +95,16 @@ def read_unsent(run: RunDir, provider: str) -> tuple[list[Event], list[Path]]:
 
 def _read_unsent_file(path: Path) -> Iterator[Event]:
     """Lines are {"reason", "event"}; one torn by a crash is passed over."""
-    for line in path.read_bytes().splitlines():
-        try:
-            yield Event.from_json(json.dumps(json.loads(line)["event"]))
-        except (ValueError, KeyError, TypeError):
-            continue
+    try:
+        descriptor = open_regular(path)
+    except OSError as error:
+        raise RunError(f"can't read {path}: {error.strerror}", hint="correct its permissions, or delete it") from error
+    with open(descriptor, "rb") as file:
+        while line := file.readline(_LINE_BYTES):
+            try:
+                yield Event.from_json(json.dumps(parse_json(line)["event"]))
+            except (ValueError, KeyError, TypeError):
+                continue
 
 
 def sent_before(run: RunDir) -> set[str]:
@@ -106,7 +114,7 @@ def sent_before(run: RunDir) -> set[str]:
         if event.type == "run.start":
             had |= set(event.data.get("telemetry") or ())
     with contextlib.suppress(OSError, ValueError, TypeError):
-        had |= set(json.loads((run.path / "telemetry" / _MANIFEST).read_bytes()))
+        had |= {name for name in read_json(run.path / "telemetry" / _MANIFEST) if isinstance(name, str)}
     return had
 
 

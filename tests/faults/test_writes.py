@@ -15,9 +15,15 @@ import torch
 from mccore.config import RunConfig
 from mccore.errors import RunError, UsageError
 from mccore.host.files import write_atomic, write_theirs
+from mccore.megacontext.sessions.files import create_session, mount_context, save_session
+from mccore.megacontext.sessions.session import Session
+from mccore.megacontext.sessions.state import TREE
+from mccore.megacontext.tree.tree import Tree
 from mccore.runs.checkpoints import SUMS_FILE, Meta, incomplete_checkpoints, latest
 from mccore.runs.rundir import RunDir
 from mccore.train.checkpoint.write import CheckpointWriter
+from tests.megacontext.sessions.test_files import trees
+from tests.megacontext.sessions.test_session import context_model
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +209,32 @@ def test_threads_write_one_file_each_whole(tmp_path: Path) -> None:
         thread.join()
     assert (tmp_path / "file").read_text() in texts
     assert len(list(tmp_path.iterdir())) == 1
+
+
+# --- conversations are their owner's: RF16 ----------------------------------------------------------------------------
+
+
+def modes_below(folder: Path) -> set[int]:
+    return {mode_of(path) for path in (folder, *folder.rglob("*"))}
+
+
+def test_a_session_is_its_owners_and_a_context_is_not(tmp_path: Path) -> None:  # RF16: all of it was 0644
+    """Everything of a session is closed to others, also its tree; what is built into a shared folder is readable."""
+    model = context_model(allocator="greedy")
+    session = create_session(model, tmp_path / "mine", trees)
+    session.append([1, 2, 3])
+    session.read()
+    save_session(session, tmp_path / "mine", trees)
+    save_session(session, tmp_path / "branch", trees)
+    mount_context(model, tmp_path / "branch", trees, tmp_path / "mounted").close()
+    session.close()
+    for name in ("mine", "branch", "mounted"):
+        assert modes_below(tmp_path / name) == {0o700, 0o600}
+        assert (tmp_path / name / "tree" / "level-0.rows").exists()
+    shared = Session(model, Tree(trees(model.encoder.spec(tmp_path / "context" / TREE)), model.encoder))
+    shared.append([1, 2, 3])
+    shared.read()
+    shared.directory = tmp_path / "context"
+    save_session(shared, tmp_path / "context", trees)
+    shared.close()
+    assert modes_below(tmp_path / "context") == {0o755, 0o644}

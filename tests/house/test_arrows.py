@@ -19,7 +19,10 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
     "host": ((), "knows the machine, nothing of runs"),
     "config": ((), "a schema has no behaviour; everything may read it"),
     "events": (("host",), "readers of a run need neither the schema of configuration nor torch"),
-    "api": (("config", "events"), "the whole world of a plugin's author"),
+    "api": (
+        ("config", "events", "host"),
+        "the whole world of a plugin's author; hands it the one reader of JSON files",
+    ),
     "hookspecs": (("api",), "one signature and one sentence for each kind of plugin"),
     "scaling": (("config", "host"), "arithmetic only: a form that launches runs uses it"),
     "plugins": ((*SEAM, "config"), "loading imports exactly one module"),

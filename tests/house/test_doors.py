@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 
-from tests.house.sources import PACKAGE, modules
+from tests.house.sources import PACKAGE, ROOT, modules
 
 # Own output of worker processes, which goes to a log file; the launcher shows it through the door.
 INTO_A_LOG = {
@@ -77,8 +77,6 @@ JSON_OF_OTHERS = {
     "mccore/resolve/draft.py": "values typed on the command line",
     "mccore/telemetry/activation.py": "a variable of the environment",
     "mccore/telemetry/relay.py": "lines of the launcher over a pipe",
-    "mccore/telemetry/replay.py": "still to be read by the one reader",
-    "mccore/telemetry/probe.py": "still to be read by the one reader",
     "mccore/data/corpora/records.py": "people's records: the one reader of them",
     "mccore/data/corpora/stdlib/builtins.py": "the answer of a Python of ours over a pipe",
     "mccore/data/tokenizer/huggingface.py": "tokenizer files of other makers",
@@ -93,6 +91,27 @@ def test_json_files_of_ours_have_one_reader() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("load", "loads") and ast.unparse(node.value) == "json"
     }
     assert reading == set(JSON_OF_OTHERS)
+
+
+def test_plugins_read_json_by_the_same_reader() -> None:
+    """`mccore.api` hands it on: whatever lies beside a run may have been written by a stranger."""
+    sources = [
+        path for path in (ROOT / "plugins").rglob("*.py") if "tests" not in path.parts and ".venv" not in path.parts
+    ]
+    assert len(sources) > 30
+    assert [path.name for path in sources if re.search(r"json\.loads?\(", path.read_text())] == []
+
+
+def test_a_cause_is_said_without_the_path_again() -> None:
+    """`str` of an OSError names the file: a message that names it already takes `errors.cause` or `strerror`."""
+    saying = {
+        f"{module}:{node.lineno}"
+        for module in modules().values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ExceptHandler) and node.type is not None and "OSError" in ast.unparse(node.type)
+        if re.search(r"\{path\}[^}]*\{error\}", ast.unparse(node))
+    }
+    assert saying == set()
 
 
 # Opened for writing without a policy of `host/files.py`, each for its reason.

@@ -9,6 +9,9 @@ A session's directory:
 
 `save` flushes the tree, writes the keys under a new name and then replaces session.json, so that a crash at any moment leaves
 the last state or the new one. Tokens that were flushed later than it are there after a crash: they are unread.
+
+A session is a conversation: its directory is made 0700, and its files 0600. A context, built in a directory of its own, is
+readable like the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import safetensors.torch
 import torch
 from pydantic import JsonValue
 
-from mccore.host.files import write_atomic
+from mccore.host.files import is_private, private_folder, write_atomic
 from mccore.host.json_file import read_regular
 from mccore.megacontext.focus.state import Focus
 from mccore.megacontext.sessions.model import SessionModel
@@ -42,6 +45,7 @@ def create_session(model: SessionModel, directory: Path, trees: Trees, *, seed: 
     """A new session whose tree lives in `directory`. Raises SessionError where there is one already, RunError."""
     if (directory / STATE).exists():
         raise SessionError(f"there is a session in {directory} already", hint="open it, or choose another name")
+    private_folder(directory)
     session = Session(model, open_tree(model, directory, None, trees), seed=seed)
     try:
         if session.tokens:
@@ -77,6 +81,8 @@ def mount_context(
         reference = refer(path, base, state.tokens, spec, model.block_size)
     finally:
         base.close()
+    if directory is not None:
+        private_folder(directory)
     tree = open_tree(model, directory, reference, trees)
     try:
         if tree.tokens > state.tokens:
@@ -127,7 +133,7 @@ def save_session(
     session.flush()
     if session.directory is None or session.directory != directory:
         _copy_tree(session, directory, trees)
-    cut, model = session.focus.cut, session.model
+    cut, model, private = session.focus.cut, session.model, is_private(directory)
     name = digest = None
     if (
         keys
@@ -137,7 +143,7 @@ def save_session(
         content = _pack_keys(session)
         digest = hashlib.sha256(content).hexdigest()
         name = f"keys-{digest[:12]}.safetensors"
-        write_atomic(directory / name, content)
+        write_atomic(directory / name, content, private=private)
     state = SessionState(
         model=model.identity,
         block_size=model.block_size,
@@ -158,7 +164,7 @@ def save_session(
         base=session.tree.backend.reference if isinstance(session.tree.backend, MountedTree) else None,
         notes=dict(notes or {}),
     )
-    write_atomic(directory / STATE, state.model_dump_json(indent=1) + "\n")
+    write_atomic(directory / STATE, state.model_dump_json(indent=1) + "\n", private=private)
     for old in directory.glob("keys-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -233,6 +239,7 @@ def _copy_tree(session: Session, directory: Path, trees: Trees) -> None:
     """The session's rows, those of its base left out, into a new tree under `directory`."""
     if directory.exists() and any(directory.iterdir()):
         raise SessionError(f"{directory} isn't empty", hint="choose another place for the copy")
+    private_folder(directory)
     source, encoder = session.tree.backend, session.model.encoder
     if isinstance(source, MountedTree):
         source = source.own

@@ -4,8 +4,9 @@ A directory holds `tree.json` (format, version and the type of each level's rows
 level, `commits` (how many rows of each level count) and `lock`. `flush` is the commit: after a crash, opening the directory
 shows exactly the rows of the last flush that completed, and drops whatever was written later.
 
-One writer holds the lock; any number of readers need neither it nor permission to write, and see what was committed when they
-opened or refreshed. Rows never change and files only grow, so the two don't wait for each other.
+One writer holds the lock (`lock.py` has what happens on a file system without locks); any number of readers need neither it
+nor permission to write, and see what was committed when they opened or refreshed. Rows never change and files only grow, so
+the two don't wait for each other.
 
 What is checked when: opening checks the header, the commit record, the size of every file and the last block of every level,
 which is all that a crash can have touched. `damage` checks every block, at the speed of the disk.
@@ -13,7 +14,6 @@ which is all that a crash can have touched. `damage` checks every block, at the 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sys
@@ -28,10 +28,11 @@ from mccore.api import Extension, LevelSpec, Options, TreeBackend, TreeDamage, T
 from mccore.errors import RunError
 from mccore.hookspecs import hookimpl
 from mccore_trees.commits import MAX_LEVELS, CommitFile
-from mccore_trees.files import SyncError, failure, open_file, sync_all, sync_directory
+from mccore_trees.files import SyncError, failure, folder_mode, open_file, sync_all, sync_directory
 from mccore_trees.files import damage as damage_error
 from mccore_trees.header import check_levels, read_header, write_header
 from mccore_trees.level_file import LevelFile, level_paths
+from mccore_trees.lock import release_lock, take_lock
 from mccore_trees.rows import RowType
 
 _HEADER, _COMMITS, _LOCK = "tree.json", "commits", "lock"
@@ -78,10 +79,11 @@ class DiskTree:
             if not header.exists():
                 raise RunError(f"there is no tree in {self._directory}", hint="check the path")
         else:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            self._directory.parent.mkdir(parents=True, exist_ok=True)
+            self._directory.mkdir(mode=folder_mode(self._directory.parent), exist_ok=True)
         if not self._read_only:
             self._lock = opened.enter_context(open_file(self._directory / _LOCK))
-            self._take_lock()
+            take_lock(self._lock, self._directory)
         if not header.exists():
             self._create(header, [RowType(level, each) for level, each in enumerate(levels)])
         stored = read_header(header)
@@ -238,7 +240,7 @@ class DiskTree:
         finally:
             self._closed = True
             if not self._read_only:
-                fcntl.flock(self._lock.fileno(), fcntl.LOCK_UN)
+                release_lock(self._lock)
             self._files.close()
 
     def _commit(self) -> None:
@@ -262,15 +264,6 @@ class DiskTree:
     def _check_salvage(self) -> None:
         if self._read_only or not self._salvage:
             raise RunError(f"the tree in {self._directory} isn't open for repair")
-
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"the tree in {self._directory} is open elsewhere, and a tree has one writer",
-                hint="close the session or process that has it open; the lock goes with the process",
-            ) from None
 
     def _create(self, header: Path, types: list[RowType]) -> None:
         """Make an empty tree. The header comes last: a directory without one has never held a row."""

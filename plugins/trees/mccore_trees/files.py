@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from io import FileIO
 from pathlib import Path
@@ -19,10 +20,21 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def open_file(path: Path, *, read_only: bool = False) -> FileIO:
-    """An unbuffered file for reading, or for both and made when it is missing. It closes itself when it is forgotten."""
-    if read_only:
-        return FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "r")
-    return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
+    """An unbuffered regular file for reading, or for both and made when it is missing: as private as the folder of the tree.
+
+    It closes itself when it is forgotten. Raises OSError, also for a FIFO or a device, which isn't waited for.
+    """
+    how = (os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
+    file = FileIO(os.open(path, how, 0o644 & folder_mode(path.parent.parent)), "r" if read_only else "r+")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it isn't a regular file", str(path))
+    return file
+
+
+def folder_mode(folder: Path) -> int:
+    """The mode of the folder that a tree lies in: what a conversation's has closed to others is closed in its tree too."""
+    return stat.S_IMODE(folder.stat().st_mode)
 
 
 def write_at(file: FileIO, data: memoryview | bytes, offset: int) -> None:

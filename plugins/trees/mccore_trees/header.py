@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mccore.api import LevelSpec
+from mccore.api import LevelSpec, read_json
 from mccore.errors import RunError
-from mccore_trees.files import sync_directory
+from mccore_trees.files import open_file, sync_directory, write_at
 from mccore_trees.rows import RowType
 
 FORMAT_VERSION = 1
@@ -20,9 +20,9 @@ def write_header(path: Path, types: list[RowType]) -> None:
     """Write the header in one piece, and wait until the disk has it. Raises OSError."""
     text = json.dumps({"format": _FORMAT, "version": FORMAT_VERSION, "levels": _describe(types)}, indent=2)
     temporary = path.with_suffix(".json.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
+    temporary.unlink(missing_ok=True)  # of a process that died
+    with open_file(temporary) as file:
+        write_at(file, f"{text}\n".encode(), 0)
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_directory(path.parent)
@@ -31,13 +31,13 @@ def write_header(path: Path, types: list[RowType]) -> None:
 def read_header(path: Path) -> tuple[LevelSpec, ...]:
     """The levels that are stored. Raises RunError for what isn't the header of a tree of this version, OSError."""
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = read_json(path)
         version = header["version"]
         levels = tuple(LevelSpec(tuple(level["shape"]), level["dtype"]) for level in header["levels"])
         known = header["format"] == _FORMAT
         if known and version == FORMAT_VERSION:
             known = _describe([RowType(at, level) for at, level in enumerate(levels)]) == header["levels"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         known = False
     if not known:
         raise RunError(f"{path} isn't the header of a tree", hint="restore it from a copy, or choose another directory")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mccore_trees import level_file
+from mccore_trees import level_file, lock
 from mccore_trees.disk import DiskOptions, DiskTree
 
 from mccore.api import LevelSpec, TreeSpec
@@ -328,3 +329,56 @@ def test_a_flipped_byte_anywhere_is_named_or_harmless(tmp_path: Path) -> None:
     assert messages == {True}  # each says where
     assert named > 700
     assert harmless > 100  # either copy of the commit record, and the zeros behind them
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_locks_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    """Reading asks for no lock; writing is warned, and a process id stands in for the lock on this machine."""
+
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    tree = open_tree(tmp_path)
+    grow(tree, (3, 1))
+    tree.flush()
+    assert "file system without locks" in caplog.text
+    reader = open_tree(tmp_path, read_only=True)
+    assert lengths_of(reader) == (3, 1)
+    reader.close()
+    (tmp_path / "lock").write_text(f"1 {socket.gethostname()}\n")  # process 1 lives
+    with pytest.raises(RunError, match="open elsewhere"):
+        open_tree(tmp_path)
+    (tmp_path / "lock").write_text(f"999999999 {socket.gethostname()}\n")  # no process has that number
+    open_tree(tmp_path).close()
+    assert (tmp_path / "lock").read_text() == ""
+    tree.close()
+
+
+def test_a_lock_that_fails_otherwise_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int, how: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    with pytest.raises(RunError, match="Input/output error"):
+        open_tree(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tree.json", "commits", "level-0.rows", "level-1.sums", "lock"])
+def test_a_fifo_in_a_tree_is_never_waited_for(tmp_path: Path, name: str) -> None:
+    tree = open_tree(tmp_path)
+    grow(tree, (3, 1))
+    tree.close()
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(RunError, match="regular file"):
+        open_tree(tmp_path)
+
+
+def test_a_header_that_is_nested_without_end_is_none(tmp_path: Path) -> None:
+    open_tree(tmp_path).close()
+    (tmp_path / "tree.json").write_text("[" * 100_000)
+    with pytest.raises(RunError, match="isn't the header of a tree"):
+        open_tree(tmp_path)

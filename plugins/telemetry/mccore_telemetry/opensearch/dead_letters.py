@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mccore.api import parse_json
 from mccore.events import Event
 
 
@@ -76,7 +77,7 @@ def read_dead_letters(path: Path) -> Iterator[tuple[Event, str]]:
     with open(path, "rb") as file:
         for line in file:
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 event = Event.from_json(json.dumps(record["event"]))
             except (ValueError, KeyError, TypeError):
                 continue

@@ -27,7 +27,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from mccore.api import TelemetrySpec
+from mccore.api import TelemetrySpec, read_json
 from mccore.events import Event
 
 Attributes = dict[str, str | int | float | bool]
@@ -155,7 +155,7 @@ class Traces:
     def _former(self) -> SpanContext | None:
         """The run's span of its start before this one."""
         try:
-            found = json.loads((self._spec.files / "otel-trace.json").read_bytes())
+            found = read_json(self._spec.files / "otel-trace.json")
             return SpanContext(int(found["trace"], 16), int(found["span"], 16), True, TraceFlags(TraceFlags.SAMPLED))
         except (OSError, ValueError, KeyError, TypeError):
             return None

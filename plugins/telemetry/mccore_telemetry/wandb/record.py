@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mccore.api import parse_json, read_json
+
 _READ_SECONDS = 600.0
 
 
@@ -45,7 +47,7 @@ class Record:
     def read(cls, path: Path, id: str, project: str) -> Record:
         """What an earlier process wrote, or a new record."""
         try:
-            before = json.loads(path.read_bytes())
+            before = read_json(path)
             attempts = [Attempt(**attempt) for attempt in before["attempts"]]
             return cls(path, str(before["id"]), str(before["project"]), dict(before["axes"]), attempts)
         except (OSError, ValueError, KeyError, TypeError):
@@ -78,6 +80,6 @@ def read_rows(log: Path) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_READ_SECONDS)
     for line in done.stdout.splitlines():
-        record = json.loads(line)
+        record = parse_json(line)
         if record["type"] == "history":
             yield record["history"]["item"]
