@@ -183,7 +183,7 @@ def _far_behind(
 ) -> tuple[dict[str, Any], list[LongHistoryReport]]:
     import numpy as np
 
-    from mccore.eval.context.far_words import REPETITION, by_kind, by_place, places, repetition
+    from mccore.eval.context.far.words import REPETITION, by_kind, by_place, places, repetition
     from mccore.eval.context.summary import mean_of
 
     if choices.twins and len(choices.twins) != len(runs):
@@ -222,7 +222,7 @@ def _behind(
 
     from mccore.config import Choice
     from mccore.data.corpora.catalogue import open_corpus
-    from mccore.eval.context.far_words import text_kind
+    from mccore.eval.context.far.words import text_kind
     from mccore.eval.context.long_history import evaluate_long_histories
     from mccore.eval.context.rows import HistoryRows
     from mccore.host import paths

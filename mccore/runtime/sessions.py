@@ -114,7 +114,8 @@ def build_sessions(
     # An allocator's recent tokens are made for large Working Contexts: in a small one they would leave nothing to allocate.
     allocator = allocator_builder(options.allocator, options.wc_length // 4)
     stored = getattr(torch, _STORED[options.gist_dtype])
-    model = SessionModel(gpt, nets, allocator, options, identity=identity, stored=stored, mixer=mixer)
+    model = SessionModel(gpt, nets, allocator, options, identity=identity, stored=stored)
+    model.look_up_with(mixer)
     return Sessions(model, TreeBuilder(options.tree))
 
 

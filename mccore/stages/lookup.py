@@ -41,7 +41,7 @@ def fit_lookup(
     Raises UsageError for a model without MegaContext, RunError where the checkpoint can't be written to.
     """
     from mccore.megacontext.search.mixer_file import write_mixer
-    from mccore.megacontext.sessions.lookup_fit import collect, fit, report
+    from mccore.megacontext.sessions.lookup.fit import collect, fit, report
 
     sessions = opened.sessions()
     options = sessions.model.options

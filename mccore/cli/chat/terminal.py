@@ -379,8 +379,6 @@ def describe_session(session: Session) -> str:
             f"refocuses: {session.refocuses:,}, one in {session.model.options.refocus_interval} tokens; "
             f"controller p50 {p50:.1f} ms, p95 {p95:.1f} ms; {session.working_context.entries_read:,} entries read in all"
         )
-    if session.lookup is not None:
-        lines.append(f"lookup: {len(session.spoken())} passages of the last answer stood in the history before")
     if session.search is not None:
         lines.append(f"search: {session.search.tokens:,} tokens searched in spans of {session.search.span}")
     return "\n".join(lines)

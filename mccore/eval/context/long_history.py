@@ -24,9 +24,9 @@ from torch import Tensor
 
 from mccore.errors import ConfigError, DataError
 from mccore.eval.context.catalogue import LONG_HISTORY, names
-from mccore.eval.context.lookups import LookupConditions
+from mccore.eval.context.far.lookups import LookupConditions
+from mccore.eval.context.far.routers import Routers
 from mccore.eval.context.policies import GivenSpans
-from mccore.eval.context.routers import Routers
 from mccore.eval.context.statistics import Comparison, Values
 from mccore.eval.context.within_sequence import swap_partners
 from mccore.megacontext.sessions.cache import WorkingContextCache

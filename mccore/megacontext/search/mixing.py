@@ -2,7 +2,7 @@
 
 q is a distribution over the tokens that followed the matches: each counts by a learned function of how long it is, how long ago,
 and whether the Working Context shows it. w, the lookup's say, is a small network of what the lookup and the model look like at
-this token. Both are learned once per model on documents that it wasn't trained on (`mccore.megacontext.lookup_fit`).
+this token. Both are learned once per model on documents that it wasn't trained on (`mccore.megacontext.sessions.lookup.fit`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mccore.megacontext.sessions.looking_up import mix
+from mccore.megacontext.sessions.lookup.of_session import mix
 from mccore.megacontext.sessions.session import Session, Work
 from mccore.model.kv_cache import HIDDEN, KVCache
 

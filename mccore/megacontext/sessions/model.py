@@ -35,7 +35,6 @@ class SessionModel:
         options: how sessions focus.
         identity: what tells this model from others; a saved session opens with the same only.
         stored: dtype of gists in the tree.
-        mixer: what a lookup's say was fitted to be, where the model has that.
 
     Raises FocusError where the budget leaves no room for a refocus.
     """
@@ -49,11 +48,10 @@ class SessionModel:
         *,
         identity: str = "",
         stored: torch.dtype = torch.float32,
-        mixer: LookupMixer | None = None,
     ) -> None:
         self.gpt, self.nets, self.options, self.identity = gpt, nets, options, identity
         self._allocator = allocator
-        self.mixer = mixer if options.search.lookup else None
+        self.mixer: LookupMixer | None = None
         self.block_size = nets.config.block_size
         self.recent_tokens = self.allocator(nets.config.max_lod, 0).recent_tokens
         self.levels = tree_levels(self.block_size, nets.config.max_lod)
@@ -73,6 +71,10 @@ class SessionModel:
             compute=nets.dtype,
             device=gpt.device,
         )
+
+    def look_up_with(self, mixer: LookupMixer | None) -> None:
+        """Let sessions look up, where they are to: with what a lookup may say of this model, or None where nobody learned it."""
+        self.mixer = mixer if self.options.search.lookup else None
 
     def allocator(self, max_lod: int, seed: int) -> Allocator:
         """An allocator for one refocus: whatever it draws depends on the seed alone."""

@@ -24,7 +24,7 @@ from mccore.megacontext.search.bigram_index import BigramIndex
 from mccore.megacontext.search.ngram import HistorySearch
 from mccore.megacontext.sessions.cache import WorkingContextCache, cut_part
 from mccore.megacontext.sessions.history import History
-from mccore.megacontext.sessions.looking_up import SessionLookup, Spoken, mix
+from mccore.megacontext.sessions.lookup.of_session import SessionLookup, Spoken, mix
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.reading import Reading
 from mccore.megacontext.sessions.refocusing import Refocuser

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mccore.megacontext.search.mixing import LENGTHS
-from mccore.megacontext.sessions.lookup_fit import Examples
+from mccore.megacontext.sessions.lookup.fit import Examples
 
 _COUNTS = (1, 2, 4)  # matches of the longest kind, from so many on
 _CONFIDENCES = (0.0, 0.35, 0.65, 0.95)  # share of the likeliest token among them, from so much on

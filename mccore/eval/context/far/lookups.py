@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mccore.eval.context.references import (
+from mccore.eval.context.far.references import (
     Bag,
     NgramCache,
     corpus_shares,
@@ -25,7 +25,7 @@ from mccore.eval.context.references import (
 from mccore.megacontext.search.bigram_index import BigramIndex
 from mccore.megacontext.search.lookup import Matches
 from mccore.megacontext.search.mixing import LookupMixer
-from mccore.megacontext.sessions.lookup_fit import (
+from mccore.megacontext.sessions.lookup.fit import (
     Examples,
     examples_of,
     fit,

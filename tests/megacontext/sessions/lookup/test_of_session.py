@@ -13,7 +13,7 @@ from mccore.config import SearchConfig
 from mccore.megacontext.search.mixing import LookupMixer
 from mccore.megacontext.sessions.batch import SessionBatch
 from mccore.megacontext.sessions.files import create_session, open_session, save_session
-from mccore.megacontext.sessions.lookup_fit import collect, fit, losses, report, session_examples, together
+from mccore.megacontext.sessions.lookup.fit import collect, fit, losses, report, session_examples, together
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.session import Session
 from tests.megacontext.sessions.test_files import feed, trees
@@ -25,7 +25,7 @@ def looking_model(search: str = "none", **changes: Any) -> SessionModel:
     mixer = LookupMixer()
     with torch.no_grad():
         mixer.out.bias.fill_(1.0)
-    model.mixer = mixer.requires_grad_(False)
+    model.look_up_with(mixer.requires_grad_(False))
     return model
 
 
@@ -110,10 +110,8 @@ def test_off_is_off_and_without_what_was_learned_too() -> None:
     model = context_model(search=SearchConfig(lookup=False))
     assert model.mixer is None
     assert new_session(model).lookup is None
-    mixer = LookupMixer()
-    options = context_model(search=SearchConfig(lookup=False)).options
-    off = SessionModel(model.gpt, model.nets, model._allocator, options, mixer=mixer)
-    assert off.mixer is None
+    model.look_up_with(LookupMixer())
+    assert new_session(model).lookup is None
 
 
 def test_which_past_tokens_spoke_is_remembered(model: SessionModel) -> None:
@@ -164,7 +162,7 @@ def test_what_repeats_is_learned_and_what_does_not_costs_nothing() -> None:
 
 def test_examples_are_what_a_session_says_token_by_token() -> None:
     model, mixer = fitted("repeating")
-    model.mixer = mixer
+    model.look_up_with(mixer)
     ids = np.array(repeating(W + 60, 9))
     examples = next(iter(session_examples(lambda: new_session(model), ids, 59)))
     session: Session = new_session(model)
