@@ -27,8 +27,8 @@ import psutil
 
 from mccore.config import RunConfig
 from mccore.events import Event
+from mccore.runs.live.watch import RunWatch
 from mccore.runs.rundir import RunDir
-from mccore.runs.watch import RunWatch
 
 BEGAN = 1_700_000_000.0
 

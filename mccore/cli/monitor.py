@@ -37,7 +37,7 @@ def monitor(run: str | None, once: bool, as_json: bool, ascii_only: bool | None)
 
 def _print_once(run: RunDir, as_json: bool) -> None:
     from mccore.host.terminal import echo
-    from mccore.runs.watch import RunWatch
+    from mccore.runs.live.watch import RunWatch
 
     watch = RunWatch(run)
     watch.open()

@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-import psutil
-
 from mccore.host.files import NO_LOCKS
 from mccore.host.terminal import echo
 
@@ -87,5 +85,7 @@ def read_holder(fd: int) -> tuple[int | None, str]:
 
 
 def _holder_alive(fd: int) -> bool:
+    import psutil  # rarely needed, and slow to import
+
     pid, host = read_holder(fd)
     return pid is not None and pid != os.getpid() and host in ("", socket.gethostname()) and psutil.pid_exists(pid)

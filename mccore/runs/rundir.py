@@ -18,14 +18,13 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mccore.config import RunConfig
 from mccore.errors import RunError, UsageError
 from mccore.events import Event, finite
 from mccore.host import paths
@@ -33,7 +32,9 @@ from mccore.host.files import NO_LOCKS, RESUME, disk_hint, sync_directory, write
 from mccore.host.json_file import BadJson, read_object
 from mccore.runs.last_events import LastEvents
 from mccore.runs.lock import RunLock, is_held, read_holder, take
-from mccore.runs.stored_config import read_config
+
+if TYPE_CHECKING:
+    from mccore.config import RunConfig
 
 State = Literal["created", "running", "finished", "stopped", "interrupted", "failed", "crashed"]
 
@@ -116,7 +117,21 @@ class RunDir:
     @cached_property
     def config(self) -> RunConfig:
         """The resolved configuration. Raises ConfigError when `run.json` can't be read."""
+        from mccore.runs.stored_config import read_config  # it takes longer to import than a list of runs to draw
+
         return read_config(self.path / "run.json")
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """`run.json` as it is, where nobody needs to know whether all of it is valid. Raises ConfigError if it can't be read."""
+        try:
+            return read_object(self.path / "run.json")
+        except (OSError, BadJson):
+            return self.config.model_dump()  # says what is wrong
+
+    def _stages(self) -> Sequence[str]:
+        names = self.facts.get("stages")
+        return names if isinstance(names, list) and all(isinstance(each, str) for each in names) else self.config.stages
 
     @property
     def events_dir(self) -> Path:
@@ -287,7 +302,7 @@ class RunDir:
                 return Outcome("failed", stage, message, str(last.data.get("hint") or ""))
             if told == "stopped":
                 return Outcome("stopped", stage, message)
-        if all(self.completed(name) for name in self.config.stages):
+        if all(self.completed(name) for name in self._stages()):
             return Outcome("finished", stage)
         if ended is not None:
             state = ended.data.get("outcome")

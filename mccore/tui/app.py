@@ -6,21 +6,21 @@ leaves every run alive.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.events import Event, InputEvent
 
 from mccore.runs.rundir import RunDir
 from mccore.tui.glyphs import Glyphs, choose_glyphs
-from mccore.tui.screens.help import HelpScreen
-from mccore.tui.screens.launch import LaunchScreen
-from mccore.tui.screens.monitor import MonitorScreen
 from mccore.tui.screens.run_screen import RunScreen
 from mccore.tui.screens.runs import RunsScreen
-from mccore.tui.screens.setup import SetupScreen
+
+TYPING_SECONDS = 0.5  # after a key until work in the background goes on at full speed
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,17 @@ class MonitorApp(App[None]):
         super().__init__(ansi_color=False)
         self.places = places
         self._first = run
+        self._pressed = 0.0
+
+    @property
+    def typing(self) -> bool:
+        """Whether a person pressed a key or moved the mouse a moment ago: then reading and drawing wait."""
+        return time.monotonic() - self._pressed < TYPING_SECONDS
+
+    async def on_event(self, event: Event) -> None:
+        if isinstance(event, InputEvent):
+            self._pressed = time.monotonic()
+        await super().on_event(event)
 
     def on_mount(self) -> None:
         self.theme = "textual-dark"
@@ -56,15 +67,19 @@ class MonitorApp(App[None]):
 
     def attach(self, run: RunDir) -> None:
         """Show a run."""
+        from mccore.tui.screens.monitor import MonitorScreen  # screens are imported when they are opened
+
         self.push_screen(MonitorScreen(run, self.places.glyphs))
 
     def show_view(self, run: RunDir, name: str, about: tuple[str, int] | None = None) -> None:
         """Show one of the screens of a run (`run_screen.VIEWS`); the monitor stays below the others. `about`: stage and step."""
         if name == "setup":
+            from mccore.tui.screens.setup import SetupScreen
+
             self.push_screen(SetupScreen())
             return
         beside = isinstance(self.screen, RunScreen)  # else one comes from the list
-        over = beside and not isinstance(self.screen, MonitorScreen)
+        over = beside and getattr(self.screen, "VIEW", "") != "monitor"
         if name == "monitor":
             if over:
                 self.pop_screen()
@@ -91,9 +106,13 @@ class MonitorApp(App[None]):
 
     def launch(self) -> None:
         """Show the form that starts a run."""
+        from mccore.tui.screens.launch import LaunchScreen
+
         self.push_screen(LaunchScreen(self.places.root))
 
     def action_help(self) -> None:
+        from mccore.tui.screens.help import HelpScreen
+
         self.push_screen(HelpScreen(self.screen))
 
     def action_toggle_theme(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mccore.runs.trace import Axis, Trace, smoothed
+from mccore.runs.live.trace import Axis, Trace, smoothed
 from mccore.tui.glyphs import Glyphs
 
 Role = Literal["", "line", "range", "axis", "alert", "cursor"]

@@ -8,8 +8,8 @@ from rich.text import Text
 
 from mccore.events import METRICS
 from mccore.host.terminal import one_line
-from mccore.runs.state import RunState
-from mccore.runs.watch import RunWatch
+from mccore.runs.live.state import RunState
+from mccore.runs.live.watch import RunWatch
 from mccore.tui.glyphs import Glyphs
 from mccore.units import count, duration, number
 

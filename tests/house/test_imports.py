@@ -28,7 +28,7 @@ KERNEL = {
 }  # fmt: skip
 PLUGIN_MAY_IMPORT = {"api", "config", "errors", "events", "hookspecs"}
 HEAVY = {"datasets", "matplotlib", "numpy", "pyarrow", "textual", "torch"}
-KERNEL_PACKAGES = {"packaging", "pluggy", "psutil", "pydantic"}
+KERNEL_PACKAGES = {"msgspec", "packaging", "pluggy", "psutil", "pydantic"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def test_core_never_imports_a_plugin() -> None:
     assert [str(each) for each in core_imports() if each.target.partition(".")[0] in packages] == []
 
 
-def test_the_kernel_needs_the_standard_library_pluggy_and_pydantic() -> None:
+def test_the_kernel_needs_the_standard_library_and_small_packages() -> None:
     allowed = sys.stdlib_module_names | KERNEL_PACKAGES | {"mccore"}
     wrong = [
         str(each)

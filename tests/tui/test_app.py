@@ -55,6 +55,7 @@ def test_watching_a_run(root: Path, run: RunDir) -> None:
     async def steps(pilot: Pilot[None]) -> None:
         screen = app.screen
         assert isinstance(screen, MonitorScreen)
+        await until(pilot, screen.metrics_of_stage, "the first picture")
         assert screen.metrics_of_stage()[:4] == ["loss", "swap_rate", "residency", "controller_duration"]
         assert "crashed" in status(app)
         tabs = screen.query_one(TabbedContent)
@@ -158,7 +159,7 @@ def test_the_list_filters_marks_and_deletes(root: Path, run: RunDir) -> None:
 
     async def steps(pilot: Pilot[None]) -> None:
         table = app.screen.query_one(DataTable)
-        assert table.row_count == 3
+        await until(pilot, lambda: table.row_count == 3, "the list")
         await pilot.press("slash", *"oth")
         await until(pilot, lambda: table.row_count == 1, "the filter")
         await pilot.press("enter")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mccore.runs.trace import Trace
+from mccore.runs.live.trace import Trace
 from mccore.tui.canvas import Cell, Plot, PlotView, cursor_value, draw, format_position, format_value, scale_of
 from mccore.tui.glyphs import ASCII, UNICODE, Glyphs
 

@@ -13,8 +13,8 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Header
 
 from mccore.host.terminal import one_line
+from mccore.runs.live.watch import RunWatch
 from mccore.runs.rundir import RunDir
-from mccore.runs.watch import RunWatch
 from mccore.tui.canvas import Plot, PlotView
 from mccore.tui.glyphs import Glyphs
 from mccore.tui.widgets.plot import PlotWidget

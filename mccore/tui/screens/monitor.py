@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
 from typing import ClassVar
 
 from rich.text import Text
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
@@ -17,9 +19,9 @@ from textual.widgets import Footer, Static
 from mccore.errors import MccoreError
 from mccore.events import METRICS, Event
 from mccore.host.terminal import one_line
+from mccore.runs.live.watch import Pieces, RunWatch
 from mccore.runs.requests import request_checkpoint
 from mccore.runs.rundir import RunDir
-from mccore.runs.watch import RunWatch
 from mccore.tui import actions
 from mccore.tui.canvas import Plot, PlotView, window_of
 from mccore.tui.glyphs import Glyphs
@@ -32,7 +34,7 @@ from mccore.tui.widgets.plot import PlotWidget
 from mccore.tui.words import headline, notes, progress_line
 
 POLL_SECONDS = 0.25
-CATCH_UP_SECONDS = 0.03  # between two pieces of a long history
+TYPING_SECONDS = 0.02  # between two pieces while keys are pressed
 DRAW_SECONDS = 0.4
 NARROW = 100  # columns below which details and plots take turns
 AXES = ("step", "tokens", "time")
@@ -86,10 +88,7 @@ class MonitorScreen(RunScreen):
         yield Footer()
 
     def on_mount(self) -> None:
-        self.watch.open()
-        self._refresh()
-        self.set_interval(POLL_SECONDS, self._poll)
-        self.set_interval(CATCH_UP_SECONDS, self._catch_up)
+        self._follow()
 
     def on_resize(self, event: Resize) -> None:
         self.set_class(event.size.width < NARROW, "-narrow")
@@ -97,20 +96,38 @@ class MonitorScreen(RunScreen):
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def _catch_up(self) -> None:
-        if self.watch.catching_up and self.is_current:
-            self._dirty = self.watch.poll(0.012) or self._dirty
+    @work(exclusive=True, group="follow")
+    async def _follow(self) -> None:
+        """Read on for ever: what may block in a thread, what takes the processor a few milliseconds at a time."""
+        await asyncio.to_thread(self.watch.open)
+        self._refresh()
+        tail = -math.inf
+        while True:
+            if not self.is_current:
+                await asyncio.sleep(POLL_SECONDS)
+                continue
+            pieces, moved = await asyncio.to_thread(self._read)
+            moved = self.watch.digest(pieces) or moved
+            self._dirty = self._dirty or moved
+            now = time.monotonic()
+            if now - tail >= POLL_SECONDS:
+                tail = now
+                self.query_one(Details).add_log(await asyncio.to_thread(self._log.poll))
+                self._report_start()
+                if not self._dirty and self.watch.outcome.state == "running":
+                    self._show_status()
+            if self._dirty and now - self._drawn >= DRAW_SECONDS:
+                self._refresh()
+            await asyncio.sleep(self._pause(moved))
 
-    def _poll(self) -> None:
-        if not self.is_current:
-            return
-        self._dirty = self.watch.poll(0.02) or self._dirty
-        self.query_one(Details).add_log(self._log.poll())
-        self._report_start()
-        if self._dirty and time.monotonic() - self._drawn >= DRAW_SECONDS:
-            self._refresh()
-        elif self.watch.outcome.state == "running":
-            self._show_status()
+    def _read(self) -> tuple[Pieces, bool]:
+        return self.watch.fetch(), self.watch.look()
+
+    def _pause(self, moved: bool) -> float:
+        """Until the next piece: a person who types goes first, then what there is to read."""
+        if not moved:
+            return POLL_SECONDS
+        return TYPING_SECONDS if self.app.typing else 0.0  # type: ignore[attr-defined]
 
     def _report_start(self) -> None:
         if self._started is not None and (said := self._started.failure()) is not None:

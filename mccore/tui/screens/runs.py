@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -14,7 +17,6 @@ from textual.widgets import DataTable, Footer, Header, Input, Static
 
 from mccore.errors import MccoreError
 from mccore.host.terminal import one_line
-from mccore.runs.removal import delete_run
 from mccore.runs.rundir import RunDir, list_runs
 from mccore.tui.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
@@ -23,6 +25,15 @@ from mccore.units import count, duration, number
 
 REFRESH_SECONDS = 2.0
 COLUMNS = ("", "name", "recipe", "state", "stage", "step", "tokens", "loss", "age")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run and what is told of it, in the order of the columns from the second on."""
+
+    run: RunDir
+    state: str
+    words: tuple[str, ...]
 
 
 class RunsScreen(Screen[None]):
@@ -43,7 +54,10 @@ class RunsScreen(Screen[None]):
         self._root = root
         self._glyphs = glyphs
         self._marked: set[str] = set()
-        self._runs: dict[str, RunDir] = {}
+        self._runs: dict[str, RunDir] = {}  # those that are shown
+        self._known: dict[Path, RunDir] = {}  # they remember what they found
+        self._rows: list[Row] = []
+        self._problem = ""
 
     def compose(self) -> ComposeResult:
         yield Header()
@@ -57,55 +71,54 @@ class RunsScreen(Screen[None]):
         table = self.query_one(DataTable)
         for name in COLUMNS:
             table.add_column(name, key=name)
-        self.reload()
         table.focus()
+        self.reload()
         self.set_interval(REFRESH_SECONDS, self.reload)
 
-    def reload(self) -> None:
-        """Read the directory again; the cursor stays on its run."""
-        if not self.is_current:
-            return
+    @work(exclusive=True, group="runs")
+    async def reload(self) -> None:
+        """Read the directory again, in a thread."""
+        if self.is_current:
+            self._rows, self._problem = await asyncio.to_thread(self._read)
+            self._show()
+
+    def _read(self) -> tuple[list[Row], str]:
+        try:
+            there = {run.path: self._known.get(run.path, run) for run in list_runs(self._root)}
+        except MccoreError as error:
+            return [], error.message
+        self._known = there
+        return [_row(run) for run in sorted(there.values(), key=lambda run: run.started, reverse=True)], ""
+
+    def _show(self) -> None:
+        """Show the rows that pass the filter. The cursor stays on its run, and only what changed is drawn."""
         table = self.query_one(DataTable)
         chosen = self.chosen()
         wanted = self.query_one("#filter", Input).value.lower()
-        try:
-            runs = sorted(list_runs(self._root), key=lambda run: run.started, reverse=True)
-            problem = ""
-        except MccoreError as error:
-            runs, problem = [], error.message
-        rows = [(run, self._row(run)) for run in runs]
-        rows = [(run, row) for run, row in rows if wanted in " ".join(map(str, row)).lower()]
-        self._runs = {run.name: run for run, _ in rows}
-        table.clear()
-        for run, row in rows:
-            table.add_row(*row, key=run.name)
-        if chosen is not None and chosen.name in self._runs:
-            table.move_cursor(row=list(self._runs).index(chosen.name))
-        words = problem or ("" if rows else f"no runs in {self._root}; press n to start one")
+        rows = [row for row in self._rows if wanted in " ".join(row.words).lower()]
+        before, self._runs = self._runs, {row.run.name: row.run for row in rows}
+        cells = {row.run.name: self._cells(row) for row in rows}
+        if list(before) != list(self._runs):
+            table.clear()
+            for name, each in cells.items():
+                table.add_row(*each, key=name)
+            if chosen is not None and chosen.name in self._runs:
+                table.move_cursor(row=list(self._runs).index(chosen.name))
+        else:
+            for name, each in cells.items():
+                for column, cell in zip(COLUMNS, each, strict=True):
+                    if table.get_cell(name, column) != cell:
+                        table.update_cell(name, column, cell)
+        words = self._problem or ("" if rows else f"no runs in {self._root}; press n to start one")
         empty = self.query_one("#empty", Static)
         empty.update(Text(one_line(words)))
         empty.display = bool(words)
 
-    def _row(self, run: RunDir) -> list[str | Text]:
-        try:
-            outcome, recipe = run.outcome(), run.config.recipe
-            state, stage = outcome.state, outcome.stage or ""
-        except (MccoreError, OSError) as error:  # one damaged run doesn't hide the others
-            state, stage, recipe = "unreadable", "", one_line(str(error))[:40]
-        step = run.last_event("step")
-        colour = {"running": "green", "failed": "red", "crashed": "red", "unreadable": "red"}.get(state, "")
-        mark = "*" if run.name in self._marked else " "
-        return [
-            mark + self._glyphs.states.get(state, " "),
-            Text(one_line(run.name)),
-            Text(one_line(recipe)),
-            Text(state, style=colour),
-            stage,
-            count(step.step) if step and step.step is not None else "",
-            count(step.tokens) if step and step.tokens is not None else "",
-            number(step.metrics["loss"]) if step and "loss" in step.metrics else "",
-            duration(max(0.0, time.time() - run.started)),
-        ]
+    def _cells(self, row: Row) -> list[Text]:
+        mark = "*" if row.run.name in self._marked else " "
+        colour = {"running": "green", "failed": "red", "crashed": "red", "unreadable": "red"}.get(row.state, "")
+        first = Text(mark + self._glyphs.states.get(row.state, " "))
+        return [first, *(Text(word, style=colour if word == row.state else "") for word in row.words)]
 
     def chosen(self) -> RunDir | None:
         """The run under the cursor."""
@@ -119,7 +132,7 @@ class RunsScreen(Screen[None]):
         self.action_attach()
 
     def on_input_changed(self) -> None:
-        self.reload()
+        self._show()
 
     def on_input_submitted(self) -> None:
         self.query_one(DataTable).focus()
@@ -147,7 +160,7 @@ class RunsScreen(Screen[None]):
         run = self.chosen()
         if run is not None:
             self._marked ^= {run.name}
-            self.reload()
+            self._show()
 
     def action_compare(self) -> None:
         from mccore.tui.screens.compare import CompareScreen
@@ -167,6 +180,8 @@ class RunsScreen(Screen[None]):
         def answered(yes: bool | None) -> None:
             if not yes:
                 return
+            from mccore.runs.removal import delete_run
+
             try:
                 delete_run(run)
             except MccoreError as error:
@@ -174,3 +189,23 @@ class RunsScreen(Screen[None]):
             self.reload()
 
         self.app.push_screen(ConfirmScreen(f"Delete {run.path} with its checkpoints?"), answered)
+
+
+def _row(run: RunDir) -> Row:
+    try:
+        outcome, recipe = run.outcome(), str(run.facts.get("recipe") or "")
+        state, stage = outcome.state, outcome.stage or ""
+    except (MccoreError, OSError) as error:  # one damaged run doesn't hide the others
+        state, stage, recipe = "unreadable", "", str(error)[:40]
+    step = run.last_event("step")
+    words = (
+        run.name,
+        recipe,
+        state,
+        stage,
+        count(step.step) if step and step.step is not None else "",
+        count(step.tokens) if step and step.tokens is not None else "",
+        number(step.metrics["loss"]) if step and "loss" in step.metrics else "",
+        duration(max(0.0, time.time() - run.started)),
+    )
+    return Row(run, state, tuple(map(one_line, words)))

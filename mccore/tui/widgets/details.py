@@ -12,7 +12,7 @@ from textual.widgets import DataTable, RichLog, Static, TabbedContent, TabPane
 
 from mccore.events import METRICS
 from mccore.host.terminal import one_line, visible
-from mccore.runs.state import Last, RunState
+from mccore.runs.live.state import Last, RunState
 from mccore.tui.glyphs import Glyphs
 from mccore.units import number
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mccore.runs.trace import CAPACITY, Trace, smoothed
+from mccore.runs.live.trace import CAPACITY, Trace, smoothed
 
 
 def trace_of(values: list[float]) -> Trace:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from mccore.errors import MccoreError
 from mccore.events import Event
-from mccore.runs.follow import EventFiles, Piece
+from mccore.runs.live.files import EventFiles, Piece
+from mccore.runs.live.state import RunState
 from mccore.runs.rundir import Outcome, RunDir
-from mccore.runs.state import RunState
 
 TAIL_BYTES = 1 << 18  # of each file, for the first picture
 OUTCOME_SECONDS = 1.0  # between two looks at locks and results

@@ -12,12 +12,12 @@ import pytest
 
 from mccore.config import RunConfig
 from mccore.events import Event, EventWriter
-from mccore.runs import follow as following
 from mccore.runs import last_events as searching
-from mccore.runs import watch as watching
+from mccore.runs.live import files as following
+from mccore.runs.live import watch as watching
+from mccore.runs.live.state import SNAPSHOTS, RunState
+from mccore.runs.live.watch import RunWatch
 from mccore.runs.rundir import RunDir
-from mccore.runs.state import SNAPSHOTS, RunState
-from mccore.runs.watch import RunWatch
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from mccore.events import EVENT_VERSION, METRICS, Event
-from mccore.runs.trace import Trace
+from mccore.runs.live.trace import Trace
 
 KEPT = 200  # alerts, samples and notes that are remembered
 SNAPSHOTS = 256  # Working Contexts of a stage that can be gone back to
