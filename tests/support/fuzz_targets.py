@@ -30,9 +30,9 @@ from mccore.host.json_file import parse_json
 from mccore.megacontext.sessions.state import STATE, read_state
 from mccore.report.collect import collect
 from mccore.runs.checkpoints import META_FILE, SUMS_FILE, file_sha256, list_checkpoints, read_meta
+from mccore.runs.live.watch import RunWatch
 from mccore.runs.rundir import RunDir, list_runs
 from mccore.runs.stored_config import read_config
-from mccore.runs.watch import RunWatch
 from mccore.runtime.inputs import check_input
 from mccore.tasks.jsonl import read_conversations
 from mccore.train.checkpoint.read import load_model, stored_shapes
