@@ -36,6 +36,7 @@ from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.sessions.state import STATE, TREE, BaseReference, SessionError, SessionState, read_state
 from mccore.megacontext.tree.cut import CutError, decode_runs, encode_runs
 from mccore.megacontext.tree.edits import sharpen_tail
+from mccore.megacontext.tree.overlay import lengths_at
 from mccore.megacontext.tree.tree import Tree
 
 _COPY_BYTES = 2**24
@@ -132,7 +133,7 @@ def save_session(
     """
     session.flush()
     if session.directory is None or session.directory != directory:
-        _copy_tree(session, directory, trees)
+        _copy_tree(session, directory, trees, session.tokens)
     cut, model, private = session.focus.cut, session.model, is_private(directory)
     name = digest = None
     if (
@@ -168,6 +169,37 @@ def save_session(
     for old in directory.glob("keys-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
+
+
+def branch_session(session: Session, directory: Path, trees: Trees, tokens: int) -> Session:
+    """A new session in `directory`, empty or not there, whose history is the first `tokens` of another one's.
+
+    Gists aren't made again. A branch at the end goes on from the same focus, keys and values; one further back focuses anew.
+    Raises ValueError for tokens that the session hasn't got, SessionError where it is mounted on more of them, RunError.
+    """
+    if not 0 <= tokens <= session.tokens:
+        raise ValueError(f"a session of {session.tokens} tokens can't branch at {tokens}")
+    model, backend = session.model, session.tree.backend
+    reference = backend.reference if isinstance(backend, MountedTree) else None
+    if reference is not None and tokens < reference.tokens:
+        raise SessionError(
+            f"a session that begins with {reference.tokens:,} tokens of a context can't branch at {tokens:,}",
+            hint="begin a new session",
+        )
+    if tokens == session.tokens:
+        save_session(session, directory, trees)
+        return open_session(model, directory, trees)[0]
+    session.flush()
+    _copy_tree(session, directory, trees, tokens)
+    tree = open_tree(model, directory, reference, trees)
+    try:
+        branch = Session(model, tree, seed=session.seed)
+        branch.directory = directory
+        save_session(branch, directory, trees)
+    except BaseException:
+        tree.close()
+        raise
+    return branch
 
 
 def open_session(model: SessionModel, directory: Path, trees: Trees) -> tuple[Session, dict[str, JsonValue]]:
@@ -235,22 +267,24 @@ def _check_model(state: SessionState, model: SessionModel, directory: Path) -> N
         )
 
 
-def _copy_tree(session: Session, directory: Path, trees: Trees) -> None:
-    """The session's rows, those of its base left out, into a new tree under `directory`."""
+def _copy_tree(session: Session, directory: Path, trees: Trees, tokens: int) -> None:
+    """The session's rows over its first `tokens`, those of its base left out, into a new tree under `directory`."""
     if directory.exists() and any(directory.iterdir()):
         raise SessionError(f"{directory} isn't empty", hint="choose another place for the copy")
     private_folder(directory)
     source, encoder = session.tree.backend, session.model.encoder
-    if isinstance(source, MountedTree):
-        source = source.own
     spec = encoder.spec(directory / TREE)
+    lengths = lengths_at(tokens, encoder.block_size, len(spec.levels))
+    if isinstance(source, MountedTree):
+        lengths = tuple(length - base for length, base in zip(lengths, source.base_lengths, strict=True))
+        source = source.own
     copy = trees(spec)
     try:
         for level, rows in enumerate(spec.levels):
             row_bytes = max(1, int(np.prod(rows.shape, dtype=np.int64)) * np.dtype(rows.dtype).itemsize)
-            step, length = max(1, _COPY_BYTES // row_bytes), source.length(level)
-            for start in range(0, length, step):
-                copy.append(level, source.read(level, start, min(length, start + step)))
+            step = max(1, _COPY_BYTES // row_bytes)
+            for start in range(0, lengths[level], step):
+                copy.append(level, source.read(level, start, min(lengths[level], start + step)))
     finally:
         copy.close()
 

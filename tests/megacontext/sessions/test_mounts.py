@@ -12,7 +12,13 @@ import torch
 from mccore import plugins
 from mccore.api import TreeBackend, TreeSpec
 from mccore.errors import RunError
-from mccore.megacontext.sessions.files import create_session, mount_context, open_session, save_session
+from mccore.megacontext.sessions.files import (
+    branch_session,
+    create_session,
+    mount_context,
+    open_session,
+    save_session,
+)
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.state import SessionError, read_state
 from tests.megacontext.sessions.test_files import feed, trees
@@ -173,3 +179,38 @@ def test_what_can_not_be_mounted_is_named(tmp_path: Path, model: SessionModel, b
     with pytest.raises(SessionError, match="one isn't empty"):
         mount_context(model, base, trees, tmp_path / "one")
     mount_context(model, base, trees, tmp_path / "two").close()  # and what failed has let go of the base
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+@pytest.mark.parametrize("back", [0, 1, 7, 400])
+def test_a_branch_is_what_the_session_was_then(
+    tmp_path: Path, model: SessionModel, build: Callable[..., Path], mounted: bool, back: int
+) -> None:
+    base = build(100)
+    if mounted:
+        session = mount_context(model, base, trees, tmp_path / "own", seed=5)
+    else:
+        session = open_session(model, base, trees)[0]
+    session.append(ids_of(700, 1))
+    session.read()
+    logits = session.logits
+    at = session.tokens - back
+    branch = branch_session(session, tmp_path / "branch", trees, at)
+    assert branch.ids(0, at).tolist() == session.ids(0, at).tolist()
+    twin = new_session(model, seed=5)
+    twin.append(session.ids(0, at))
+    if back:
+        assert torch.equal(branch.read(), twin.read())  # it focuses anew, as a session that begins with these tokens
+    else:
+        assert torch.equal(branch.read(), logits)
+    entries = [[each.tree.backend.length(level) for level in range(3)] for each in (branch, twin)]
+    assert entries[0] == entries[1]
+    feed(branch, ids_of(30, 2))
+    assert session.tokens == 800  # the other one goes on as it was
+    branch.close()
+    with pytest.raises(ValueError, match="can't branch"):
+        branch_session(session, tmp_path / "later", trees, 801)
+    if mounted:
+        with pytest.raises(SessionError, match="of a context"):
+            branch_session(session, tmp_path / "before", trees, 99)
+    session.close()
