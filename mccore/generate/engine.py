@@ -75,6 +75,10 @@ class Engine:
         """One token for every request that was added; see `Scheduler.step`."""
         return self._scheduler.step()
 
+    def runs(self, answer: Answer) -> bool:
+        """Whether more may come of an answer of `add`."""
+        return self._scheduler.runs(answer)
+
     def cancel(self, answer: Answer) -> None:
         """End an answer of `add` here; what was generated stays."""
         self._scheduler.cancel(answer)

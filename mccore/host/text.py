@@ -104,6 +104,39 @@ def text_pieces(path: Path) -> Iterator[str]:
                 yield text[:end]
 
 
+def pieces_of(text: str, size: int) -> Iterator[str]:
+    """A text in pieces of about `size` characters, which end at line ends where lines aren't endless; none of an empty one."""
+    start = 0
+    while len(text) - start > size:
+        end = start + _end_of_line(text[start : start + size])
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+class TextFeed:
+    """A text whose bytes come bit by bit, from a connection: clean pieces of it, which end at line ends where they can."""
+
+    def __init__(self, source: str) -> None:
+        self._source, self._read, self._rest = source, 0, ""
+        self._decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
+
+    def feed(self, data: bytes, *, final: bool = False) -> str:
+        """What is ready with some more bytes; with the `final` ones all the rest. Raises DataError for what isn't UTF-8."""
+        try:
+            text = self._rest + self._decoder.decode(data, final=final)
+        except UnicodeDecodeError as error:
+            where = f"{self._source}, near byte {self._read + error.start}"
+            raise not_utf8(where, error.object[:2]) from error
+        self._read += len(data)
+        end = len(text) if final or "\n" not in text else _end_of_line(text)
+        if not final and "\n" not in text and len(text) < PIECE:
+            end = 0  # a line goes on
+        self._rest = text[end:]
+        return text[:end]
+
+
 def is_clean(path: Path) -> bool:
     """Whether a file's bytes are its text as they are: no byte order mark, no line ends but LF."""
     with open_regular(path) as file:

@@ -53,6 +53,11 @@ class WorkingContextCache:
             self._bring_back()
         return self._cache
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its keys and values, wherever the newest of them are."""
+        return self._cache.nbytes
+
     def lend(self, bring_back: Callable[[], None]) -> None:
         """Another cache reads on behind this one: `bring_back`, which calls `take_back`, is called once this one is needed."""
         self._bring_back = bring_back

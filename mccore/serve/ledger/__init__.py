@@ -1,0 +1,1 @@
+"""What was said in every conversation, and which conversation a list of messages goes on with."""
