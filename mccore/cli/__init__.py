@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "monitor": ("mccore.cli.monitor:monitor", "Watch runs on a screen; start, stop and resume them."),
     "events": ("mccore.cli.events:events", "Read, follow and export the events of a run."),
     "chat": ("mccore.cli.chat.command:chat", "Talk to a trained model."),
+    "serve": ("mccore.cli.serve:serve", "Serve a trained model: OpenAI's API, sessions, a page."),
     "context": ("mccore.cli.context:context", "Turn files into contexts for chats, look at them, check them."),
     "eval": ("mccore.cli.eval:evaluate", "Measure what the contexts of trained models are worth."),
     "bench": ("mccore.cli.bench:bench", "Measure what sessions cost on this machine."),

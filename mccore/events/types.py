@@ -168,6 +168,15 @@ _RUN = (
         },
     ),
     EventType(
+        "request",
+        "a server answered, without what was said",
+        {
+            "endpoint": _text("method and path, without a client's values"),
+            "status": _integer("of HTTP; 0 where the client went before"),
+            "seconds": _number("wall time"),
+        },
+    ),
+    EventType(
         "telemetry",
         "the state of a telemetry provider",
         {

@@ -65,6 +65,12 @@ def sessions_dir(environ: Mapping[str, str] | None = None) -> Path:
     return (base or _platform_dir("data", environ)) / "sessions"
 
 
+def served_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Where a server keeps its conversations, below it those of each model."""
+    base = base_dir(environ)
+    return (base or _platform_dir("data", environ)) / "served"
+
+
 def cache_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Where things live that can be made again: encoded corpora, measurements of this machine."""
     base = base_dir(environ)

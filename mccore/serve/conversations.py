@@ -39,13 +39,24 @@ class Conversations:
         return dialogue
 
     async def create(
-        self, owner: str, *, title: str = "", kept: bool = True, base: tuple[Dialogue, int] | None = None
+        self,
+        owner: str,
+        *,
+        title: str = "",
+        system: str | None = None,
+        kept: bool = True,
+        base: tuple[Dialogue, int] | None = None,
     ) -> Dialogue:
-        """A new conversation; `base`: the first messages of another one. Raises Refused where there are too many, RunError."""
+        """A new conversation. system: what goes before its first message; base: the first messages of another one.
+
+        Raises Refused where there are too many, RunError.
+        """
         await self._make_room(kept)
         dialogue = self.dialogues.new(owner, kept=kept)
         begin: Record = {"type": "conversation", "v": 1, "owner": owner, "title": title, "kept": kept}
         records = [begin]
+        if system:
+            records.append({"type": "system", "text": system})
         if base is not None:
             other, count = base
             begin["parent"] = other.id
@@ -75,7 +86,9 @@ class Conversations:
         if made.source is not None:
             try:
                 # Its history is made now: what it branches from may be deleted.
-                exchange = await self._exchange(made, {"order": "turn", "items": [], "owner": made.owner}, answers=False)
+                exchange = await self._exchange(
+                    made, {"order": "turn", "items": [], "owner": made.owner}, answers=False
+                )
                 await exchange.whole()
             except BaseException:
                 await self.delete(made)
@@ -86,6 +99,9 @@ class Conversations:
         """Add messages, the last of them the user's, and let the model answer; without any, the last one again."""
         if not messages and (not dialogue.marks or dialogue.marks[-1].role != "user"):
             raise Refused(400, "nothing_to_answer", "the last message of the session isn't the user's", param="content")
+        system = dialogue.pending_system
+        if system is not None and messages and messages[0].role != "system":
+            messages = [Utterance("system", system), *messages]
         items = [{"kind": each.role, "text": each.text} for each in messages]
         if not self.lasting:
             before = [Utterance(each["role"], each["text"]) for each in await self.messages(dialogue)]
@@ -137,7 +153,9 @@ class Conversations:
         try:
             records = await asyncio.to_thread(lambda: list(read_records(dialogue.root)))
         except OSError as error:
-            raise Refused(500, "session_damaged", f"the journal of {dialogue.id} can't be read: {error.strerror}") from error
+            raise Refused(
+                500, "session_damaged", f"the journal of {dialogue.id} can't be read: {error.strerror}"
+            ) from error
         return [record for record in records if record["type"] == "message"]
 
     async def rename(self, dialogue: Dialogue, title: str) -> None:
@@ -210,7 +228,9 @@ class Conversations:
         loose = [each for each in self.dialogues.by_id.values() if not each.kept and each.running is None]
         if not loose:
             raise Refused(
-                507, "too_many_sessions", f"there are {self.most_kept} sessions, which is the most that are kept",
+                507,
+                "too_many_sessions",
+                f"there are {self.most_kept} sessions, which is the most that are kept",
                 hint="delete some",
             )
         await self.delete(min(loose, key=lambda each: each.updated))

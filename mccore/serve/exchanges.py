@@ -20,7 +20,9 @@ from mccore.serve.link import Reported, WorkerGone, WorkerLink
 class Refused(MccoreError):
     """A request that can't be done as it is. `status` is HTTP's, `code` a word for programs, `param` the field at fault."""
 
-    def __init__(self, status: int, code: str, message: str, *, param: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, *, param: str | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.status, self.code, self.param = status, code, param
 

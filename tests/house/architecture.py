@@ -13,7 +13,7 @@ PAGE = ROOT / "docs" / "ARCHITECTURE.md"
 BEGIN, END = "<!-- rooms: written by tests/house/architecture.py -->\n", "<!-- end of rooms -->"
 FLOORS = {
     "Front ends": ("cli", "tui", "testing"),
-    "Assembly": ("telemetry", "runtime", "stages", "launch", "contexts", "report"),
+    "Assembly": ("telemetry", "runtime", "stages", "launch", "contexts", "serve", "report"),
     "Engine": ("data", "tasks", "model", "train", "megacontext", "generate", "eval"),
     "Kernel (no torch)": ("config", "events", "host", "plugins", "resolve", "runs", "scaling"),
     "What a plugin's author sees first": ("api", "hookspecs", "errors", "units"),

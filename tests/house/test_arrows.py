@@ -43,6 +43,10 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
     "runtime": ((*SEAM, *KERNEL, *ENGINE, "telemetry"), "only here names become objects, allocators too"),
     "stages": (("runtime", *SEAM, *KERNEL, *ENGINE, "report"), "an order of calls, no arithmetic"),
     "contexts": (("runtime", "megacontext", "data", "runs", "host", "api", "config"), "saved contexts"),
+    "serve": (
+        ("config", "contexts", "data", "generate", "host", "megacontext", "runtime"),
+        "the event loop knows no model, the worker no client; conversations have one way in",
+    ),
     "report": (("config", "events", "runs", "scaling", "host"), "from the directory alone; no torch"),
     "launch": (("config", "events", "runs", "host", "telemetry"), "no torch before a worker"),
     "launch.worker": (("stages", "runtime", "train"), "the one module of launch that starts an engine"),
@@ -52,7 +56,7 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "testing": (("api", "config", "events", "plugins", "resolve", "megacontext"), "for outsiders"),
     "cli": (
-        (*SEAM, *KERNEL, *ENGINE, "runtime", "stages", "contexts", "report", "launch", "telemetry", "tui"),
+        (*SEAM, *KERNEL, *ENGINE, "runtime", "stages", "contexts", "serve", "report", "launch", "telemetry", "tui"),
         "a front end: imports its work when a command is called",
     ),
     "__main__": (("cli",), "`python -m mccore`"),

@@ -54,6 +54,7 @@ class Dialogue:
     source: tuple[str, int] | None = None  # a conversation that it begins with, and tokens of it; until it is made
     marks: list[Mark] = field(default_factory=list)
     running: Any = None  # the exchange that is going on
+    pending_system: str | None = None  # what goes before the first message
 
     def apply(self, record: Record) -> None:
         """Take over what a record of the journal says."""
@@ -66,6 +67,8 @@ class Dialogue:
                 source = record.get("source")
                 self.source = (str(source[0]), int(source[1])) if source else None
                 self.tokens = self.source[1] if self.source else None
+            case "system":
+                self.pending_system = str(record["text"])
             case "title":
                 self.title = str(record["title"])
             case "state":
@@ -78,6 +81,7 @@ class Dialogue:
                 key = before if role == "file" else next_key(before, Utterance(role, str(record["text"])))
                 self.marks.append(Mark(role, key, stop))
                 self.tokens, ids = stop, record.get("ids")
+                self.pending_system = None if role == "system" else self.pending_system
                 self.tail = None if ids is None else {"start": stop - len(ids), "ids": ids}
                 if role == "user" and not self.title:
                     self.title = title_of(str(record["text"]))

@@ -30,9 +30,9 @@ def append_records(directory: Path, records: Sequence[Record]) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            end = _whole(file)
+            end = _length_of_lines(file)
             try:
-                _write(file, data, end)
+                _write_at(file, data, end)
                 os.fsync(file)
             except OSError:
                 os.ftruncate(file, end)
@@ -43,7 +43,7 @@ def append_records(directory: Path, records: Sequence[Record]) -> None:
         raise RunError(f"can't write {path}: {error.strerror}", hint=disk_hint(error, "try again")) from error
 
 
-def _whole(file: int) -> int:
+def _length_of_lines(file: int) -> int:
     """The length of the whole lines of a file."""
     end = os.lseek(file, 0, os.SEEK_END)
     while end:
@@ -55,7 +55,7 @@ def _whole(file: int) -> int:
     return 0
 
 
-def _write(file: int, data: bytes, at: int) -> None:
+def _write_at(file: int, data: bytes, at: int) -> None:
     os.ftruncate(file, at)
     view = memoryview(data)
     while view:

@@ -14,7 +14,7 @@ from mccore.errors import MccoreError
 from mccore.generate.memory import begins_anew, closing, fit_window, prompt_room
 from mccore.host.text import pieces_of
 from mccore.serve.orders import Generate, Item
-from mccore.serve.worker.shelf import Held, Place, Shelf
+from mccore.serve.worker.shelf import Held, SessionAddress, Shelf
 
 if TYPE_CHECKING:
     from mccore.data.tokenizer.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ class Job:
 class SessionJob(Job):
     """Adds to a session's history, and lets the model answer from it."""
 
-    def __init__(self, number: int, owner: str, report: Report, shelf: Shelf, place: Place) -> None:
+    def __init__(self, number: int, owner: str, report: Report, shelf: Shelf, place: SessionAddress) -> None:
         super().__init__(number, owner, report)
         self.shelf, self.place = shelf, place
         self.items: list[Item] = []
@@ -137,7 +137,9 @@ class Turn(SessionJob):
         if not self.opens_turn and all(item.kind in ("text", "ids") for item in self.items):
             yield [] if session.tokens else [self.tokenizer.bos_id]
             return
-        yield closing(session, self.tokenizer) or ([self.tokenizer.bos_id] if begins_anew(session, self.tokenizer) else [])
+        yield closing(session, self.tokenizer) or (
+            [self.tokenizer.bos_id] if begins_anew(session, self.tokenizer) else []
+        )
 
     def _ids(self, item: Item, system: str) -> Iterator[list[int]]:
         """The tokens of an item, piece by piece. A text that fits one piece has those that rendering it whole gives."""
@@ -221,7 +223,9 @@ class Look(SessionJob):
                 entries=session.entries,
                 budget=session.model.options.wc_length,
                 refocuses=session.refocuses,
-                runs=[list(run) for run in zip(runs.start.tolist(), runs.stop.tolist(), runs.level.tolist(), strict=True)],
+                runs=[
+                    list(run) for run in zip(runs.start.tolist(), runs.stop.tolist(), runs.level.tolist(), strict=True)
+                ],
             )
         yield
 

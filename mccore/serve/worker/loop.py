@@ -30,7 +30,7 @@ IDLE = 1.0  # seconds that an idle worker waits before it looks around
 
 
 @dataclass(eq=False)
-class Running:
+class Answering:
     """A job whose answer is on its way."""
 
     job: Job
@@ -41,7 +41,7 @@ class Running:
 
 
 @dataclass
-class Reader:
+class ReadingJob:
     """A job that reads, and how far it is."""
 
     job: Job
@@ -59,10 +59,10 @@ class Loop:
     def __init__(self, engine: Engine, *, most_rows: int) -> None:
         self.engine, self.most_rows = engine, most_rows
         self.jobs: dict[int, Job] = {}
-        self._reading: FairQueue[Reader] = FairQueue()
-        self._parked: dict[int, Reader] = {}  # uploads whose text hasn't come yet
+        self._reading: FairQueue[ReadingJob] = FairQueue()
+        self._parked: dict[int, ReadingJob] = {}  # uploads whose text hasn't come yet
         self._ready: FairQueue[Job] = FairQueue()
-        self._running: dict[int, Running] = {}  # by the identity of the answer
+        self._running: dict[int, Answering] = {}  # by the identity of the answer
 
     @property
     def busy(self) -> bool:
@@ -81,7 +81,7 @@ class Loop:
     def add(self, job: Job) -> None:
         """Begin a job."""
         self.jobs[job.number] = job
-        self._reading.push(Reader(job, job.steps()))
+        self._reading.push(ReadingJob(job, job.steps()))
 
     def wake(self, number: int) -> None:
         """Text has come for an upload."""
@@ -119,7 +119,7 @@ class Loop:
         for number in list(self.jobs):
             self.cancel(number)
 
-    def _read(self, reader: Reader) -> None:
+    def _read(self, reader: ReadingJob) -> None:
         job = reader.job
         try:
             next(reader.steps)
@@ -143,7 +143,7 @@ class Loop:
         except Exception as error:
             self._fail(job, error)
             return
-        running = Running(job, answer, Said(self.engine.tokenizer, job.generate.stop))
+        running = Answering(job, answer, Said(self.engine.tokenizer, job.generate.stop))
         self._running[id(answer)] = running
         if answer.finish is not None:
             self._finish(running, answer.finish)
@@ -164,7 +164,7 @@ class Loop:
         for running in list(self._running.values()):
             self._tell(running)
 
-    def _tell(self, running: Running) -> None:
+    def _tell(self, running: Answering) -> None:
         """Report what is new of an answer, and its end."""
         answer, said, job = running.answer, running.said, running.job
         first, running.given = running.given, len(answer.tokens)
@@ -194,7 +194,7 @@ class Loop:
             "top": [[list(tokenizer.decode_bytes([token])), logprob] for token, logprob in told.likeliest],
         }
 
-    def _finish(self, running: Running, finish: str) -> None:
+    def _finish(self, running: Answering, finish: str) -> None:
         self._running.pop(id(running.answer), None)
         if finish == "cancelled":
             running.job.report("said", ids=[], pieces=[list(piece) for piece in running.said.flush()])
@@ -220,7 +220,7 @@ class Loop:
             assert how is not None
             rest = how.model_copy(update={"max_tokens": how.max_tokens - given, "seed": how.seed + given})
             try:
-                again = Running(running.job, self.engine.add(self._request(running.job, rest)), running.said)
+                again = Answering(running.job, self.engine.add(self._request(running.job, rest)), running.said)
             except Exception as failed:
                 self._fail(running.job, failed)
                 continue
@@ -259,8 +259,8 @@ def _status(error: Exception) -> tuple[int, str]:
     return 500, "internal_error"
 
 
-def _without(waiting: FairQueue[Reader], job: Job) -> FairQueue[Reader]:
-    kept: FairQueue[Reader] = FairQueue()
+def _without(waiting: FairQueue[ReadingJob], job: Job) -> FairQueue[ReadingJob]:
+    kept: FairQueue[ReadingJob] = FairQueue()
     while len(waiting):
         reader = waiting.pop()
         if reader.job is job:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ class Tail(BaseModel):
     ids: list[int]
 
 
-class Place(BaseModel):
+class SessionAddress(BaseModel):
     """Where a session lives, and how much of its history counts.
 
     root: the conversation's directory. state: the folder in it that holds the session; spare: a name for another one, where
@@ -50,7 +49,7 @@ class Place(BaseModel):
     spare: str
     tokens: int | None = None
     tail: Tail | None = None
-    source: Place | None = None
+    source: SessionAddress | None = None
     notes: dict[str, str] = Field(default_factory=dict)
 
 
@@ -83,7 +82,7 @@ class Shelf:
         """Bytes of keys and values that open sessions hold."""
         return sum(held.session.working_context.nbytes for held in self._held.values())
 
-    def take(self, place: Place) -> Held:
+    def take(self, place: SessionAddress) -> Held:
         """The session of a place, opened where it isn't, for one more user: `give_back` ends that.
 
         A history that goes beyond what counts, as one does whose answer or upload broke off, is cut back to it. Raises
@@ -102,7 +101,7 @@ class Shelf:
         held.users += 1
         return held
 
-    def give_back(self, place: Place) -> None:
+    def give_back(self, place: SessionAddress) -> None:
         """A user of `take` is done; what is too much is saved and closed."""
         held = self._held.get(place.session)
         if held is not None:
@@ -146,7 +145,7 @@ class Shelf:
         assert session.directory is not None
         save_session(session, session.directory, self.sessions.trees)
 
-    def _open(self, place: Place) -> Session:
+    def _open(self, place: SessionAddress) -> Session:
         directory = place.root / place.state
         model, trees = self.sessions.model, self.sessions.trees
         if (directory / STATE).exists():
@@ -164,7 +163,7 @@ class Shelf:
         finally:
             self.give_back(place.source)
 
-    def _fit(self, held: Held, place: Place) -> None:
+    def _fit(self, held: Held, place: SessionAddress) -> None:
         """Let the history be what counts of it, and no more."""
         if place.tokens is None or held.session.tokens == place.tokens:
             return
@@ -184,6 +183,6 @@ class Shelf:
             held.session.flush()
 
 
-def read_place(value: Any) -> Place:
+def read_place(value: Any) -> SessionAddress:
     """A place as the server sent it."""
-    return Place.model_validate(value)
+    return SessionAddress.model_validate(value)

@@ -187,10 +187,8 @@ def test_a_branch_is_what_the_session_was_then(
     tmp_path: Path, model: SessionModel, build: Callable[..., Path], mounted: bool, back: int
 ) -> None:
     base = build(100)
-    if mounted:
-        session = mount_context(model, base, trees, tmp_path / "own", seed=5)
-    else:
-        session = open_session(model, base, trees)[0]
+    own = tmp_path / "own"
+    session = mount_context(model, base, trees, own, seed=5) if mounted else open_session(model, base, trees)[0]
     session.append(ids_of(700, 1))
     session.read()
     logits = session.logits

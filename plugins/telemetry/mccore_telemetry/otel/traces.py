@@ -178,6 +178,10 @@ def _timed(event: Event) -> tuple[str, float] | None:
             return "checkpoint", _seconds(data.get("seconds"))
         case "focus_allocator":
             return "refocus", _seconds(event.metrics.get("controller_duration"))
+        case "request":
+            return f"request {data.get('endpoint')}", _seconds(data.get("seconds"))
+        case "chat.turn":
+            return "answer", _seconds(data.get("seconds"))
         case "inference_update":
             return f"{data.get('phase')}", _seconds(data.get("seconds"))
     return None

@@ -1,0 +1,1 @@
+"""HTTP over conversations: OpenAI's endpoints, sessions of our own, the page."""
