@@ -11,15 +11,17 @@ Each figure stands beside a reference of the same run: the bytes of the file rea
 from __future__ import annotations
 
 import argparse
-import asyncio
+import fcntl
 import os
 import pty
+import random
 import select
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
-import threading
+import termios
 import time
 from pathlib import Path
 
@@ -79,129 +81,152 @@ def measure_open(events: int) -> None:
         )
 
 
-def measure_keys(rate: int, presses: int) -> None:
-    """Milliseconds from a key to the painted screen, while events stream in."""
-    from mccore.tui.app import make_monitor
+def measure_keys(rate: int, presses: int, history: int) -> None:
+    """Milliseconds from a key to its effect on a terminal, while a process of its own writes events.
 
+    The key is `x`, which changes the word below the curves. Textual's pilot can't measure that: it waits for a process to be
+    idle, up to a second.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        run = make_run(Path(folder), 2_000)
-        done = threading.Event()
-        sent = [0]
-        writer = threading.Thread(target=_stream, args=(run, rate, done, sent), daemon=True)
-        times = asyncio.run(_press(make_monitor(Path(folder), run), writer, presses))
-        done.set()
+        run = make_run(Path(folder) / "runs", history)
+        path = run.events_dir / "rank0.jsonl"
+        command = [sys.executable, __file__, "stream", "--rate", str(rate), "--path", str(path)]
+        screen = Screen(folder, "long")
+        screen.wait_for(b"   step   ", 60)
+        writer = subprocess.Popen(command)
+        try:
+            screen.drain(2.0)
+            times = []
+            for number in range(presses):
+                screen.drain(0.2 + 0.1 * random.random())
+                began = time.perf_counter()
+                os.write(screen.fd, b"x")
+                screen.wait_for((b"   tokens   ", b"   time   ", b"   step   ")[number % 3], 30)
+                times.append(1000 * (time.perf_counter() - began))
+        finally:
+            writer.kill()
+            writer.wait()
+            screen.end()
+        with open(path, "rb") as file:
+            sent = sum(1 for _ in file) - history - 1
         times.sort()
-        print(f"{presses} keys beside {sent[0]:,} events at {rate:,}/s:")
+        print(f"{presses} keys beside {sent:,} events at {rate:,}/s, behind a history of {history:,}:")
         print(
             f"median {statistics.median(times):.1f} ms, p95 {times[int(0.95 * len(times))]:.1f} ms, most {times[-1]:.1f} ms"
         )
 
 
-def _stream(run: RunDir, rate: int, done: threading.Event, sent: list[int]) -> None:
-    number = 2_000
-    with open(run.events_dir / "rank0.jsonl", "a") as file:
-        while not done.wait(0.02):
-            file.writelines(step(number + each, 10**6) for each in range(1, rate // 50 + 1))
+def stream(path: Path, rate: int) -> None:
+    """Append events at a rate until the parent ends this process."""
+    number = 10**6
+    due = time.monotonic()
+    with open(path, "a") as file:
+        while os.getppid() != 1:
+            file.writelines(step(number + each, 10**7) for each in range(1, rate // 50 + 1))
             file.flush()
             number += rate // 50
-            sent[0] += rate // 50
-
-
-async def _press(app: object, writer: threading.Thread, presses: int) -> list[float]:
-    times = []
-    async with app.run_test(size=(120, 40)) as pilot:  # type: ignore[attr-defined]
-        await pilot.pause(0.5)
-        writer.start()
-        for number in range(presses):
-            await pilot.pause(0.05)
-            began = time.perf_counter()
-            await pilot.press("xlm"[number % 3])  # waits until the key is handled and the screen is drawn
-            times.append(1000 * (time.perf_counter() - began))
-    return times
+            due += 0.02
+            time.sleep(max(0.0, due - time.monotonic()))
 
 
 def measure_paint(rounds: int) -> None:
     """Seconds from the command to the first picture on a terminal, beside a bare interpreter."""
     with tempfile.TemporaryDirectory() as folder:
         make_run(Path(folder) / "runs", 200)
-        env = {**os.environ, "MCCORE_BASE_DIR": folder, "TERM": "xterm-256color"}
         times, bare = [], []
         for _ in range(rounds):
             began = time.perf_counter()
             subprocess.run([sys.executable, "-c", "pass"], check=True)
             bare.append(time.perf_counter() - began)
-            process, first = _until_painted(env)
-            times.append(first)
-            process.kill()
-            process.wait()
+            began = time.perf_counter()
+            screen = Screen(folder)
+            screen.wait_for(b"long", 60)  # the name of the run stands in the list
+            times.append(time.perf_counter() - began)
+            screen.end()
         ratio = statistics.median(times) / statistics.median(bare)
         print(f"first paint: median {statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f})")
         print(f"a bare interpreter takes {statistics.median(bare):.3f} s: {ratio:.0f}x")
 
 
-def _until_painted(env: dict[str, str]) -> tuple[subprocess.Popen[bytes], float]:
-    parent, child = pty.openpty()
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mccore", "monitor"],
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        env=env,
-        start_new_session=True,
-    )
-    os.close(child)
-    seen = b""
-    while b"long" not in seen:  # the name of the run stands in the list
-        if not select.select([parent], [], [], 30)[0]:
-            raise SystemExit("nothing was painted in 30 s")
-        seen += os.read(parent, 65536)
-    took = time.perf_counter() - began
-    threading.Thread(target=_drain, args=(parent,), daemon=True).start()
-    return process, took
+class Screen:
+    """The monitor in a terminal of 120 x 40."""
 
-
-def _drain(fd: int) -> None:
-    try:
-        while os.read(fd, 65536):
-            pass
-    except OSError:
-        pass
-
-
-def measure_idle(seconds: float) -> None:
-    """Cores that the list of runs uses while nothing happens."""
-    with tempfile.TemporaryDirectory() as folder:
-        make_run(Path(folder) / "runs", 200)
+    def __init__(self, folder: str, *arguments: str) -> None:
+        self.fd, child = pty.openpty()
+        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         env = {**os.environ, "MCCORE_BASE_DIR": folder, "TERM": "xterm-256color"}
-        process, _ = _until_painted(env)
-        time.sleep(2)
-        watched = psutil.Process(process.pid)
-        before = sum(watched.cpu_times()[:2])
-        time.sleep(seconds)
-        used = sum(watched.cpu_times()[:2]) - before
-        print(f"idle: {used / seconds:.3f} cores, {watched.memory_info().rss / 2**20:.0f} MiB")
-        process.kill()
-        process.wait()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mccore", "monitor", *arguments],
+            stdin=child, stdout=child, stderr=child, env=env, start_new_session=True,
+        )  # fmt: skip
+        os.close(child)
+
+    def wait_for(self, words: bytes, seconds: float) -> None:
+        """Read until these words are painted."""
+        seen, deadline = b"", time.monotonic() + seconds
+        while words not in seen:
+            if not select.select([self.fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise SystemExit(
+                    f"{words!r} wasn't painted in {seconds:.0f} s; the end of the screen: {seen[-2000:]!r}"
+                )
+            seen += os.read(self.fd, 65536)
+
+    def drain(self, seconds: float) -> None:
+        """Read what is painted for so long."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if select.select([self.fd], [], [], left)[0]:
+                os.read(self.fd, 65536)
+
+    def end(self) -> None:
+        """End the monitor."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self.fd)
+
+
+def measure_idle(seconds: float, history: int) -> None:
+    """Cores and memory that the monitor takes while nothing happens: in the list, and in front of a run that is over."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_run(Path(folder) / "runs", history)
+        for arguments in ((), ("long",)):
+            screen = Screen(folder, *arguments)
+            screen.wait_for(b"   step   " if arguments else b"long", 60)
+            watched, before = psutil.Process(screen.process.pid), -1.0
+            while (now := sum(watched.cpu_times()[:2])) - before > 0.2:  # until the history was read
+                before = now
+                screen.drain(2.0)
+            screen.drain(2.0)
+            before = sum(watched.cpu_times()[:2])
+            screen.drain(seconds)
+            used = sum(watched.cpu_times()[:2]) - before
+            where = "a run" if arguments else "the list"
+            print(f"idle before {where} of {history:,} events: {used / seconds:.3f} cores, "
+                  f"{watched.memory_info().rss / 2**20:.0f} MiB")  # fmt: skip
+            screen.end()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["open", "keys", "paint", "idle"])
+    parser.add_argument("what", choices=["open", "keys", "paint", "idle", "stream"])
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rate", type=int, default=5_000)
     parser.add_argument("--presses", type=int, default=60)
+    parser.add_argument("--history", type=int, default=2_000, help="events that are there before")
+    parser.add_argument("--path", type=Path, help="of `stream`, which `keys` starts: the file to append to")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10)
     asked = parser.parse_args()
     if asked.what == "open":
         measure_open(asked.events)
     elif asked.what == "keys":
-        measure_keys(asked.rate, asked.presses)
+        measure_keys(asked.rate, asked.presses, asked.history)
+    elif asked.what == "stream":
+        stream(asked.path, asked.rate)
     elif asked.what == "paint":
         measure_paint(asked.rounds)
     else:
-        measure_idle(asked.seconds)
+        measure_idle(asked.seconds, asked.history)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from mccore.tui.glyphs import Glyphs
 
 Role = Literal["", "line", "range", "axis", "alert", "cursor"]
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # braille, by row and column of the cell
+_LEFT, _RIGHT = (
+    [sum(_DOTS[row][side] for row in range(4) if bits >> row & 1) for bits in range(16)] for side in (0, 1)
+)
 _LABEL = 9  # columns of the numbers at the left
 
 
@@ -147,35 +150,52 @@ def _draw_curve(grid: list[list[Cell]], plot: Plot, scale: Scale, window: tuple[
     high, wide = (4, 2) if glyphs.braille else (1, 1)
     rows, columns = len(grid) * high, len(grid[0]) * wide
     means = smoothed(plot.trace) if view.smooth else [bucket.mean for bucket in plot.trace.buckets]
-    dots: dict[tuple[int, int], bool] = {}  # (row, column) -> whether it belongs to the line, not only to the range
+    # The dots of each column as the bits of a number: a long run has hundreds of buckets, and each spans many dots.
+    ranges, lines = [0] * columns, [0] * columns
     before: tuple[int, int] | None = None
     for bucket, mean in zip(plot.trace.buckets, means, strict=True):
-        if not view.start <= bucket.at(view.axis) <= view.stop:
+        at = bucket.at(view.axis)
+        if not view.start <= at <= view.stop:
             continue
-        column = min(columns - 1, int((bucket.at(view.axis) - first) / (last - first) * columns))
+        column = min(columns - 1, int((at - first) / (last - first) * columns))
         row = _row(scale, mean, rows)
-        if not view.smooth:
-            for each in range(_row(scale, bucket.high, rows), _row(scale, bucket.low, rows) + 1):
-                dots.setdefault((each, column), False)
-        for point in _between(before, (row, column)):
-            dots[point] = True
+        if not view.smooth and bucket.low < bucket.high:
+            ranges[column] |= _span(_row(scale, bucket.high, rows), _row(scale, bucket.low, rows))
+        if before is not None and before[1] == column:
+            lines[column] |= _span(*sorted((before[0], row)))
+        else:
+            for point in _between(before, (row, column)):
+                lines[point[1]] |= 1 << point[0]
         before = (row, column)
-    _set(grid, dots, glyphs)
+    _set(grid, ranges, lines, glyphs)
 
 
-def _set(grid: list[list[Cell]], dots: dict[tuple[int, int], bool], glyphs: Glyphs) -> None:
+def _span(first: int, last: int) -> int:
+    """The bits from `first` to `last`."""
+    return (2 << last) - (1 << first)
+
+
+def _set(grid: list[list[Cell]], ranges: list[int], lines: list[int], glyphs: Glyphs) -> None:
     high, wide = (4, 2) if glyphs.braille else (1, 1)
-    bits: dict[tuple[int, int], int] = {}
-    lines: set[tuple[int, int]] = set()
-    for (row, column), is_line in dots.items():
-        place = (row // high, column // wide)
-        bits[place] = bits.get(place, 0) | (_DOTS[row % 4][column % 2] if glyphs.braille else 1)
-        if is_line:
-            lines.add(place)
-    for (row, column), value in bits.items():
-        is_line = (row, column) in lines
-        char = chr(0x2800 + value) if glyphs.braille else "*" if is_line else ":"
-        grid[row][column] = Cell(char, "line" if is_line else "range", grid[row][column].band)
+    ones = (1 << high) - 1
+    for place in range(len(grid[0])):
+        columns = range(place * wide, (place + 1) * wide)
+        both = [ranges[column] | lines[column] for column in columns]
+        line = lines[columns[0]] | lines[columns[-1]]
+        if not any(both):
+            continue
+        for row, cells in enumerate(grid):
+            bits = [each >> row * high & ones for each in both]
+            if not any(bits):
+                continue
+            is_line = bool(line >> row * high & ones)
+            char = _braille(bits) if glyphs.braille else "*" if is_line else ":"
+            cells[place] = Cell(char, "line" if is_line else "range", cells[place].band)
+
+
+def _braille(bits: list[int]) -> str:
+    """The character with these dots in its two columns, from the top."""
+    return chr(0x2800 + _LEFT[bits[0]] + _RIGHT[bits[1]])
 
 
 def _between(before: tuple[int, int] | None, now: tuple[int, int]) -> Iterable[tuple[int, int]]:
