@@ -34,7 +34,7 @@ from mccore.config import Choice, RunConfig
 from mccore.errors import PluginError
 from mccore.host.terminal import echo
 from mccore.resolve.draft import parse_set
-from mccore.resolve.flags import SECTION_ORDER, Flag, flag_table
+from mccore.resolve.flags import Flag, flag_table, section_order
 from mccore.resolve.refusals import refuse_option
 from mccore.resolve.resolve import recipe_config, resolve
 
@@ -158,7 +158,7 @@ class ConfiguredCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The command's own options, then the generated ones by section."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
-        sections.update((name, []) for name in SECTION_ORDER)
+        sections.update((name, []) for name in section_order())
         for param in self.get_params(ctx):
             record = None if isinstance(param, click.Argument) else param.get_help_record(ctx)
             if record:

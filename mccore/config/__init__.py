@@ -2,11 +2,13 @@
 
 from mccore.config.megacontext import GistNetConfig, LensConfig, MegaContextConfig, SearchConfig
 from mccore.config.model import DataConfig, ModelConfig, TokenizerConfig
-from mccore.config.run import SCHEMA_VERSION, RunConfig
+from mccore.config.run import READABLE_VERSIONS, SCHEMA_VERSION, RunConfig
 from mccore.config.section import (
     Choice,
     Count,
+    Described,
     Fraction,
+    Need,
     NonNegative,
     Positive,
     Section,
@@ -14,6 +16,7 @@ from mccore.config.section import (
     flags,
     validate_stored,
     walk_fields,
+    walk_settings,
 )
 from mccore.config.stages import STAGES, TRAINING_STAGES, StageName, StageSpec, stage_spec
 from mccore.config.training import (
@@ -28,9 +31,9 @@ from mccore.config.training import (
 )
 
 __all__ = [
-    "SCHEMA_VERSION", "STAGES", "TRAINING_STAGES", "BaseConfig", "ChatConfig", "ChatTrainConfig", "CheckpointConfig",
-    "Choice", "Count", "DataConfig", "EvalConfig", "Fraction", "GistNetConfig", "HardwareConfig", "LensConfig",
-    "MegaContextConfig", "ModelConfig", "NonNegative", "OptimConfig", "Positive", "RunConfig", "SearchConfig",
-    "Section", "StageName", "StageSpec", "TokenizerConfig", "TrainConfig", "describe_validation", "flags", "stage_spec",
-    "validate_stored", "walk_fields",
+    "READABLE_VERSIONS", "SCHEMA_VERSION", "STAGES", "TRAINING_STAGES", "BaseConfig", "ChatConfig",
+    "ChatTrainConfig", "CheckpointConfig", "Choice", "Count", "DataConfig", "Described", "EvalConfig", "Fraction",
+    "GistNetConfig", "HardwareConfig", "LensConfig", "MegaContextConfig", "ModelConfig", "Need", "NonNegative",
+    "OptimConfig", "Positive", "RunConfig", "SearchConfig", "Section", "StageName", "StageSpec", "TokenizerConfig",
+    "TrainConfig", "describe_validation", "flags", "stage_spec", "validate_stored", "walk_fields", "walk_settings",
 ]  # fmt: skip

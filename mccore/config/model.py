@@ -6,19 +6,40 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mccore.config.section import Count, NonNegative, Positive, Section, flags
+from mccore.config.section import (
+    Count,
+    DerivedLength,
+    DerivedWidth,
+    Factor,
+    Length,
+    NonNegative,
+    Positive,
+    Section,
+    Width,
+    derived,
+    flags,
+)  # fmt: skip
+
+Share = Annotated[float, Field(ge=-1e3, le=1e3)]
+"""A learned share may start anywhere near 0, below it too."""
 
 
 class TokenizerConfig(Section):
     """The byte-level BPE tokenizer."""
 
-    vocab_size: Annotated[int, Field(ge=265)] = Field(32768, description="all ids: 256 bytes, merges and 9 specials")
+    group = "Tokenizer"
+
+    vocab_size: Annotated[int, Field(ge=265, le=2**24)] = Field(
+        32768, description="all ids: 256 bytes, merges and 9 specials"
+    )
     max_chars: Positive = Field(2_000_000_000, description="characters of the corpus to train on")
     doc_max_chars: Positive = Field(10_000, description="characters taken from one document")
 
 
 class DataConfig(Section):
     """The text a model is pretrained on."""
+
+    group = "Data"
 
     corpus: str = Field(
         "stdlib",
@@ -36,53 +57,49 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The GPT. Every constant of its arithmetic is stored with the checkpoint, so code can't change an old model."""
 
-    depth: Positive = Field(
+    group = "Model"
+
+    depth: Annotated[int, Field(gt=0, le=1024)] = Field(
         20, description="layers: the one dial; width, heads, horizon, batch, rates and decay follow"
     )
-    aspect_ratio: Positive = Field(64, description="width per layer")
-    head_dim: Annotated[int, Field(gt=0, multiple_of=2)] = Field(128, description="width of a head")
-    n_embd: Count = Field(0, description="model width; 0 derives it: depth * aspect_ratio, rounded up to whole heads")
-    n_head: Count = Field(0, description="query heads; 0 derives it")
-    n_kv_head: Count = Field(0, description="key and value heads (GQA); 0 takes n_head")
-    vocab_size: Count = Field(0, description="rows of the embedding; 0 takes the tokenizer's size rounded up to 64")
-    vocab_ids: Count = Field(
-        0, description="ids that exist: rows beyond are padding, never predicted; 0 takes the tokenizer's size"
+    aspect_ratio: Width = Field(64, description="width per layer")
+    head_dim: Annotated[int, Field(gt=0, le=4096, multiple_of=2)] = Field(128, description="width of a head")
+    n_embd: DerivedWidth = derived("model width; derived: depth * aspect_ratio, rounded up to whole heads")
+    n_head: DerivedWidth = derived("query heads; derived: n_embd / head_dim")
+    n_kv_head: DerivedWidth = derived("key and value heads (GQA); derived: n_head")
+    vocab_size: DerivedLength = derived("rows of the embedding; derived: the tokenizer's size rounded up to 64")
+    vocab_ids: DerivedLength = derived(
+        "ids that exist: rows beyond are padding, never predicted; derived: the tokenizer's size"
     )
-    max_seq_len: Positive = Field(2048, description="tokens of a training sequence")
-    mlp_ratio: Positive = Field(4, description="hidden width of the MLP / width")
+    max_seq_len: Length = Field(2048, description="tokens of a training sequence")
+    mlp_ratio: Annotated[int, Field(gt=0, le=256)] = Field(4, description="hidden width of the MLP / width")
     window_pattern: Annotated[str, Field(pattern="^[LS]+$")] = Field(
         "L", description="attention span per layer, tiled: L full, S short; the last layer is always L"
     )
-    window_short: Count = Field(
-        0, description="span of an S layer in tokens; 0 derives it: a quarter of the sequence, in steps of 128"
+    window_short: DerivedLength = derived(
+        "span of an S layer in tokens; derived: a quarter of the sequence, in steps of 128"
     )
-    rope_base: Annotated[float, Field(gt=1)] = Field(100_000.0, description="base of the rotary frequencies")
-    qk_scale: Annotated[float, Field(gt=0)] = Field(1.2, description="factor on q and on k after their norm")
-    norm_eps: Annotated[float, Field(gt=0)] = Field(1e-6, description="epsilon of the RMS norms")
+    rope_base: Annotated[float, Field(gt=1, le=1e15)] = Field(100_000.0, description="base of the rotary frequencies")
+    qk_scale: Factor = Field(1.2, description="factor on q and on k after their norm")
+    norm_eps: Factor = Field(1e-6, description="epsilon of the RMS norms")
     logit_softcap: NonNegative = Field(
         15.0, description="logits are softcap * tanh(z / softcap), in fp32; 0 switches it off"
     )
     value_embeddings: bool = Field(
         True, description="a gated token embedding added to v in every second layer, counted from the last"
     )
-    value_gate_channels: Positive = Field(12, description="channels of the residual that feed the value-embedding gate")
-    value_gate_scale: Annotated[float, Field(gt=0)] = Field(3.0, description="range of the value-embedding gate")
+    value_gate_channels: Width = Field(12, description="channels of the residual that feed the value-embedding gate")
+    value_gate_scale: Factor = Field(3.0, description="range of the value-embedding gate")
     residual_scalars: bool = Field(True, description="per layer: x <- a * x + b * x0, both learned")
     residual_init: tuple[float, float] = Field(
         (1.15, 1.05), description="a at the first and last layer, linear between"
     )
     x0_init: tuple[float, float] = Field((0.20, 0.05), description="b at the first and last layer, linear between")
     smear: bool = Field(False, description="add a learned, gated share of the previous token's embedding")
-    smear_init: float = Field(0.0, description="share of the previous token's embedding at the start")
-    smear_gate_channels: Positive = Field(24, description="channels of the embedding that feed the smear gate")
+    smear_init: Share = Field(0.0, description="share of the previous token's embedding at the start")
+    smear_gate_channels: Width = Field(24, description="channels of the embedding that feed the smear gate")
     backout: bool = Field(True, description="subtract a learned share of the middle layer's output at the end")
-    backout_init: float = Field(0.2, description="share of the middle layer subtracted at the start")
-    embedding_std: Annotated[float, Field(gt=0)] = Field(
-        0.8, description="standard deviation of token embeddings at the start"
-    )
-    head_std: Annotated[float, Field(gt=0)] = Field(
-        0.001, description="standard deviation of the output head at the start"
-    )
-    fc_init: Annotated[float, Field(gt=0)] = Field(
-        0.4, description="factor on the uniform init of the MLP's first matrix"
-    )
+    backout_init: Share = Field(0.2, description="share of the middle layer subtracted at the start")
+    embedding_std: Factor = Field(0.8, description="standard deviation of token embeddings at the start")
+    head_std: Factor = Field(0.001, description="standard deviation of the output head at the start")
+    fc_init: Factor = Field(0.4, description="factor on the uniform init of the MLP's first matrix")

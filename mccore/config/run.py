@@ -1,22 +1,23 @@
 """The one schema of configuration: `RunConfig` and its sections.
 
-A recipe is a partial `RunConfig`; `mccore.resolve.resolve` merges overrides into it, derives what was left at 0 ("derive it") and
+A recipe is a partial `RunConfig`; `mccore.resolve.resolve` merges overrides into it, derives what is None and
 writes the result, every default spelled out, to `run.json`. Training processes read that file and nothing else. Flags,
-`--set` paths, the docs page and a form in a monitor are generated from this schema, so no default exists twice.
+`--set` paths, docs/settings.md and a form in a monitor are generated from this schema, so no default exists twice.
 
-Numbers at 0 whose description says "0 derives it" are filled by `mccore.scaling.derive` from the depth of the model.
+Numbers that are None are derived by `mccore.scaling.derive`, most of them from the depth of the model. Version 1 of the schema
+said 0 for that; its files are read as what they meant.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from mccore.config.megacontext import MegaContextConfig
 from mccore.config.model import DataConfig, ModelConfig, TokenizerConfig
-from mccore.config.section import Choice, Count, Section, describe_validation, flags
+from mccore.config.section import Choice, Count, Section, describe_validation, flags, walk_settings
 from mccore.config.stages import DEFAULT_STAGES, STAGES, StageName
 from mccore.config.training import (
     BaseConfig,
@@ -29,7 +30,8 @@ from mccore.config.training import (
 )
 from mccore.errors import ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 
 
 def _known_stage(name: str) -> StageName:
@@ -41,7 +43,7 @@ def _known_stage(name: str) -> StageName:
 class RunConfig(Section):
     """Everything that decides what a run does."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     recipe: str = ""
     seed: Count = Field(
         42, description="seed of initialisation, data order and sampling", json_schema_extra=flags("seed")
@@ -70,6 +72,25 @@ class RunConfig(Section):
         description="telemetry providers; noop is none, and without any the environment decides",
         json_schema_extra=flags("telemetry"),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("schema_version") != 1:
+            return values
+        upgraded = {**values, "schema_version": SCHEMA_VERSION}
+        for described in walk_settings(cls):
+            *sections, name = described.path.split(".")
+            inner: Any = upgraded
+            for section in sections:
+                if not isinstance(inner.get(section), dict):
+                    break
+                inner[section] = dict(inner[section])
+                inner = inner[section]
+            else:
+                if described.is_derived and inner.get(name) == 0:
+                    inner[name] = None
+        return upgraded
 
     @field_validator("stages")
     @classmethod

@@ -3,28 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    NotRequired,
+    TypedDict,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
-Count = Annotated[int, Field(ge=0)]
+# Upper bounds are far above what anyone runs. They stop a slip of the finger before memory or hours are spent on it.
+MAX_COUNT = 10**15
+MAX_LENGTH = 2**26  # tokens or entries that are read at once
+MAX_WIDTH = 2**20  # channels
 
-Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+Positive = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+
+Length = Annotated[int, Field(gt=0, le=MAX_LENGTH)]
+"""Tokens or entries that are read at once."""
+
+Width = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
+"""Channels of a vector."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
-NonNegative = Annotated[float, Field(ge=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0, le=1e9)]
+
+Factor = Annotated[float, Field(gt=0.0, le=1e9)]
+
+# Numbers that `mccore.scaling.derive` fills where they are None. Code that reads them has a derived configuration, in which
+# they are numbers: that is what a type checker is told.
+if TYPE_CHECKING:
+    DerivedCount = int
+    DerivedLength = int
+    DerivedWidth = int
+    DerivedFactor = float
+else:
+    DerivedCount = Annotated[int | None, Field(gt=0, le=MAX_COUNT)]
+    DerivedLength = Annotated[int | None, Field(gt=0, le=MAX_LENGTH)]
+    DerivedWidth = Annotated[int | None, Field(gt=0, le=MAX_WIDTH)]
+    DerivedFactor = Annotated[float | None, Field(gt=0.0, le=1e9)]
+
+
+class Need(TypedDict):
+    """What another setting must be for a setting to have an effect: above or below a number, or one of several values."""
+
+    path: str
+    above: NotRequired[float]
+    below: NotRequired[float]
+    one_of: NotRequired[tuple[Any, ...]]
+    reason: str
+    hint: str
 
 
 class Section(BaseModel):
     """A frozen group of settings; an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    group: ClassVar[str] = "Run"
+    """Where its settings stand in help and docs, but for those that name a group of their own."""
 
 
 def flags(*names: str) -> dict[str, Any]:
     """Extra command-line names for a field, beside the one its path gives."""
     return {"flags": list(names)}
+
+
+def derived(description: str, **about: Any) -> Any:
+    """A field that is None until it is derived. `description` says from what; `about` as for `setting`."""
+    return Field(None, description=description, json_schema_extra=about or None)
+
+
+def setting(default: Any, description: str, **about: Any) -> Any:
+    """A field with more to say of it: `flags` (extra names), `group` (its place in help), `needs` (a tuple of `Need`)."""
+    return Field(default, description=description, json_schema_extra=about or None)
 
 
 class Choice(Section):
@@ -46,15 +109,60 @@ _MOST_SHOWN = 80  # letters of a value in an error
 _MOST_FAULTS = 8  # fields in an error
 
 
-def walk_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a schema as (dotted path, pydantic FieldInfo), depth first, in declaration order. A Choice is a leaf."""
+@dataclass(frozen=True)
+class Described:
+    """One setting of the schema, and where it stands."""
+
+    path: str
+    info: FieldInfo
+    group: str
+
+    @property
+    def kind(self) -> Any:
+        """Its type, without the None of what isn't derived yet."""
+        kinds = [kind for kind in get_args(self.info.annotation) if kind is not NoneType]
+        return (
+            kinds[0]
+            if get_origin(self.info.annotation) in (Union, UnionType) and len(kinds) == 1
+            else self.info.annotation
+        )
+
+    @property
+    def flags(self) -> list[str]:
+        """Extra command-line names."""
+        return list(self._about.get("flags", ()))
+
+    @property
+    def needs(self) -> list[Need]:
+        """What other settings must be for this one to have an effect."""
+        return list(self._about.get("needs", ()))
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether it is None until it is derived."""
+        return NoneType in get_args(self.info.annotation)
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        extra = self.info.json_schema_extra
+        return dict(extra) if isinstance(extra, dict) else {}
+
+
+def walk_settings(model: type[BaseModel], prefix: str = "", group: str = "Run") -> Iterator[Described]:
+    """Every leaf of a schema, depth first, in declaration order. A Choice is a leaf."""
     for name, info in model.model_fields.items():
-        path = f"{prefix}{name}"
-        kind = info.annotation
+        path, kind = f"{prefix}{name}", info.annotation
         if isinstance(kind, type) and issubclass(kind, Section) and kind is not Choice:
-            yield from walk_fields(kind, f"{path}.")
+            yield from walk_settings(kind, f"{path}.", kind.group)
         else:
-            yield path, info
+            about = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+            yield Described(path, info, str(about.get("group", group)))
+
+
+def walk_fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """Every leaf of a schema as (dotted path, pydantic FieldInfo), as `walk_settings` finds them."""
+    for described in walk_settings(model):
+        yield described.path, described.info
 
 
 def describe_validation(error: ValidationError) -> str:

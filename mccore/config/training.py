@@ -6,19 +6,36 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mccore.config.section import Count, Fraction, NonNegative, Positive, Section, flags
+from mccore.config.section import (
+    Count,
+    DerivedCount,
+    DerivedFactor,
+    Factor,
+    Fraction,
+    Length,
+    NonNegative,
+    Positive,
+    Section,
+    Width,
+    derived,
+    flags,
+)  # fmt: skip
 
 
 class HardwareConfig(Section):
     """Where and how wide a run executes."""
+
+    group = "Hardware"
 
     gpu: str = Field(
         "",
         description="profile of the recipe for one kind of machine, such as `h100` or `5090`",
         json_schema_extra=flags("gpu"),
     )
-    nproc: Positive = Field(1, description="processes (ranks) on this machine", json_schema_extra=flags("nproc"))
-    nnodes: Positive = Field(1, description="machines", json_schema_extra=flags("nnodes"))
+    nproc: Annotated[int, Field(gt=0, le=4096)] = Field(
+        1, description="processes (ranks) on this machine", json_schema_extra=flags("nproc")
+    )
+    nnodes: Annotated[int, Field(gt=0, le=2**16)] = Field(1, description="machines", json_schema_extra=flags("nnodes"))
     rdzv_endpoint: str = Field(
         "", description="host:port where several machines meet", json_schema_extra=flags("rdzv_endpoint")
     )
@@ -27,12 +44,16 @@ class HardwareConfig(Section):
         "auto",
         description="compute type; auto is bf16 on GPUs that have it, fp32 on CPU; native is bf16 also on CPUs that have it",
     )
-    threads: Count = Field(0, description="CPU threads per rank; 0 shares the cores among the ranks")
+    threads: Annotated[int, Field(ge=0, le=4096)] = Field(
+        0, description="CPU threads per rank; 0 shares the cores among the ranks"
+    )
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto is on for GPUs, off for CPU")
 
 
 class OptimConfig(Section):
     """Muon for matrices, AdamW for the rest; rates are those of width 768 and a batch of 524,288 tokens."""
+
+    group = "Optimizer"
 
     matrix_lr: NonNegative = Field(0.02, description="Muon rate of the block matrices")
     embedding_lr: NonNegative = Field(0.3, description="rate of token embeddings")
@@ -49,29 +70,32 @@ class OptimConfig(Section):
     )
     momentum_warmup_steps: Count = Field(400, description="steps until the middle momentum")
     second_momentum: Fraction = Field(0.9, description="decay of Muon's per-row variance")
-    orthogonalize_steps: Positive = Field(5, description="polynomial iterations of Muon's orthogonalisation")
-    adam_eps: Annotated[float, Field(gt=0)] = Field(1e-10, description="epsilon of AdamW")
+    orthogonalize_steps: Annotated[int, Field(gt=0, le=100)] = Field(
+        5, description="polynomial iterations of Muon's orthogonalisation"
+    )
+    adam_eps: Factor = Field(1e-10, description="epsilon of AdamW")
     grad_clip: NonNegative = Field(0.0, description="global gradient norm limit; 0 switches it off")
     reference_batch: Positive = Field(524_288, description="batch in tokens that the rates were tuned at")
-    reference_width: Positive = Field(768, description="width that the AdamW rates were tuned at")
-    lr_batch_scale: NonNegative = Field(
-        0.0, description="factor on all rates for the batch; 0 derives it: sqrt(batch / reference_batch)"
+    reference_width: Width = Field(768, description="width that the AdamW rates were tuned at")
+    lr_batch_scale: DerivedFactor = derived("factor on all rates for the batch; derived: sqrt(batch / reference_batch)")
+    lr_width_scale: DerivedFactor = derived(
+        "factor on embedding and head rates for the width; derived: sqrt(reference_width / width)"
     )
-    lr_width_scale: NonNegative = Field(
-        0.0, description="factor on embedding and head rates for the width; 0 derives it: sqrt(reference_width / width)"
-    )
-    weight_decay_scale: NonNegative = Field(
-        0.0,
-        description="factor on the decay; 0 derives it: sqrt(batch / reference_batch) * reference horizon / horizon",
+    weight_decay_scale: DerivedFactor = derived(
+        "factor on the decay; derived: sqrt(batch / reference_batch) * reference horizon / horizon"
     )
 
 
 class TrainConfig(Section):
     """What every training stage has. Cadences are counted in tokens; 0 means only at the end."""
 
-    tokens: Count = Field(0, description="training tokens; 0 derives it")
-    batch_tokens: Count = Field(0, description="tokens of one optimizer step over all ranks; 0 derives it")
-    micro_batch_rows: Count = Field(0, description="sequences of one forward pass per rank; 0 derives it")
+    group = "Training"
+
+    tokens: DerivedCount = derived(
+        "training tokens; derived: from token_ratio, or in stages on conversations one epoch of them times epochs"
+    )
+    batch_tokens: DerivedCount = derived("tokens of one optimizer step over all ranks; derived from the horizon")
+    micro_batch_rows: DerivedCount = derived("sequences of one forward pass per rank; derived: what fits")
     lr_scale: NonNegative = Field(1.0, description="factor on every rate of this stage")
     warmup_steps: Count = Field(40, description="steps of linear warm-up")
     warmdown_ratio: Fraction = Field(0.65, description="share of the stage in which rates fall linearly")
@@ -86,42 +110,50 @@ class TrainConfig(Section):
 class BaseConfig(TrainConfig):
     """Pretraining."""
 
-    token_ratio: Annotated[float, Field(gt=0)] = Field(
-        12.0, description="horizon in tokens per scaling parameter (block matrices and head)"
-    )
+    group = "Pretraining"
+
+    token_ratio: Factor = Field(12.0, description="horizon in tokens per scaling parameter (block matrices and head)")
 
 
 class ChatTrainConfig(TrainConfig):
     """Training on conversations: midtraining and supervised fine-tuning."""
 
+    group = "Training on conversations"
+
     mixture: dict[str, Count] = Field({}, description="conversations drawn from each source for one epoch")
-    epochs: Positive = Field(1, description="passes over the mixture when `tokens` is 0")
+    epochs: Positive = Field(1, description="passes over the mixture where `tokens` isn't set")
     loss_on: Literal["all", "assistant"] = Field("assistant", description="which tokens are trained on")
 
 
 class EvalConfig(Section):
     """Evaluation after training."""
 
+    group = "Evaluation"
+
     bpb_tokens: Positive = Field(20_971_520, description="validation tokens for bits per byte")
     choice_questions: Count = Field(1000, description="held-out multiple-choice questions")
     generated_questions: Count = Field(100, description="held-out questions answered in free text, per task")
-    batch_rows: Positive = Field(32, description="sequences of one evaluation pass")
+    batch_rows: Annotated[int, Field(gt=0, le=2**20)] = Field(32, description="sequences of one evaluation pass")
     sample_prompts: tuple[str, ...] = Field(
         ("import os\n\ndef ", "The standard library of Python ", "class Queue:\n    ", "Return the "),
         description="prompts continued for the report",
     )
-    sample_tokens: Positive = Field(64, description="tokens of a sample")
+    sample_tokens: Length = Field(64, description="tokens of a sample")
 
 
 class ChatConfig(Section):
     """Defaults of generation in chat."""
 
+    group = "Chat"
+
     temperature: Annotated[float, Field(ge=0, le=2)] = Field(0.6, description="0 is greedy")
     top_k: Count = Field(50, description="sample among the k likeliest; 0 among all")
-    max_new_tokens: Positive = Field(256, description="tokens of one answer")
+    max_new_tokens: Length = Field(256, description="tokens of one answer")
 
 
 class CheckpointConfig(Section):
     """How many checkpoints stay on disk."""
+
+    group = "Checkpoints"
 
     keep_last: Positive = Field(2, description="checkpoints kept per stage")

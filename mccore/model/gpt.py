@@ -132,7 +132,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer. Fields of `config` left at 0 are derived; `vocab_size` must be given.
+    """A decoder-only transformer. Fields of `config` that are None are derived; `vocab_size` must be given.
 
     Parameters are fp32 and initialised from `seed` alone, the same on every rank; under `torch.device("meta")` call
     `to_empty(device=...)` and `init_weights(seed)` afterwards. Activations are in `compute_dtype`. `attend` is the

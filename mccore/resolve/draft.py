@@ -11,7 +11,7 @@ from typing import Any, NoReturn, get_origin
 from pydantic import BaseModel, ValidationError
 
 from mccore import plugins
-from mccore.config import Choice, RunConfig, Section, describe_validation, walk_fields
+from mccore.config import Choice, RunConfig, Section, describe_validation, walk_fields, walk_settings
 from mccore.errors import ConfigError
 
 Load = Callable[[Any, str], Any]
@@ -25,6 +25,8 @@ CHOICES: dict[str, plugins.KindName] = {"megacontext.tree": "tree", "megacontext
 TELEMETRY = "telemetry"
 
 PROFILE = "hardware.gpu"
+
+DERIVED = frozenset(described.path for described in walk_settings(RunConfig) if described.is_derived)
 
 FIXED = ("schema_version", "recipe")  # known by other means than by setting them
 
@@ -138,7 +140,7 @@ class Draft:
         except ValidationError as error:
             guilty = []
             for item in error.errors(include_url=False):
-                path = ".".join(str(part) for part in item["loc"])
+                path = path_of(item)
                 origins = [
                     leaf.setting.origin for leaf in asked if path == leaf.path or path.startswith(leaf.path + ".")
                 ]
@@ -150,6 +152,8 @@ class Draft:
                     if leaf.path.startswith(f"{path}.") and f"{leaf.path.removeprefix(f'{path}.')}=" in item["msg"]
                 ]
             hint = f"it was set by {' and '.join(dict.fromkeys(guilty))}" if guilty else None
+            if hint and any(item["input"] == 0 and path_of(item) in DERIVED for item in error.errors()):
+                hint += "; leave it out, or write null, and it is derived"
             raise ConfigError(describe_validation(error), hint=hint) from error
 
     def _find(self, path: str) -> dict[str, Any] | None:
@@ -206,6 +210,11 @@ class Draft:
             raise ConfigError(f"`{setting.origin}`: options are an object", hint='write it as JSON: {"name": value}')
         for key, inner in value.items():
             self.options.append(PluginOption(choice, (key,), Setting(setting.path, inner, setting.origin)))
+
+
+def path_of(item: Mapping[str, Any]) -> str:
+    """The dotted path of one fault of a validation error."""
+    return ".".join(str(part) for part in item["loc"])
 
 
 def parse_value(setting: Setting, annotation: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mccore.config import RunConfig, walk_fields
+from mccore.config import Described, RunConfig, walk_settings
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,9 @@ class Flag:
     metadata: tuple[Any, ...] = ()
 
 
-# Where the settings of MegaContext stand in a command's help; what isn't named stands first, under MegaContext.
-MEGACONTEXT_SECTIONS: dict[str, tuple[str, ...]] = {
-    "Training contexts": (
-        "num_random_variants", "start_wc_fraction", "train_wc_length", "wc_length_steps", "min_history", "recent_tokens",
-        "expanded_blocks", "expanded_run", "random_share", "policy_share", "search_share", "lod2_probability",
-        "position_skip", "baseline_share", "baseline_tokens", "auto_batch",
-    ),
-    "Losses": (
-        "variant_weight", "variants_train_gpt", "gist_target_weight", "key_token_weight",
-        "distill_weight", "recon_weight", "recon_blocks",
-    ),
-    "GistNet": ("gistnet",),
-    "LensNet": ("lens",),
-    "Search": ("search",),
-    "Inference": ("refocus_interval", "wc_length", "gist_dtype", "kv_policy", "surprise"),
-}  # fmt: skip
-SECTION_ORDER = ("Run", "MegaContext", *MEGACONTEXT_SECTIONS)
+def section_order() -> tuple[str, ...]:
+    """The sections of a command's help: everything but MegaContext, MegaContext, then its groups as the schema has them."""
+    return tuple(dict.fromkeys(["Run", *(_section(described) for described in walk_settings(RunConfig))]))
 
 
 def flag_table(allocator: type[BaseModel] | None = None, allocator_name: str = "") -> tuple[Flag, ...]:
@@ -50,15 +36,15 @@ def flag_table(allocator: type[BaseModel] | None = None, allocator_name: str = "
     `--set` path.
     """
     table: list[Flag] = []
-    for path, info in walk_fields(RunConfig):
-        extra = info.json_schema_extra
-        own = [f"--{name}" for name in extra.get("flags", ())] if isinstance(extra, dict) else []
+    for described in walk_settings(RunConfig):
+        path, info = described.path, described.info
+        own = [f"--{name}" for name in described.flags]
         parts = path.split(".")
         generated = [f"--mc-{'-'.join(parts[1:])}"] if parts[0] == "megacontext" and parts[-1] != "enabled" else []
         if own or generated:
             spelled = dict.fromkeys(name.replace("_", "-") for name in [*own, *generated])
             default = info.get_default(call_default_factory=True)
-            table.append(_flag(tuple(spelled), path, _section(parts), info, default))
+            table.append(_flag(tuple(spelled), path, _section(described), info, default))
     taken = {name for flag in table for name in flag.names}
     for option, info in (allocator.model_fields if allocator else {}).items():
         name = f"--allocator-{option.replace('_', '-')}"
@@ -77,11 +63,9 @@ def flag_name(path: str) -> str:
     return next((flag.names[0] for flag in flag_table() if flag.path == path), path)
 
 
-def _section(parts: list[str]) -> str:
+def _section(described: Described) -> str:
     """The section of a command's help that a setting stands in."""
-    if parts[0] != "megacontext":
-        return "Run"
-    return next((name for name, fields in MEGACONTEXT_SECTIONS.items() if parts[1] in fields), "MegaContext")
+    return described.group if described.path.startswith("megacontext.") else "Run"
 
 
 def _flag(names: tuple[str, ...], path: str, section: str, info: Any, default: Any) -> Flag:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mccore.config import SCHEMA_VERSION, RunConfig, validate_stored
+from mccore.config import READABLE_VERSIONS, SCHEMA_VERSION, RunConfig, validate_stored
 from mccore.errors import ConfigError
 from mccore.host.json_file import BadJson, read_object
 
@@ -26,9 +26,9 @@ def read_config(path: Path) -> RunConfig:
 def parse_config(content: Any, source: str) -> RunConfig:
     """The configuration in a stored object. Raises ConfigError naming `source` and the field, or the version."""
     version = content.get("schema_version", SCHEMA_VERSION) if isinstance(content, dict) else SCHEMA_VERSION
-    if isinstance(version, int) and version != SCHEMA_VERSION:
+    if isinstance(version, int) and version not in READABLE_VERSIONS:
         raise ConfigError(
-            f"{source} has a configuration of version {version}, and this mccore reads version {SCHEMA_VERSION}",
+            f"{source} has a configuration of version {version}, and this mccore reads versions up to {SCHEMA_VERSION}",
             hint=_NEWER,
         )
     try:

@@ -33,9 +33,9 @@ TrainT = TypeVar("TrainT", bound=TrainConfig)
 
 
 def derive(config: RunConfig) -> RunConfig:
-    """`config` with every number at 0 whose description says "0 derives it" filled; explicit values stay.
+    """`config` with every None filled; explicit values stay.
 
-    `derive(derive(c)) == derive(c)`. Tokens of mid and sft stay 0: one epoch of their data. Raises ConfigError, naming
+    `derive(derive(c)) == derive(c)`. Tokens of mid and sft stay None: one epoch of their data. Raises ConfigError, naming
     the value to change, for shapes and batches that don't fit each other.
     """
     model = derive_model(config.model, config.tokenizer.vocab_size)
@@ -115,7 +115,7 @@ def _check_contexts(config: RunConfig) -> None:
 
 def _at_reference_depth(model: ModelConfig) -> ModelConfig:
     """The same configuration at the depth where batch and decay were tuned, its width derived."""
-    return model.model_copy(update={"depth": REFERENCE_DEPTH, "n_embd": 0, "n_head": 0, "n_kv_head": 0})
+    return model.model_copy(update={"depth": REFERENCE_DEPTH, "n_embd": None, "n_head": None, "n_kv_head": None})
 
 
 def _row_tokens(config: RunConfig, model: ModelConfig) -> int:
@@ -139,7 +139,7 @@ def _derive_rows(stage: TrainT, name: str, config: RunConfig, base_batch: int = 
     world = config.hardware.nproc * config.hardware.nnodes
     if name not in config.stages:
         batch = max(1, round(batch / row)) * row
-        stage = stage.model_copy(update={"micro_batch_rows": 0})
+        stage = stage.model_copy(update={"micro_batch_rows": None})
     if batch % row:
         nearest = max(1, round(batch / row)) * row
         raise ConfigError(

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mccore.config import ModelConfig
+from mccore.config.section import MAX_WIDTH
 from mccore.errors import ConfigError
 
 VOCAB_MULTIPLE = 64  # embedding rows per tile of the matrix units
@@ -13,13 +14,18 @@ WINDOW_MULTIPLE = 128  # entries per tile of the attention kernels
 
 
 def derive_model(model: ModelConfig, tokenizer_ids: int = 0) -> ModelConfig:
-    """`model` with every 0 filled; `tokenizer_ids` is the tokenizer's size, for a vocabulary left at 0.
+    """`model` with every None filled; `tokenizer_ids` is the tokenizer's size, for a vocabulary that isn't set.
 
     Raises ConfigError for shapes that can't be built.
     """
     if model.depth < 1:
         raise ConfigError(f"model.depth must be at least 1, not {model.depth}", hint="set model.depth=4 or more")
     width = model.n_embd or round_up(model.depth * model.aspect_ratio, model.head_dim)
+    if width > MAX_WIDTH:
+        raise ConfigError(
+            f"model.depth={model.depth} x model.aspect_ratio={model.aspect_ratio} is a width of {width:,}",
+            hint=f"set model.n_embd; {MAX_WIDTH:,} is the most",
+        )
     if not model.n_head and width % model.head_dim:
         raise ConfigError(
             f"model.n_embd={width} is no multiple of model.head_dim={model.head_dim}",
@@ -29,20 +35,20 @@ def derive_model(model: ModelConfig, tokenizer_ids: int = 0) -> ModelConfig:
     if n_head * model.head_dim != width:
         raise ConfigError(
             f"model.n_head={n_head} heads of model.head_dim={model.head_dim} are not model.n_embd={width} wide",
-            hint="leave model.n_head at 0 to derive it",
+            hint="leave model.n_head out to derive it",
         )
     n_kv_head = model.n_kv_head or n_head
     if n_head % n_kv_head:
         raise ConfigError(
             f"model.n_head={n_head} is no multiple of model.n_kv_head={n_kv_head}",
-            hint="choose a divisor of the heads, or leave model.n_kv_head at 0",
+            hint="choose a divisor of the heads, or leave model.n_kv_head out",
         )
-    vocab_ids = model.vocab_ids or tokenizer_ids or model.vocab_size
+    vocab_ids = model.vocab_ids or tokenizer_ids or model.vocab_size or 0
     vocab_size = model.vocab_size or round_up(vocab_ids, VOCAB_MULTIPLE)
     if vocab_size < 1 or vocab_size < max(vocab_ids, tokenizer_ids):
         raise ConfigError(
             f"model.vocab_size={vocab_size} has no room for {max(vocab_ids, tokenizer_ids)} ids",
-            hint="leave model.vocab_size at 0 to derive it from the tokenizer",
+            hint="leave model.vocab_size out to derive it from the tokenizer",
         )
     window = model.window_short or min(model.max_seq_len, round_up(math.ceil(model.max_seq_len / 4), WINDOW_MULTIPLE))
     for name, gate in (("value_gate_channels", model.value_embeddings), ("smear_gate_channels", model.smear)):

@@ -65,7 +65,7 @@ def train_plan(config: RunConfig, stage: StageName, tokens: int = 0) -> TrainPla
     """
     section = stage_config(config, stage)
     if not section.batch_tokens or not section.micro_batch_rows:
-        raise ConfigError(f"{stage}.batch_tokens is still 0", hint="derive the configuration first")
+        raise ConfigError(f"{stage}.batch_tokens is not derived", hint="derive the configuration first")
     horizon = section.tokens or tokens
     steps = max(1, horizon // section.batch_tokens) if horizon else 0
     rows = section.batch_tokens // config.model.max_seq_len

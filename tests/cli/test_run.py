@@ -151,7 +151,7 @@ class TestDryRun:
             "--mc-wc-length-steps",
             "2",
         )
-        derived = ("--set", "megacontext.recent_tokens=0", "--set", "model.max_seq_len=256")
+        derived = ("--set", "megacontext.recent_tokens=null", "--set", "model.max_seq_len=256")
         assert main(["run", "tiny", "--dry-run", "--mc", "--mc-num-random-variants", "2", *sizes, *derived]) == 0
         assert "> 101/163 through a stage" in capsys.readouterr().out
         small = ("--set", "megacontext.train_wc_length=120")

@@ -17,6 +17,7 @@ from mccore.config import (
     Section,
     describe_validation,
     walk_fields,
+    walk_settings,
 )
 from mccore.errors import ConfigError
 
@@ -118,7 +119,7 @@ def test_any_configuration_survives_a_file(
         ({"megacontext": {"gistnet": {"layers": 3}}}, "megacontext.gistnet.layers"),
         ({"megacontext": {"allocator": {"name": ""}}}, "megacontext.allocator.name"),
         ({"telemetry": [{"name": "noop", "option": {}}]}, "telemetry.0.option: unknown setting"),
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 3}, "schema_version"),
         ({"sft": {"mixture": {"a": -1}}}, "sft.mixture.a"),
     ],
 )
@@ -136,6 +137,37 @@ def test_several_faults_are_described_at_once() -> None:
     assert caught.value.message.startswith("here.json: ")
     assert "model.depth" in caught.value.message
     assert "seed" in caught.value.message
+
+
+def test_a_file_of_version_1_says_zero_where_a_number_is_to_be_derived() -> None:
+    old = {
+        "schema_version": 1,
+        "model": {"n_embd": 0, "depth": 4},
+        "sft": {"tokens": 0, "micro_batch_rows": 0, "eval_every_tokens": 0},
+        "optim": {"lr_batch_scale": 0.0, "grad_clip": 0.0},
+        "megacontext": {"wc_length": 0, "recent_tokens": 64, "horizon": 32, "surprise": 0.0},
+    }
+    config = RunConfig.model_validate(old)
+    assert config.schema_version == 2
+    assert (config.model.n_embd, config.model.depth) == (None, 4)
+    assert (config.sft.tokens, config.sft.micro_batch_rows, config.sft.eval_every_tokens) == (None, None, 0)
+    assert (config.optim.lr_batch_scale, config.optim.grad_clip) == (None, 0.0)
+    assert (config.megacontext.wc_length, config.megacontext.recent_tokens) == (None, 64)
+    assert old["model"] == {"n_embd": 0, "depth": 4}
+    with pytest.raises(ValidationError):
+        RunConfig.model_validate({**old, "schema_version": 2})
+    with pytest.raises(ValidationError):  # a section that isn't one is reported, not tripped over
+        RunConfig.model_validate({**old, "model": 3})
+
+
+def test_every_setting_has_a_group_and_needs_that_exist() -> None:
+    described = {one.path: one for one in walk_settings(RunConfig)}
+    assert [path for path, one in described.items() if one.group == "Run" and "." in path] == []
+    for one in described.values():
+        for need in one.needs:
+            assert need["path"] in described
+            assert need["path"] != one.path
+            assert {"above", "below", "one_of"} & need.keys()
 
 
 def test_a_choice_is_a_name_or_an_object() -> None:

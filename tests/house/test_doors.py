@@ -20,7 +20,7 @@ INTO_A_LOG = {
     "mccore/stages/train.py",
 }
 # Other programs' output: a page made for the repository, the answer of a child that lists built-ins.
-FOR_PROGRAMS = {"mccore/data/corpora/stdlib/builtins.py", "mccore/events/page.py"}
+FOR_PROGRAMS = {"mccore/data/corpora/stdlib/builtins.py", "mccore/events/page.py", "mccore/resolve/page.py"}
 BARS = {"mccore/cli/progress.py", "mccore/cli/report.py"}  # rich draws; every text in it passes `visible` first
 OWN_FOLDERS = {
     "mccore/contexts/manifest.py": "the size of a context of ours",

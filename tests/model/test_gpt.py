@@ -168,7 +168,7 @@ def test_start_depends_on_the_seed_alone(variant: str) -> None:
 
 
 def test_start_has_the_documented_spread() -> None:
-    model = GPT(small_config(n_embd=128, depth=2, vocab_size=4096, vocab_ids=0))
+    model = GPT(small_config(n_embd=128, depth=2, vocab_size=4096, vocab_ids=None))
     spread = {name: parameter.std().item() for name, parameter in model.named_parameters() if parameter.dim() == 2}
     assert spread["embedding.weight"] == pytest.approx(0.8, rel=0.02)
     assert spread["head.weight"] == pytest.approx(0.001, rel=0.02)

@@ -16,16 +16,19 @@ from mccore.config import (
     BaseConfig,
     ChatTrainConfig,
     Choice,
+    Described,
     LensConfig,
     MegaContextConfig,
     ModelConfig,
     RunConfig,
     walk_fields,
+    walk_settings,
 )
+from mccore.config.diff import flatten
 from mccore.errors import ConfigError, PluginError
 from mccore.resolve.draft import parse_set
 from mccore.resolve.effects import without_effect
-from mccore.resolve.flags import MEGACONTEXT_SECTIONS, SECTION_ORDER, flag_name, flag_table
+from mccore.resolve.flags import flag_name, flag_table, section_order
 from mccore.resolve.resolve import recipe_config, resolve
 
 
@@ -474,13 +477,46 @@ def test_every_setting_of_megacontext_has_a_flag_and_a_section() -> None:
     table = {flag.path: flag for flag in flag_table()}
     paths = [path for path, _ in walk_fields(RunConfig) if path.startswith("megacontext.")]
     assert not set(paths) - set(table)
-    fields = [field for fields in MEGACONTEXT_SECTIONS.values() for field in fields]
-    assert len(fields) == len(set(fields))
-    assert set(fields) <= set(MegaContextConfig.model_fields), "a section names a setting that doesn't exist"
-    for name, members in MEGACONTEXT_SECTIONS.items():
-        there = [path for path, flag in table.items() if flag.section == name]
-        assert {path.split(".")[1] for path in there} == set(members)
-    assert {flag.section for flag in table.values()} == set(SECTION_ORDER)
+    assert {flag.section for flag in table.values()} == set(section_order())
+    groups = ("MegaContext", "GistNet", "LensNet", "Search", "Training contexts", "Losses", "Inference")
+    assert section_order() == ("Run", *groups)
+
+
+def test_a_derived_number_is_none_until_it_is_derived() -> None:
+    described = {one.path: one for one in walk_settings(RunConfig)}
+    derived = {path for path, one in described.items() if one.is_derived}
+    assert {path for path, one in described.items() if "derived" in (one.info.description or "")} == derived
+    config = flatten(resolved("stages=" + json.dumps([*RunConfig().stages]), mc=True))
+    assert {path for path in derived if config[path] is None} == {"mid.tokens", "sft.tokens"}
+    assert resolved("base.batch_tokens=null") == resolved("base.batch_tokens=null", "base.micro_batch_rows=null")
+
+
+@pytest.mark.parametrize("path", ["base.tokens", "model.n_embd", "megacontext.wc_length", "optim.lr_batch_scale"])
+def test_nothing_is_derived_from_a_zero(path: str) -> None:
+    message = refusal(f"{path}=0", mc=True)
+    assert f"{path}: input should be greater than 0 (got 0)" in message
+    assert "leave it out, or write null, and it is derived" in message
+
+
+@pytest.mark.parametrize("described", list(walk_settings(RunConfig)), ids=lambda one: one.path)
+def test_every_number_has_an_upper_bound(described: Described) -> None:
+    """A slip of the finger is refused in one line, before memory or hours are spent on it."""
+    if described.kind not in (int, float):
+        return
+    for value in ("1e300", "-1e300", "1e18"):
+        message = refusal(f"{described.path}={value}", mc=True)
+        assert described.path in message
+        assert len(message.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "setting", ["model.depth=1e9", "tokenizer.vocab_size=1e14", "megacontext.wc_length=1e12", "model.max_seq_len=1e12"]
+)
+def test_sizes_that_no_machine_has_are_refused(setting: str) -> None:
+    path = setting.partition("=")[0]
+    message = refusal(setting, mc=True)
+    assert f"{path}: input should be less than or equal to" in message
+    assert f"it was set by `--set {path}`" in message
 
 
 def test_every_flag_has_a_description_and_a_name_of_its_own() -> None:

@@ -89,7 +89,7 @@ def test_lengths_are_those_that_are_drawn(
     model = ModelConfig(depth=1, head_dim=16, n_embd=16, max_seq_len=tokens)
     changes: dict[str, Any] = {
         "block_size": size, "max_lod": max_lod, "horizon": 4, "start_wc_fraction": start, "wc_length_steps": steps,
-        "train_wc_length": min(last, int(start * tokens)),
+        "train_wc_length": min(last, int(start * tokens)) or None,
     }  # fmt: skip
     try:
         config = derived(model, **changes, expanded_blocks=expanded)

@@ -39,7 +39,7 @@ def gpt_groups(config: RunConfig, stage: StageName, prefix: str = "") -> tuple[G
     """The GPT's groups for a derived configuration; `prefix` is the GPT's name in the module that holds it, with a dot."""
     optim, train = config.optim, stage_config(config, stage)
     if not (optim.lr_batch_scale and optim.lr_width_scale and optim.weight_decay_scale):
-        raise ConfigError("optim.lr_batch_scale is still 0", hint="derive the configuration first")
+        raise ConfigError("optim.lr_batch_scale is not derived", hint="derive the configuration first")
     batch = train.lr_scale * optim.lr_batch_scale
     width = batch * optim.lr_width_scale
     decay = optim.weight_decay * optim.weight_decay_scale if train.weight_decay else 0.0
