@@ -1,4 +1,4 @@
-"""What plugins implement. Four kinds, one small contract each; nothing else of mccore is in their reach.
+"""What plugins implement. Five kinds, one small contract each; nothing else of mccore is in their reach.
 
 A plugin is one module: an options model, a class and a hook that returns an `Extension` (a `Recipe` for recipes). Its
 entry-point name is what a user types. `mccore plugins new KIND NAME` writes one that works, with its tests.
@@ -9,10 +9,10 @@ Arrays are NumPy arrays. `B` is rows (sessions or sequences), `W` the entries of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -56,7 +56,7 @@ class Extension(Generic[T_co]):
     """What a hook returns: how to build the thing, and the options that building takes.
 
     `build(options, context)` gets an instance of `options` and the context of its kind: `TreeSpec` for tree backends,
-    `AllocatorSpec` for allocators, `TelemetrySpec` for telemetry providers.
+    `AllocatorSpec` for allocators, `TelemetrySpec` for telemetry providers, `PanelSpec` for panels.
 
     `reads` is for allocators: where `scores` isn't in it, all scores are 0 and LensNet isn't asked; a user who asks for a
     search and an allocator without `found` is told so before anything starts. Left out, attributes `reads_scores` and
@@ -335,3 +335,71 @@ class Recipe:
     config: RunConfig
     summary: str = ""
     profiles: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+
+
+# --- panels -----------------------------------------------------------------------------------------------------------
+
+Role = Literal[
+    "", "strong", "dim", "good", "warning", "bad", "line", "range", "axis", "alert", "cursor", "edited", "level0", "level1",
+    "level2", "level3",
+]  # fmt: skip
+"""What a part of a panel stands for; the monitor has a colour for each. `level3` is level 3 and coarser."""
+
+
+class Span(NamedTuple):
+    """A part of a line. `band`: it lies in the band of a metric, and is shaded."""
+
+    text: str
+    role: Role = ""
+    band: bool = False
+
+
+@dataclass(frozen=True)
+class PanelSpec:
+    """What a panel is built for: the directory of the run that is watched."""
+
+    directory: Path
+
+
+@runtime_checkable
+class RunView(Protocol):
+    """What a panel may know of a run: the monitor's own picture of it at this moment. `stage` is the one whose curves are
+    shown. `shades` has a character for LOD0, LOD1, LOD2 and what is coarser; `ascii_only`: the terminal shows nothing else."""
+
+    run: str
+    stage: str
+    ascii_only: bool
+    shades: str
+
+    def value(self, metric: str) -> float | None:
+        """The newest value of a metric, of any stage; None while there is none."""
+
+    def events(self, kind: str) -> Sequence[Event]:
+        """The newest, oldest first: `alert`, `sample`, `checkpoint`, or the stage's `working_context_snapshot`."""
+
+    def plot(self, metric: str, width: int, height: int) -> Sequence[Sequence[Span]]:
+        """The curve of a metric of the stage with title, band, alerts and cursor, in the axis that is chosen."""
+
+    def contexts(self) -> tuple[Event | None, Event | None]:
+        """The `working_context_snapshot` that is looked at, and the one before it."""
+
+    def levels(self, snapshot: Event, cells: int) -> Sequence[int]:
+        """The finest level in each of so many equal parts of a snapshot's history. Raises ValueError for a damaged one."""
+
+    def changed(self, before: Event, snapshot: Event, cells: int) -> Sequence[bool]:
+        """Which of the parts show another level than in `before`. Raises ValueError."""
+
+
+@runtime_checkable
+class Panel(Protocol):
+    """A rectangle of the monitor. `place`: `plot` stands among the curves, `wide` below them over the whole width, `screen`
+    has a screen of its own, which every panel has too. `reads`: metrics and event types; the panel is shown once the run has
+    one of them, always without any."""
+
+    title: str
+    place: Literal["plot", "wide", "screen"]
+    reads: tuple[str, ...]
+
+    def draw(self, view: RunView, width: int, height: int) -> Sequence[Sequence[Span]]:
+        """At most `height` lines of `width` columns; what is longer is cut. Called on the thread that reads the keys: do no I/O,
+        stay below 10 ms. What it raises is shown in its place; one that takes a second is given up."""

@@ -1,10 +1,10 @@
-"""The four hooks. One entry point is one module that implements exactly one of them."""
+"""The five hooks. One entry point is one module that implements exactly one of them."""
 
 from __future__ import annotations
 
 import pluggy
 
-from mccore.api import Allocator, Extension, Recipe, TelemetryProvider, TreeBackend
+from mccore.api import Allocator, Extension, Panel, Recipe, TelemetryProvider, TreeBackend
 
 PROJECT = "mccore"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -29,3 +29,8 @@ def mccore_telemetry_provider() -> Extension[TelemetryProvider]:
 @hookspec(firstresult=True)
 def mccore_recipe() -> Recipe:
     """A named, complete configuration (entry-point group `mccore.recipes`)."""
+
+
+@hookspec(firstresult=True)
+def mccore_panel() -> Extension[Panel]:
+    """A panel of the monitor (entry-point group `mccore.panels`)."""

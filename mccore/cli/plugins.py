@@ -128,6 +128,7 @@ _TEXTS: dict[registry.KindName, dict[str, str]] = {
     "tree": {"usage": "mccore run tiny --mc --tree $name", "parts": _PARTS},
     "allocator": {"usage": "mccore run tiny --mc --allocator $name", "parts": _PARTS},
     "telemetry": {"usage": "mccore run tiny --telemetry $name", "parts": _PARTS},
+    "panel": {"usage": "mccore monitor latest --once --panel $name", "parts": _PARTS},
     "recipe": {"usage": "mccore run $name --dry-run", "parts": "a configuration, its profiles and the hook"},
 }
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         AllocatorSpec,
         Extension,
         Options,
+        Panel,
+        PanelSpec,
         Recipe,
         TelemetryProvider,
         TelemetrySpec,
@@ -79,6 +81,8 @@ def load(kind: Literal["tree"], name: str) -> Extension[TreeBackend]: ...
 def load(kind: Literal["allocator"], name: str) -> Extension[Allocator]: ...
 @overload
 def load(kind: Literal["telemetry"], name: str) -> Extension[TelemetryProvider]: ...
+@overload
+def load(kind: Literal["panel"], name: str) -> Extension[Panel]: ...
 @overload
 def load(kind: KindName, name: str) -> Extension[Any] | Recipe: ...
 def load(kind: KindName, name: str) -> Extension[Any] | Recipe:
@@ -240,7 +244,9 @@ def build(kind: Literal["tree"], choice: Choice, context: TreeSpec) -> TreeBacke
 def build(kind: Literal["allocator"], choice: Choice, context: AllocatorSpec) -> Allocator: ...
 @overload
 def build(kind: Literal["telemetry"], choice: Choice, context: TelemetrySpec) -> TelemetryProvider: ...
-def build(kind: Literal["tree", "allocator", "telemetry"], choice: Choice, context: Any) -> Any:
+@overload
+def build(kind: Literal["panel"], choice: Choice, context: PanelSpec) -> Panel: ...
+def build(kind: Literal["tree", "allocator", "telemetry", "panel"], choice: Choice, context: Any) -> Any:
     """Make the object a `Choice` stands for. Raises PluginError for a faulty plugin, ConfigError for faulty options."""
     from mccore import api
 

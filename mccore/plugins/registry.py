@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from mccore.errors import Blame, PluginError, UnknownPlugin
 from mccore.plugins.distributions import Entry, Installed, installed
 
-KindName = Literal["tree", "allocator", "telemetry", "recipe"]
+KindName = Literal["tree", "allocator", "telemetry", "recipe", "panel"]
 DISABLE_VARIABLE = "MCCORE_DISABLE_PLUGINS"
 
 
@@ -41,6 +41,7 @@ KINDS: dict[KindName, Kind] = {
         "telemetry", "mccore.telemetry", "mccore_telemetry_provider", "TelemetryProvider", "telemetry provider"
     ),
     "recipe": Kind("recipe", "mccore.recipes", "mccore_recipe", "RunConfig", "recipe"),
+    "panel": Kind("panel", "mccore.panels", "mccore_panel", "Panel", "panel"),
 }
 
 

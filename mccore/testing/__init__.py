@@ -18,23 +18,27 @@ import pytest
 pytest.register_assert_rewrite(
     "mccore.testing.allocators",
     "mccore.testing.extensions",
+    "mccore.testing.panels",
     "mccore.testing.recipes",
     "mccore.testing.telemetry",
     "mccore.testing.trees",
 )
 
 from mccore.testing.allocators import AllocatorSuite, random_cut, random_found, random_view  # noqa: E402
+from mccore.testing.panels import PanelSuite, example_view  # noqa: E402
 from mccore.testing.recipes import RecipeSuite  # noqa: E402
 from mccore.testing.telemetry import TelemetryProviderSuite, example_events  # noqa: E402
 from mccore.testing.trees import TreeBackendSuite, example_rows  # noqa: E402
 
 __all__ = [
     "AllocatorSuite",
+    "PanelSuite",
     "RecipeSuite",
     "TelemetryProviderSuite",
     "TreeBackendSuite",
     "example_events",
     "example_rows",
+    "example_view",
     "random_cut",
     "random_found",
     "random_view",

@@ -1,0 +1,74 @@
+"""A rectangle of lines on the screen, from the monitor itself or from a plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
+
+from mccore.api import Span
+from mccore.host.terminal import one_line
+from mccore.tui.panels import Lines
+
+STYLES = {
+    "": Style.null(),
+    "strong": Style(bold=True),
+    "dim": Style(color="bright_black"),
+    "good": Style(color="green"),
+    "warning": Style(color="yellow"),
+    "bad": Style(color="bright_red"),
+    "line": Style(color="bright_cyan", bold=True),
+    "range": Style(color="blue"),
+    "axis": Style(color="bright_black"),
+    "alert": Style(color="bright_red", bold=True),
+    "cursor": Style(color="yellow"),
+    "edited": Style(color="yellow", bold=True, reverse=True),
+    "level0": Style(color="bright_green"),
+    "level1": Style(color="cyan"),
+    "level2": Style(color="blue"),
+    "level3": Style(color="bright_black"),
+}
+BAND = Style(bgcolor="grey23")
+
+Draw = Callable[[int, int], Lines]  # width, height
+
+
+class PanelPane(Widget):
+    """Draws lines in whatever room it has, anew when `show` is called or its size changes."""
+
+    DEFAULT_CSS = "PanelPane { height: 1fr; min-height: 4; }"
+    version = reactive(0)
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._draw: Draw | None = None
+        self._drawn: tuple[int, int, int] | None = None
+        self._rows: list[Strip] = []
+
+    def show(self, draw: Draw | None) -> None:
+        """Draw by this function from now on; nothing for None."""
+        self._draw = draw
+        self.version += 1
+
+    def render_line(self, y: int) -> Strip:
+        width, height = self.size
+        base = self.rich_style
+        key = (self.version, width, height)
+        if key != self._drawn:
+            lines = self._draw(width, height) if self._draw is not None and width > 0 and height > 0 else []
+            self._rows = [strip_of(line, width, base) for line in lines]
+            self._drawn = key
+        return self._rows[y] if y < len(self._rows) else Strip.blank(width, base)
+
+
+def strip_of(line: object, width: int, base: Style) -> Strip:
+    """A line of spans, cut or filled to a width. What a terminal would obey is shown instead."""
+    segments = [
+        Segment(one_line(text), STYLES[role] + BAND if band else STYLES[role])
+        for text, role, band in (Span(*span) for span in line)  # type: ignore[attr-defined]
+    ]
+    return Strip(segments).crop(0, width).adjust_cell_length(width, base).apply_style(base)
