@@ -343,7 +343,6 @@ Role = Literal[
     "", "strong", "dim", "good", "warning", "bad", "line", "range", "axis", "alert", "cursor", "edited", "level0", "level1",
     "level2", "level3",
 ]  # fmt: skip
-"""What a part of a panel stands for; the monitor has a colour for each. `level3` is level 3 and coarser."""
 
 
 class Span(NamedTuple):
@@ -363,8 +362,7 @@ class PanelSpec:
 
 @runtime_checkable
 class RunView(Protocol):
-    """What a panel may know of a run: the monitor's own picture of it at this moment. `stage` is the one whose curves are
-    shown. `shades` has a character for LOD0, LOD1, LOD2 and what is coarser; `ascii_only`: the terminal shows nothing else."""
+    """What a panel may know of a run at this moment. `shades`: a character for LOD0, LOD1, LOD2 and what is coarser."""
 
     run: str
     stage: str
@@ -372,7 +370,7 @@ class RunView(Protocol):
     shades: str
 
     def value(self, metric: str) -> float | None:
-        """The newest value of a metric, of any stage; None while there is none."""
+        """The newest value of a metric; None while there is none."""
 
     def events(self, kind: str) -> Sequence[Event]:
         """The newest, oldest first: `alert`, `sample`, `checkpoint`, or the stage's `working_context_snapshot`."""
@@ -392,14 +390,11 @@ class RunView(Protocol):
 
 @runtime_checkable
 class Panel(Protocol):
-    """A rectangle of the monitor. `place`: `plot` stands among the curves, `wide` below them over the whole width, `screen`
-    has a screen of its own, which every panel has too. `reads`: metrics and event types; the panel is shown once the run has
-    one of them, always without any."""
+    """A rectangle of the monitor, shown once the run has one of the metrics and event types of `reads`; always without any."""
 
     title: str
     place: Literal["plot", "wide", "screen"]
     reads: tuple[str, ...]
 
     def draw(self, view: RunView, width: int, height: int) -> Sequence[Sequence[Span]]:
-        """At most `height` lines of `width` columns; what is longer is cut. Called on the thread that reads the keys: do no I/O,
-        stay below 10 ms. What it raises is shown in its place; one that takes a second is given up."""
+        """At most `height` lines of `width` columns, within 10 ms and without I/O: it is called on the thread of the keys."""

@@ -1,1 +1,1 @@
-"""The monitor: a terminal screen over run directories. No torch, no plugin code."""
+"""The monitor: a terminal screen over run directories. No torch; of plugins' code, panels alone."""

@@ -18,7 +18,7 @@ from mccore.errors import PluginError
 from mccore.events import METRICS, Event
 from mccore.plugins.containment import Escaped, guarded
 from mccore.runs import lod_map
-from mccore.runs.state import RunState
+from mccore.runs.live.state import RunState
 from mccore.tui.canvas import Cell, Plot, PlotView, cursor_value, draw, format_position, format_value
 from mccore.tui.glyphs import Glyphs
 
@@ -159,15 +159,17 @@ class LoadedPanel:
 
 def load_panels(run: Path) -> list[LoadedPanel]:
     """Every panel that is installed and not disabled, built for a run. One that can't be is there with its problem."""
-    found = []
-    for name in plugins.names("panel"):
-        try:
-            panel = plugins.build("panel", Choice(name=name), PanelSpec(run))
-            problem = _misfit(panel)
-        except PluginError as error:
-            panel, problem = None, error.message
-        found.append(LoadedPanel(name, None if problem else panel, problem))
-    return found
+    return [load_panel(name, run) for name in plugins.names("panel")]
+
+
+def load_panel(name: str, run: Path) -> LoadedPanel:
+    """One panel, built for a run. Never raises: what is wrong is its `problem`."""
+    try:
+        panel = plugins.build("panel", Choice(name=name), PanelSpec(run))
+    except PluginError as error:
+        return LoadedPanel(name, None, error.message)
+    problem = _misfit(panel)
+    return LoadedPanel(name, None if problem else panel, problem)
 
 
 def _misfit(panel: Panel) -> str:

@@ -176,7 +176,7 @@ def test_new_refuses_a_name_that_is_taken(tmp_path: Path, capsys: Output) -> Non
 
 def test_new_knows_its_kinds(capsys: Output) -> None:
     assert main(["plugins", "new", "shrub", "oak"]) == 2
-    assert "'tree', 'allocator', 'telemetry', 'recipe'" in capsys.readouterr().err
+    assert "'tree', 'allocator', 'telemetry', 'recipe', 'panel'" in capsys.readouterr().err
 
 
 # --- completion ----------------------------------------------------------------------------------------------------------

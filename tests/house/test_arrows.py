@@ -51,10 +51,13 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
     "launch": (("config", "events", "runs", "host", "telemetry"), "no torch before a worker"),
     "launch.worker": (("stages", "runtime", "train"), "the one module of launch that starts an engine"),
     "tui": (
-        ("config", "events", "host", "plugins", "runs"),
-        "reads run directories; never torch, never plugin code; what it starts is a process of its own",
+        ("api", "config", "events", "host", "plugins", "runs"),
+        "reads run directories; never torch, of plugins' code panels alone; what it starts is a process of its own",
     ),
-    "testing": (("api", "config", "events", "plugins", "resolve", "megacontext"), "for outsiders"),
+    "testing": (
+        ("api", "config", "events", "plugins", "resolve", "megacontext", "runs", "tui"),
+        "for outsiders; a panel is tested with the view that the monitor gives it",
+    ),
     "cli": (
         (*SEAM, *KERNEL, *ENGINE, "runtime", "stages", "contexts", "serve", "report", "launch", "telemetry", "tui"),
         "a front end: imports its work when a command is called",

@@ -9,6 +9,7 @@ from tests.house.sources import modules, room_of
 # file -> why it builds plugins outside of runtime/
 BUILDERS: dict[str, str] = {
     "mccore/telemetry/providers.py": "a launcher's providers live in a process without torch",
+    "mccore/tui/panels.py": "panels are drawn by the monitor, which has no runtime",
     "mccore/telemetry/probe.py": "a doctor sends through a provider without a run",
 }
 

@@ -1,6 +1,6 @@
 """Plugins by somebody else: real wheels, built and installed into an environment of their own, used by the real command.
 
-`toy/` is a package with one plugin of each kind; the four skeletons of `mccore plugins new` are installed beside it.
+`toy/` is a package with one plugin of each kind; the skeletons of `mccore plugins new` are installed beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from mccore.cli.plugins import write_package
+from mccore.config import RunConfig
 from mccore.plugins import KINDS
+from mccore.runs.rundir import RunDir
 
 TOY = Path(__file__).parent / "toy"
 MAIN = "import sys; from mccore.cli import main; sys.exit(main())"
@@ -160,10 +162,12 @@ def test_their_own_tests_pass(environment: Environment) -> None:
 
 
 def test_a_skeleton_runs_by_its_readme(environment: Environment) -> None:
-    """The command in each README is one that works."""
+    """The command in each README is one that works. A panel needs a run to draw."""
+    RunDir.create(environment.home / "runs", "one", RunConfig(recipe="tiny"))
     for kind in KINDS:
         text = (environment.projects[kind] / "README.md").read_text()
-        command = next(line for line in text.splitlines() if line.startswith("mccore run "))
-        done = environment.mccore(*command.split()[1:], *([] if "--dry-run" in command else ["--dry-run"]))
+        command = next(line for line in text.splitlines() if line.startswith(("mccore run ", "mccore monitor ")))
+        dry = [] if "--dry-run" in command or "monitor" in command else ["--dry-run"]
+        done = environment.mccore(*command.split()[1:], *dry)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"fresh_{kind}" in done.stdout

@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 import pytest
 
 import mccore.testing
-from mccore.testing import AllocatorSuite, RecipeSuite, TelemetryProviderSuite, TreeBackendSuite
+from mccore.testing import AllocatorSuite, PanelSuite, RecipeSuite, TelemetryProviderSuite, TreeBackendSuite
 
 ZOO = Path(__file__).with_name("zoo.py")
-SUITES = (AllocatorSuite, RecipeSuite, TelemetryProviderSuite, TreeBackendSuite)
+SUITES = (AllocatorSuite, PanelSuite, RecipeSuite, TelemetryProviderSuite, TreeBackendSuite)
 
 
 def load_zoo() -> ModuleType:

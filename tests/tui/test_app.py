@@ -212,22 +212,39 @@ def test_launching_shows_the_plan_refuses_and_starts(
     drive(app, steps)
 
 
-def test_neither_torch_nor_plugin_code_is_imported(root: Path, run: RunDir) -> None:
-    program = (
+def loaded_by(program: str) -> set[str]:
+    """The modules that are loaded after `program`, in which `pilot` drives the monitor."""
+    code = (
         "import asyncio, sys, pathlib\n"
         "from mccore.tui.app import make_monitor\n"
         "from mccore.runs.rundir import RunDir\n"
-        f"app = make_monitor(pathlib.Path({str(root)!r}), RunDir(pathlib.Path({str(run.path)!r})))\n"
-        "async def go():\n"
-        "    async with app.run_test(size=(120, 40)) as pilot:\n"
-        "        await pilot.pause()\n"
-        "        await pilot.press('escape', 'n')\n"
-        "        await pilot.pause()\n"
+        f"async def go():\n{program}"
         "asyncio.run(go())\n"
         "print('MODULES', *sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    loaded = set(done.stdout.rpartition("MODULES ")[2].split())
-    heavy = {"torch", "numpy", "matplotlib", "pyarrow", "datasets"}
-    ours = {"mccore_allocators", "mccore_trees", "mccore_telemetry", "mccore_recipes"}
-    assert {name for name in loaded if name.partition(".")[0] in heavy | ours} == set()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return {name.partition(".")[0] for name in done.stdout.rpartition("MODULES ")[2].split()}
+
+
+HEAVY = {"torch", "numpy", "matplotlib", "pyarrow", "datasets"}
+OTHER_PLUGINS = {"mccore_allocators", "mccore_trees", "mccore_telemetry", "mccore_recipes"}
+
+
+def test_neither_torch_nor_plugin_code_but_panels_is_imported(root: Path, run: RunDir) -> None:
+    """The list and the form import no plugin at all. Watching a run imports the panels, and nothing else of plugins."""
+    loaded = loaded_by(
+        f"    app = make_monitor(pathlib.Path({str(root)!r}))\n"
+        "    async with app.run_test(size=(120, 40)) as pilot:\n"
+        "        await pilot.press('n')\n"
+        "        await pilot.pause()\n"
+    )
+    assert loaded & (HEAVY | OTHER_PLUGINS | {"mccore_panels"}) == set()
+    loaded = loaded_by(
+        f"    app = make_monitor(pathlib.Path({str(root)!r}), RunDir(pathlib.Path({str(run.path)!r})))\n"
+        "    async with app.run_test(size=(120, 40)) as pilot:\n"
+        "        for key in '123':\n"
+        "            await pilot.press(key)\n"
+        "            await pilot.pause(0.1)\n"
+    )
+    assert loaded & (HEAVY | OTHER_PLUGINS) == set()
+    assert "mccore_panels" in loaded

@@ -17,7 +17,7 @@ from textual.events import Resize
 from textual.widgets import Footer, Static
 
 from mccore.errors import MccoreError
-from mccore.events import METRICS, Event
+from mccore.events import METRICS
 from mccore.host.terminal import one_line
 from mccore.runs.live.watch import Pieces, RunWatch
 from mccore.runs.requests import request_checkpoint
@@ -25,12 +25,13 @@ from mccore.runs.rundir import RunDir
 from mccore.tui import actions
 from mccore.tui.canvas import Plot, PlotView, window_of
 from mccore.tui.glyphs import Glyphs
+from mccore.tui.panels import LoadedPanel, StateView, load_panels
 from mccore.tui.screens.confirm import ConfirmScreen
+from mccore.tui.screens.panels import PanelList, PanelScreen
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
 from mccore.tui.tail import LogTail
 from mccore.tui.widgets.details import Details
-from mccore.tui.widgets.lod_map import LodMap
-from mccore.tui.widgets.plot import PlotWidget
+from mccore.tui.widgets.panel import Draw, PanelPane
 from mccore.tui.words import headline, notes, progress_line
 
 POLL_SECONDS = 0.25
@@ -61,6 +62,7 @@ class MonitorScreen(RunScreen):
         Binding("left_square_bracket", "scrub(-1)", show=False, tooltip="The Working Context one snapshot earlier"),
         Binding("right_square_bracket", "scrub(1)", show=False, tooltip="The Working Context one snapshot later"),
         Binding("t", "details", "Details", tooltip="Logs, alerts, samples and metrics in place of the plots"),
+        Binding("P", "panels", "Panels", show=False, tooltip="Any panel, those of plugins too, over the whole screen"),
         Binding("y", "copy", "Copy command", show=False, tooltip="Copy the command that goes on with this run"),
     ]
 
@@ -72,6 +74,7 @@ class MonitorScreen(RunScreen):
         self._page = 0
         self._stage: str | None = None  # chosen by hand
         self._scrub = 0  # snapshots back from the newest
+        self._panels: list[LoadedPanel] = []
         self._log = LogTail(run)
         self._drawn = 0.0
         self._dirty = True
@@ -82,8 +85,8 @@ class MonitorScreen(RunScreen):
         yield Static("", id="status")
         with Container(id="plots"):
             for place in range(4):
-                yield PlotWidget("", self._glyphs, id=f"plot{place}")
-        yield LodMap(self._glyphs, id="lod")
+                yield PanelPane(id=f"plot{place}")
+        yield Container(id="wide")
         yield Details(self._glyphs, id="below")
         yield Footer()
 
@@ -101,9 +104,10 @@ class MonitorScreen(RunScreen):
         """Read on for ever: what may block in a thread, what takes the processor a few milliseconds at a time."""
         await asyncio.to_thread(self.watch.open)
         self._refresh()
+        self.call_after_refresh(self._load_panels)  # plugins' code, once the first picture is there
         tail = -math.inf
         while True:
-            if not self.is_current:
+            if not (self.is_current or isinstance(self.app.screen, PanelScreen)):
                 await asyncio.sleep(POLL_SECONDS)
                 continue
             pieces, moved = await asyncio.to_thread(self._read)
@@ -138,7 +142,7 @@ class MonitorScreen(RunScreen):
         self._dirty, self._drawn = False, time.monotonic()
         self._show_status()
         self._show_plots()
-        self._show_map()
+        self._show_wide()
         self.query_one(Details).show(self.watch.state)
 
     # --- what is shown ------------------------------------------------------------------------------------------------
@@ -165,33 +169,45 @@ class MonitorScreen(RunScreen):
         own = [name for stage, name in self.watch.state.traces if stage == self.stage]
         return sorted(own, key=lambda name: METRICS[name].front or len(METRICS) if name in METRICS else len(METRICS))
 
-    def _show_plots(self) -> None:
-        names = self.metrics_of_stage()
-        pages = max(1, math.ceil(len(names) / 4))
-        shown = names[(self._page % pages) * 4 :][:4]
-        alerts = [event for event in self.watch.state.alerts if event.stage == self.stage]
-        for place in range(4):
-            widget = self.query_one(f"#plot{place}", PlotWidget)
-            if place >= len(shown):
-                widget.rename("")
-                widget.show(None)
-                continue
-            name = shown[place]
-            known = METRICS.get(name)
-            unit = f" [{known.unit}]" if known and known.unit != "1" else ""
-            widget.rename(f"{self.stage}/{name}{unit}")
-            begun = [_position(event, self._view) for event in alerts if event.data.get("metric") == name]
-            trace = self.watch.state.traces[self.stage, name]
-            widget.show(Plot(trace, known.band if known else None, begun, self._view))
+    def panel_view(self) -> StateView:
+        """What panels draw from."""
+        state, name = self.watch.state, self.run_dir.name
+        return StateView(name, self.stage, state, self._glyphs, self._view, self._scrub)
 
-    def _show_map(self) -> None:
-        kept = self.watch.state.snapshots.get(self.stage) or next(iter(self.watch.state.snapshots.values()), [])
-        place = max(0, len(kept) - 1 - self._scrub)
-        now = kept[place] if kept else None
-        words = f"step {now.step}" if now is not None and now.step is not None else ""
-        if self._scrub:
-            words += f" ({self._scrub} back)"
-        self.query_one("#lod", LodMap).show(now, kept[place - 1] if place > 0 else None, words)
+    def plots(self) -> list[str | LoadedPanel]:
+        """What stands among the curves: metrics, and the panels that show some of them, in the metrics' places."""
+        view = self.panel_view()
+        own = [each for each in self._panels if each.panel and each.panel.place == "plot" and view.has(each.panel)]
+        by_metric = {metric: each for each in reversed(own) if each.panel for metric in each.panel.reads}
+        found: list[str | LoadedPanel] = [*(by_metric.get(name, name) for name in self.metrics_of_stage()), *own]
+        return [each for place, each in enumerate(found) if each not in found[:place]]
+
+    def _show_plots(self) -> None:
+        plots, view = self.plots(), self.panel_view()
+        pages = max(1, math.ceil(len(plots) / 4))
+        shown = plots[(self._page % pages) * 4 :][:4]
+        for place in range(4):
+            pane = self.query_one(f"#plot{place}", PanelPane)
+            pane.show(_drawing(shown[place], view) if place < len(shown) else None)
+
+    def _show_wide(self) -> None:
+        view = self.panel_view()
+        for pane in self.query("#wide PanelPane").results(PanelPane):
+            loaded = next(each for each in self._panels if pane.id == f"wide-{each.name}")
+            pane.display = loaded.panel is not None and view.has(loaded.panel)
+            pane.show(_drawing(loaded, view))
+        self.query_one("#wide").display = any(pane.display for pane in self.query("#wide PanelPane"))
+
+    def _load_panels(self) -> None:
+        self._panels = load_panels(self.run_dir.path)
+        wide = [each for each in self._panels if each.panel is not None and each.panel.place == "wide"]
+        self.query_one("#wide").mount(*(PanelPane(id=f"wide-{each.name}") for each in wide))
+        for each in self._panels:
+            if each.panel is None:
+                self.notify(
+                    one_line(f"panel {each.name!r} can't be shown: {each.problem}"), severity="warning", timeout=10
+                )
+        self._refresh()
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
@@ -244,7 +260,14 @@ class MonitorScreen(RunScreen):
     def action_scrub(self, by: int) -> None:
         kept = self.watch.state.snapshots.get(self.stage, [])
         self._scrub = min(max(0, self._scrub - by), max(0, len(kept) - 1))
-        self._show_map()
+        self._show_wide()
+
+    def action_panels(self) -> None:
+        def chosen(place: int | None) -> None:
+            if place is not None:
+                self.app.push_screen(PanelScreen(self._panels[place], self.panel_view))
+
+        self.app.push_screen(PanelList(self._panels), chosen)
 
     def action_details(self) -> None:
         self.toggle_class("-details")
@@ -300,7 +323,8 @@ class MonitorScreen(RunScreen):
             self.notify(words)
 
 
-def _position(event: Event, view: PlotView) -> float:
-    if view.axis == "time":
-        return event.time
-    return float((event.step if view.axis == "step" else event.tokens) or 0)
+def _drawing(what: str | LoadedPanel, view: StateView) -> Draw:
+    """What draws a metric or a panel."""
+    if isinstance(what, str):
+        return lambda width, height: view.plot(what, width, height)
+    return lambda width, height: what.draw(view, width, height)

@@ -44,18 +44,17 @@ class LodMap:
         drawn: list[Sequence[Span]] = [[Span(head, "strong")]]
         for line in range(lines):
             part = slice(line * row, (line + 1) * row)
-            drawn.append(
-                [
-                    Span(f"{total * line // lines:>{LABEL - 1},} "[:LABEL], "dim"),
-                    *_spans(view, levels[part], edited[part]),
-                ]
-            )
-        key = [
-            span
-            for shade, name, role in zip(view.shades, NAMES, ROLES, strict=True)
-            for span in (Span(shade, role), Span(f" {name}  ", "dim"))
-        ]
-        return [*drawn, [*key, Span("highlighted", "edited"), Span(" changed by the last refocus", "dim")]]
+            label = f"{total * line // lines:>{LABEL - 1},} "[:LABEL]
+            drawn.append([Span(label, "dim"), *_spans(view, levels[part], edited[part])])
+        return [*drawn, _key(view)]
+
+
+def _key(view: RunView) -> list[Span]:
+    """What each shade stands for."""
+    key = []
+    for shade, name, role in zip(view.shades, NAMES, ROLES, strict=True):
+        key += [Span(shade, role), Span(f" {name}  ", "dim")]
+    return [*key, Span("highlighted", "edited"), Span(" changed by the last refocus", "dim")]
 
 
 def _head(now: Event) -> str:
@@ -65,7 +64,8 @@ def _head(now: Event) -> str:
         counts[level] = counts.get(level, 0) + entries
     kinds = "  ".join(f"LOD{level} {entries:,}" for level, entries in sorted(counts.items()))
     step = f"  step {now.step:,}" if now.step is not None else ""
-    return f"Working Context {data.get('entries')}/{data.get('budget')} entries over {int(data['history']):,} tokens  {kinds}{step}"
+    used = f"{data.get('entries')}/{data.get('budget')} entries over {int(data['history']):,} tokens"
+    return f"Working Context {used}  {kinds}{step}"
 
 
 def _spans(view: RunView, levels: Sequence[int], edited: Sequence[bool]) -> list[Span]:

@@ -1,8 +1,8 @@
 """The package's own tests, as its author would write them: the suites of mccore.testing, subclassed."""
 
-from mccore_toy import chunks, oldest, recipe, tally
+from mccore_toy import chunks, counter, oldest, recipe, tally
 
-from mccore.testing import AllocatorSuite, RecipeSuite, TelemetryProviderSuite, TreeBackendSuite
+from mccore.testing import AllocatorSuite, PanelSuite, RecipeSuite, TelemetryProviderSuite, TreeBackendSuite
 
 
 class TestOldest(AllocatorSuite):
@@ -18,6 +18,11 @@ class TestEagerOldest(TestOldest):
 class TestChunks(TreeBackendSuite):
     def extension(self):
         return chunks.mccore_tree_backend()
+
+
+class TestCounter(PanelSuite):
+    def extension(self):
+        return counter.mccore_panel()
 
 
 class TestTally(TelemetryProviderSuite):
