@@ -193,7 +193,7 @@ def figures_of(group: Group) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Panel:
+class PlotPanel:
     """One row of a picture: its label, the families of metrics in it, and the one of them that has a band."""
 
     label: str
@@ -201,7 +201,7 @@ class Panel:
     band: str = ""
 
 
-def panels_of(figure: str) -> tuple[Panel, ...]:
+def panels_of(figure: str) -> tuple[PlotPanel, ...]:
     """The panels of a picture, from the rows that are drawn in it."""
     rows = [row for row in METRICS.values() if row.figure == figure]
     return tuple(
@@ -209,6 +209,6 @@ def panels_of(figure: str) -> tuple[Panel, ...]:
     )
 
 
-def _panel(axis: str, rows: Iterable[Metric]) -> Panel:
+def _panel(axis: str, rows: Iterable[Metric]) -> PlotPanel:
     banded = next((row.name for row in rows if row.band is not None), "")
-    return Panel(axis, tuple(row.name for row in rows), banded)
+    return PlotPanel(axis, tuple(row.name for row in rows), banded)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mccore.api import Panel, PanelSpec
-from mccore.events import Event
+from mccore.config.stages import TEXT_STAGE
+from mccore.events import METRICS, Event
 from mccore.runs.live.state import RunState
 from mccore.testing.extensions import ExtensionSuite
 from mccore.tui.glyphs import choose_glyphs
@@ -19,10 +20,11 @@ from mccore.tui.panels import ROLES, StateView
 
 SIZES = [(1, 1), (8, 3), (40, 6), (79, 12), (200, 50)]
 
+# Every metric, at a value that its band has in it.
 _METRICS = {
-    "loss": 3.0, "token_loss": 2.5, "swap_rate": 0.1, "residency": 0.95, "controller_duration": 0.01, "grad_norm": 1.0,
-    "tokens_per_second": 1e5, "mfu": 0.4,
-}  # fmt: skip
+    name: 1.0 if known.band is None else sum(end for end in known.band if math.isfinite(end)) / 2
+    for name, known in METRICS.items()
+}
 _ESCAPES = "\x1b[2J\x9b31m\u202ereversed"
 
 
@@ -31,18 +33,22 @@ def example_view(
 ) -> StateView:
     """A run's view: curves of `steps` steps, alerts, samples and Working Contexts. `last`: values of the last step."""
     state = RunState()
-    state.take(Event("stage.start", 1.0, 0, "base", data={"world_size": 1}))
+    state.take(Event("stage.start", 1.0, 0, TEXT_STAGE, data={"world_size": 1}))
     for step in range(1, steps + 1):
         values = {name: value * (1 + 0.1 * math.sin(step)) for name, value in _METRICS.items()}
         values |= last or {} if step == steps else {}
-        state.take(Event("step", 1.0 + step, 0, "base", step, step * 512, values, {"steps": 2 * steps}))
+        state.take(Event("step", 1.0 + step, 0, TEXT_STAGE, step, step * 512, values, {"steps": 2 * steps}))
         if step % 10 == 0:
             state.take(_snapshot(step, damaged=damaged))
     if steps:
-        state.take(Event("alert", 30.0, 0, "base", 30, 30, data={"metric": "swap_rate", "advice": _ESCAPES}))
-        state.take(Event("sample", 31.0, 0, "base", 31, data={"prompt": "def", "text": _ESCAPES}))
-        state.take(Event("checkpoint", 32.0, 0, "base", 32, data={"path": "checkpoints/base", "bytes": 1000}))
-    return StateView("example", "base", state, choose_glyphs(ascii_only))
+        state.take(
+            Event("alert", 30.0, 0, TEXT_STAGE, 30, 30, data={"metric": next(iter(METRICS)), "advice": _ESCAPES})
+        )
+        state.take(Event("sample", 31.0, 0, TEXT_STAGE, 31, data={"prompt": "def", "text": _ESCAPES}))
+        state.take(
+            Event("checkpoint", 32.0, 0, TEXT_STAGE, 32, data={"path": f"checkpoints/{TEXT_STAGE}", "bytes": 1000})
+        )
+    return StateView("example", TEXT_STAGE, state, choose_glyphs(ascii_only))
 
 
 def _snapshot(step: int, *, damaged: bool) -> Event:
@@ -56,7 +62,7 @@ def _snapshot(step: int, *, damaged: bool) -> Event:
         "runs": runs,
     }
     return Event(
-        "working_context_snapshot", 1.5 + step, 0, "base", step, step * 512, data={"runs": 3} if damaged else data
+        "working_context_snapshot", 1.5 + step, 0, TEXT_STAGE, step, step * 512, data={"runs": 3} if damaged else data
     )
 
 

@@ -38,13 +38,9 @@ class StateView:
     plot_view: PlotView = field(default_factory=PlotView)
     back: int = 0  # snapshots back from the newest
 
-    @property
-    def ascii_only(self) -> bool:
-        return not self.glyphs.braille
-
-    @property
-    def shades(self) -> str:
-        return self.glyphs.levels
+    def __post_init__(self) -> None:
+        self.ascii_only = not self.glyphs.braille
+        self.shades = self.glyphs.levels
 
     def value(self, metric: str) -> float | None:
         last = self.state.metrics.get(metric)

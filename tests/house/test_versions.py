@@ -17,5 +17,5 @@ def test_every_distribution_has_the_same_version() -> None:
     members = [ROOT, ROOT / "rustbpe", *(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))]
     versions = {member.name: read(member / "pyproject.toml")["project"]["version"] for member in members}
     versions["crate"] = read(ROOT / "rustbpe" / "Cargo.toml")["package"]["version"]
-    assert len(versions) == 7
+    assert len(versions) == 8
     assert len(set(versions.values())) == 1, versions

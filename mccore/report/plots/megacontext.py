@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mccore.events import METRICS, Event
-from mccore.events.metrics import EVALUATED, Panel, curve_label, family, figures_of, panels_of
+from mccore.events.metrics import EVALUATED, PlotPanel, curve_label, family, figures_of, panels_of
 from mccore.report.megacontext import read_runs
 from mccore.report.plots.style import (
     BLUE,
@@ -67,13 +67,13 @@ def draw_megacontext(
 # --- curves ------------------------------------------------------------------------------------------------------------
 
 
-def _members(metrics: Metrics, panel: Panel) -> list[str]:
+def _members(metrics: Metrics, panel: PlotPanel) -> list[str]:
     """The metrics of a stage that belong in a panel, in the panel's order."""
     found = [name for name in metrics if family(name) in panel.families and metrics[name]]
     return sorted(found, key=lambda name: (panel.families.index(family(name)), name))
 
 
-def _draw_steps(steps: Series, panels: Sequence[Panel]) -> bytes | None:
+def _draw_steps(steps: Series, panels: Sequence[PlotPanel]) -> bytes | None:
     """A column for every stage, a row for every panel that has something."""
     rows = [panel for panel in panels if any(_members(metrics, panel) for metrics in steps.values())]
     stages = [stage for stage in TITLES if stage in steps and any(_members(steps[stage], row) for row in rows)]
@@ -95,7 +95,7 @@ def _draw_steps(steps: Series, panels: Sequence[Panel]) -> bytes | None:
     return save(figure)
 
 
-def _draw_refocuses(refocuses: Series, drawn: Sequence[Panel], x_label: str) -> bytes | None:
+def _draw_refocuses(refocuses: Series, drawn: Sequence[PlotPanel], x_label: str) -> bytes | None:
     """Two columns of panels, a line for every stage."""
     panels = [panel for panel in drawn if any(_members(metrics, panel) for metrics in refocuses.values())]
     if not panels:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
 from typing import ClassVar
 
 from rich.text import Text
@@ -16,19 +15,17 @@ from textual.containers import Container
 from textual.events import Resize
 from textual.widgets import Footer, Static
 
-from mccore.errors import MccoreError
 from mccore.events import METRICS
 from mccore.host.terminal import one_line
-from mccore.runs.live.watch import Pieces, RunWatch
-from mccore.runs.requests import request_checkpoint
+from mccore.runs.live.watch import Pieces
 from mccore.runs.rundir import RunDir
 from mccore.tui import actions
 from mccore.tui.canvas import Plot, PlotView, window_of
 from mccore.tui.glyphs import Glyphs
 from mccore.tui.panels import LoadedPanel, StateView, load_panels
-from mccore.tui.screens.confirm import ConfirmScreen
+from mccore.tui.screens.control import ControlScreen
 from mccore.tui.screens.panels import PanelList, PanelScreen
-from mccore.tui.screens.run_screen import RunScreen, ViewLine
+from mccore.tui.screens.run_screen import ViewLine
 from mccore.tui.tail import LogTail
 from mccore.tui.widgets.details import Details
 from mccore.tui.widgets.panel import Draw, PanelPane
@@ -41,15 +38,11 @@ NARROW = 100  # columns below which details and plots take turns
 AXES = ("step", "tokens", "time")
 
 
-class MonitorScreen(RunScreen):
+class MonitorScreen(ControlScreen):
     """Watches a run. Everything it shows is read from the run's directory."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Runs", tooltip="Back to the list of runs"),
-        Binding("s", "stop", "Stop", tooltip="Stop after the current step, with a checkpoint"),
-        Binding("S", "stop_now", "Stop now", show=False, tooltip="End the launcher now"),
-        Binding("r", "resume", "Resume", tooltip="Go on with a run that has ended"),
-        Binding("C", "checkpoint", "Checkpoint", show=False, tooltip="Write a checkpoint after this step"),
         Binding("x", "axis", "Axis", show=False, tooltip="Steps, tokens or time"),
         Binding("l", "log", "Log scale", show=False, tooltip="Logarithmic values"),
         Binding("m", "smooth", "Smooth", show=False, tooltip="Smooth the curves"),
@@ -68,7 +61,6 @@ class MonitorScreen(RunScreen):
 
     def __init__(self, run: RunDir, glyphs: Glyphs) -> None:
         super().__init__(run, glyphs)
-        self.watch = RunWatch(run)
         self._glyphs = glyphs
         self._view = PlotView()
         self._page = 0
@@ -78,7 +70,6 @@ class MonitorScreen(RunScreen):
         self._log = LogTail(run)
         self._drawn = 0.0
         self._dirty = True
-        self._started: actions.Started | None = None
 
     def compose(self) -> ComposeResult:
         yield ViewLine(self.run_dir, self.VIEW)
@@ -116,8 +107,9 @@ class MonitorScreen(RunScreen):
             now = time.monotonic()
             if now - tail >= POLL_SECONDS:
                 tail = now
-                self.query_one(Details).add_log(await asyncio.to_thread(self._log.poll))
-                self._report_start()
+                if (details := self.query_one(Details)).is_mounted:
+                    details.add_log(await asyncio.to_thread(self._log.poll))
+                self.report_start()
                 if not self._dirty and self.watch.outcome.state == "running":
                     self._show_status()
             if self._dirty and now - self._drawn >= DRAW_SECONDS:
@@ -132,11 +124,6 @@ class MonitorScreen(RunScreen):
         if not moved:
             return POLL_SECONDS
         return TYPING_SECONDS if self.app.typing else 0.0  # type: ignore[attr-defined]
-
-    def _report_start(self) -> None:
-        if self._started is not None and (said := self._started.failure()) is not None:
-            self._started = None
-            self.notify(one_line(said.splitlines()[0] if said else "it ended at once"), severity="error", timeout=15)
 
     def _refresh(self) -> None:
         self._dirty, self._drawn = False, time.monotonic()
@@ -276,51 +263,6 @@ class MonitorScreen(RunScreen):
         words = actions.spelled(["run", "--resume", self.watch.run.name])
         self.app.copy_to_clipboard(words)
         self.notify(f"copied: {one_line(words)}")
-
-    # --- what ends or begins something -----------------------------------------------------------------------------------
-
-    def action_stop(self) -> None:
-        if self.watch.outcome.state != "running":
-            self.notify("it isn't running", severity="warning")
-            return
-
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._try(lambda: actions.stop_after_the_step(self.watch.run), "it stops after this step")
-
-        self.app.push_screen(ConfirmScreen(f"Stop {self.watch.run.name} after this step?"), answered)
-
-    def action_stop_now(self) -> None:
-        def answered(yes: bool | None) -> None:
-            if yes and not actions.stop_now(self.watch.run):
-                self.notify("there is no launcher to end", severity="warning")
-
-        self.app.push_screen(ConfirmScreen(f"End {self.watch.run.name} now? What isn't saved is lost."), answered)
-
-    def action_resume(self) -> None:
-        if self.watch.run.is_running():
-            self.notify("it is running", severity="warning")
-            return
-        try:
-            self._started = actions.resume(self.watch.run)
-        except OSError as error:
-            self.notify(f"can't start it: {error.strerror}", severity="error")
-        else:
-            self.notify("going on with the run")
-
-    def action_checkpoint(self) -> None:
-        if self.watch.outcome.state != "running":
-            self.notify("it isn't running", severity="warning")
-            return
-        self._try(lambda: request_checkpoint(self.watch.run), "a checkpoint is written after this step")
-
-    def _try(self, action: Callable[[], None], words: str) -> None:
-        try:
-            action()
-        except MccoreError as error:
-            self.notify(one_line(error.message), severity="error")
-        else:
-            self.notify(words)
 
 
 def _drawing(what: str | LoadedPanel, view: StateView) -> Draw:

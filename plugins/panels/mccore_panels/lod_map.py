@@ -20,7 +20,7 @@ class LodMap:
 
     title = "Working Context"
     place: Literal["plot", "wide", "screen"] = "wide"
-    reads = ("working_context_snapshot",)
+    reads: tuple[str, ...] = ("working_context_snapshot",)
 
     def __init__(self, options: Options, spec: PanelSpec) -> None:
         """It has no options."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from mccore_panels import controller, lod_map, residency, swap_rate
 
-from mccore.api import Extension, Panel
+from mccore.api import Extension, Panel, PanelSpec
 from mccore.testing import PanelSuite, example_view
 
 
@@ -29,13 +32,9 @@ class TestSwapRate(PanelSuite):
         return swap_rate.mccore_panel()
 
 
-def drawn(extension: Extension[Panel], width: int = 60, height: int = 12, **view: object) -> list[str]:
-    from pathlib import Path
-
-    from mccore.api import PanelSpec
-
+def drawn(extension: Extension[Panel], **view: Any) -> list[str]:
     panel = extension.build(extension.options(), PanelSpec(Path("run")))
-    return ["".join(span.text for span in line) for line in panel.draw(example_view(**view), width, height)]
+    return ["".join(span.text for span in line) for line in panel.draw(example_view(**view), 60, 12)]
 
 
 def test_the_map_has_every_level_and_says_how_much_of_each() -> None:
@@ -47,7 +46,7 @@ def test_the_map_has_every_level_and_says_how_much_of_each() -> None:
 
 
 @pytest.mark.parametrize(("extension", "metric"), [(swap_rate, "swap_rate"), (residency, "residency")])
-def test_a_curve_says_what_to_look_at_outside_its_band(extension: object, metric: str) -> None:
+def test_a_curve_says_what_to_look_at_outside_its_band(extension: Any, metric: str) -> None:
     inside, outside = ({metric: value} for value in ({"swap_rate": 0.1, "residency": 0.95}[metric], 0.6))
-    assert "outside" not in drawn(extension.mccore_panel(), last=inside)[-1]  # type: ignore[attr-defined]
-    assert "outside" in drawn(extension.mccore_panel(), last=outside)[-1]  # type: ignore[attr-defined]
+    assert "outside" not in drawn(extension.mccore_panel(), last=inside)[-1]
+    assert "outside" in drawn(extension.mccore_panel(), last=outside)[-1]
