@@ -91,7 +91,13 @@ LONG_HISTORY = (
         ("context", "window", "window_lookup", "twin", "twin_lookup", "context_ngram_cache"),
         looks_up=True,
     ),
-    Condition("lookup_elsewhere", "control", "the lookup in another document's history", ("context",), looks_up=True),
+    Condition(
+        "lookup_elsewhere",
+        "control",
+        "the lookup in the window and another document's far past",
+        ("context",),
+        looks_up=True,
+    ),
     Condition(
         "window_lookup", "control", "`window`, with a lookup in the whole history", ("window", "context"), looks_up=True
     ),

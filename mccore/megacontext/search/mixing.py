@@ -21,6 +21,7 @@ from mccore.megacontext.search.lookup import LONGEST, Matches
 LENGTHS = (2, 3, 4, 5, 6, 8, 12, LONGEST)  # the shortest match of each kind
 HIDDEN = 16
 FEATURES = len(LENGTHS) + 8
+MOST = 5.3  # of w as a logit: however sure, what the model alone says keeps one part in two hundred
 FLOOR = -30.0  # log-probabilities below are taken for it
 
 
@@ -116,7 +117,7 @@ class LookupMixer(nn.Module):
             dim=1,
         )
         say: Tensor = self.out(torch.tanh(self.hidden(features)))[:, 0]
-        return say.masked_fill(longest < 0, -torch.inf)
+        return say.clamp(max=MOST).masked_fill(longest < 0, -torch.inf)
 
     def forward(self, logits: Tensor, found: LookedUp) -> tuple[Tensor, Tensor]:
         """Log-probabilities fp32 [B, V] after logits [B, V], and what the lookup contributes to the probability of the tokens

@@ -16,6 +16,7 @@ from mccore.errors import ConfigError, DataError
 from mccore.eval.context import long_history
 from mccore.eval.context.long_history import (
     CONDITIONS,
+    LOOKUPS,
     ON_DEMAND,
     LongHistoryReport,
     evaluate_long_histories,
@@ -233,7 +234,7 @@ def test_tokens_are_placed_as_the_other_kind_of_model_places_them() -> None:
 def test_rows_of_one_document_are_swapped_with_none(model: SessionModel) -> None:
     rows, swapped = rows_of(), {"gists_swapped", "history_swapped"}
     of_one = evaluate(model, rows, [7, 7, 7])
-    assert set(of_one.losses) == set(CONDITIONS) - swapped - {"contiguous", "twin", "twin_full", *ON_DEMAND}
+    assert set(of_one.losses) == set(CONDITIONS) - swapped - {"contiguous", "twin", "twin_full", *ON_DEMAND, *LOOKUPS}
     of_two = evaluate(model, rows, [7, 7, 8])
     assert swapped <= of_two.losses.keys()
     same = rows.copy()

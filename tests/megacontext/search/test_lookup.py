@@ -121,6 +121,15 @@ def test_without_a_match_the_model_alone_speaks() -> None:
     assert mixed[1, 3] > torch.log_softmax(logits[1], dim=0)[3]
 
 
+def test_the_model_keeps_a_part_however_sure_the_lookup_is() -> None:
+    mixer = eager()
+    with torch.no_grad():
+        mixer.out.bias.fill_(1000.0)
+    ids = [3, 4, 5, 6, 3, 4]
+    mixed, _ = mixer(torch.zeros(1, 8), looked_up([(find_matches(index_of(ids)), np.zeros(1, bool), len(ids))]))
+    assert mixed[0, 0] > np.log(1 / 8 / 210)
+
+
 def test_token_0_may_be_what_followed() -> None:
     """Columns behind a row's last token hold id 0 too."""
     ids = [1, 2, 0, 1, 2, 3, 1, 2]

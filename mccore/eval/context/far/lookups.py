@@ -66,10 +66,10 @@ class Row:
         self.matches = _matches(ids[: self.history], self.later)
 
     def examples(self, predicted: Predicted, matches: Sequence[Matches] | None = None) -> Examples:
-        """The predictions with their matches, or others."""
-        nothing = matches is not None  # what another history says isn't shown here
+        """The predictions with their matches, or with those of another far past, of which nothing is shown."""
+        first = 0 if matches is None else self.begin
         rows = [
-            (each, np.zeros(len(each.place), bool) if nothing else predicted.shows(each.place), self.history + number)
+            (each, predicted.shows(each.place) & (each.place >= first), self.history + number)
             for number, each in enumerate(self.matches if matches is None else matches)
         ]
         return examples_of(predicted.logits, self.later, rows)
@@ -132,7 +132,7 @@ class LookupConditions:
     ) -> None:
         self.model, self.horizon, self.twin = model, horizon, twin
         self.window = model.options.wc_length - model.options.refocus_interval
-        self.vocabulary = model.gpt.config.vocab_size
+        self.vocabulary = model.gpt.config.vocab_ids  # columns of logits
         fitted = [Row(ids, horizon, self.window) for ids in rows]
         contexts = []
         for row in fitted:
@@ -187,8 +187,9 @@ def behind(session: Session, later: NDArray[np.int64]) -> Predicted:
 
 
 def foreign_lookup(row: Row, predicted: Predicted, other: NDArray[np.int64], mixer: LookupMixer) -> Tensor:
-    """Losses [H] with a lookup in another history, ids [n]: of a text that doesn't come from what is searched."""
-    return losses(mixer, row.examples(predicted, _matches(other, row.later)))
+    """Losses [H] with a lookup in the window and another document's far past, ids [n]: in a text that doesn't come again."""
+    history = np.concatenate([other[: row.begin], row.ids[row.begin : row.history]])
+    return losses(mixer, row.examples(predicted, _matches(history, row.later)))
 
 
 @torch.inference_mode()
