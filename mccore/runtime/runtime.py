@@ -26,11 +26,11 @@ from mccore.runs.checkpoints import latest, step_of
 from mccore.runs.rundir import RunDir
 from mccore.runtime.inputs import check_input
 from mccore.runtime.open import OpenModel, open_model
-from mccore.runtime.stores import corpus_splits, mixture_splits, token_store
+from mccore.runtime.stores import check_mixture, corpus_splits, mixture_splits, token_store
 from mccore.runtime.told import Place, Unheard
 from mccore.scaling.plan import stage_config
-from mccore.tasks.catalogue import code_version
-from mccore.tasks.jsonl import ReadConversations, file_fingerprint, jsonl_path, read_conversations
+from mccore.tasks.catalogue import code_version, open_task
+from mccore.tasks.jsonl import ReadConversations
 from mccore.telemetry.emitter import Emitter
 from mccore.train.world import World
 
@@ -160,11 +160,10 @@ class Runtime:
         """What the content of the mixture's sources depends on beside their names."""
         versions: dict[str, Any] = {}
         for name in section.mixture:
-            _, _, path = name.partition(":")
-            if path:
-                versions[name] = file_fingerprint(name)
-                self._check_input(f"the conversations {name}", versions[name])
-            else:  # made from the standard library
+            if (fingerprint := open_task(name).fingerprint()) is not None:
+                versions[name] = fingerprint
+                self._check_input(f"the conversations {name}", fingerprint)
+            else:
                 versions["stdlib"] = self._stdlib_manifest
         return versions
 
@@ -175,20 +174,15 @@ class Runtime:
         return manifest
 
     def check_conversations(self) -> dict[str, ReadConversations]:
-        """What the files of conversations hold that the stages of this run train on, by their names; all of them are read.
+        """What the files of conversations hold that the stages of this run train on, by their names; all of them are read, and
+        what is elsewhere is fetched.
 
         Raises DataError for one that can't be read or has nothing for a split.
         """
-        found: dict[str, ReadConversations] = {}
-        for stage in TRAINING_STAGES:
-            if not stage_spec(stage).chat or stage not in self.config.stages:
-                continue
-            for name, count in self.chat_section(stage).mixture.items():
-                if count and (path := jsonl_path(name)) is not None and name not in found:
-                    found[name] = read_conversations(path, strict=self.config.data.strict)
-                    found[name].of("train")
-                    found[name].of("val")
-        return found
+        stages = [stage for stage in TRAINING_STAGES if stage_spec(stage).chat and stage in self.config.stages]
+        mixtures = [self.chat_section(stage).mixture for stage in stages]
+        names = {name: None for mixture in mixtures for name, count in mixture.items() if count}
+        return check_mixture(list(names), self.progress, strict=self.config.data.strict)
 
     def chat_section(self, stage: StageName) -> ChatTrainConfig:
         """The settings of a chat stage. Raises DataError for an empty mixture."""

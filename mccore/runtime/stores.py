@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from mccore.data.batches.store import Encoded, TokenStore, encode_documents, ens
 from mccore.data.corpora.document import Corpus, Split
 from mccore.data.tokenizer.chat_format import render_conversation
 from mccore.data.tokenizer.tokenizer import Tokenizer
-from mccore.tasks.catalogue import mix_conversations
+from mccore.tasks.catalogue import mix_conversations, open_task
+from mccore.tasks.jsonl import ReadConversations, jsonl_path, read_conversations
 from mccore.train.world import World
 
 VAL_CONVERSATIONS = 200  # held-out conversations per source, for the validation loss of chat stages
@@ -73,3 +74,18 @@ def mixture_splits(
             yield Encoded(conversation["id"], np.array(rendered.ids), np.array(rendered.mask, dtype=np.uint8))
 
     return lambda: {"train": encode("train"), "val": encode("val")}
+
+
+def check_mixture(names: Sequence[str], progress: Progress, *, strict: bool) -> dict[str, ReadConversations]:
+    """Fetch what tasks are made from, and read all files of conversations; returns what these hold, by their names.
+
+    Raises DataError for one that can't be had or read, or has nothing for a split.
+    """
+    found: dict[str, ReadConversations] = {}
+    for name in names:
+        open_task(name).fetch(lambda done, total: progress(done, total, "bytes"))
+        if (path := jsonl_path(name)) is not None:
+            found[name] = read_conversations(path, strict=strict)
+            found[name].of("train")
+            found[name].of("val")
+    return found

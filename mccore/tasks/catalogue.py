@@ -14,14 +14,23 @@ from pathlib import Path
 
 from mccore.data.conversation import Conversation, Split, check_conversation_split
 from mccore.errors import DataError
-from mccore.tasks.jsonl import JsonlTask, jsonl_path, missing_file
+from mccore.tasks.jsonl import JsonlTask, jsonl_path
 from mccore.tasks.task import AnyTask, FreeAnswers
 
 # Loaded when asked for: name -> module and class.
 _TASKS = {
+    "arc_challenge": "mccore.tasks.benchmarks.letters:ArcChallenge",
+    "arc_easy": "mccore.tasks.benchmarks.letters:ArcEasy",
     "arithmetic": "mccore.tasks.stdlib.arithmetic:Arithmetic",
+    "gsm8k": "mccore.tasks.benchmarks.free:GSM8K",
+    "humaneval": "mccore.tasks.benchmarks.humaneval:HumanEval",
+    "identity": "mccore.tasks.benchmarks.identity:Identity",
+    "mmlu": "mccore.tasks.benchmarks.letters:MMLU",
     "needle": "mccore.tasks.stdlib.needle:Needle",
+    "simple_spelling": "mccore.tasks.benchmarks.words:SimpleSpelling",
+    "smoltalk": "mccore.tasks.benchmarks.free:SmolTalk",
     "spelling": "mccore.tasks.stdlib.spelling:Spelling",
+    "spelling_bee": "mccore.tasks.benchmarks.words:SpellingBee",
     "stdlib_choice": "mccore.tasks.stdlib.choice:StdlibChoice",
     "stdlib_qa": "mccore.tasks.stdlib.qa:StdlibQA",
 }
@@ -48,8 +57,9 @@ def open_task(name: str, *, strict: bool = True) -> AnyTask:
 
 
 def free_tasks() -> list[FreeAnswers]:
-    """The embedded tasks that are answered in free text."""
-    return [task for task in map(open_task, task_names()) if isinstance(task, FreeAnswers)]
+    """The tasks made from the standard library that are answered in free text."""
+    made_here = [name for name, place in _TASKS.items() if place.startswith("mccore.tasks.stdlib.")]
+    return [task for task in map(open_task, sorted(made_here)) if isinstance(task, FreeAnswers)]
 
 
 def open_conversations(
@@ -70,9 +80,7 @@ def open_conversations(
 
 def check_source(name: str) -> None:
     """Raise DataError unless `name` is a task that is there; its conversations aren't read."""
-    open_task(name)
-    if (path := jsonl_path(name)) is not None and not path.is_file():
-        raise missing_file(path)
+    open_task(name).check()
 
 
 def mix_conversations(

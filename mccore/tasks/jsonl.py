@@ -84,10 +84,8 @@ def missing_file(path: Path) -> DataError:
     return DataError(f"{spell(path)} doesn't exist or isn't a file", hint="check the path of the conversations")
 
 
-def file_fingerprint(name: str) -> dict[str, Any]:
+def fingerprint_of(path: Path) -> dict[str, Any]:
     """What identifies the content of a file of conversations: its size and SHA-256."""
-    path = jsonl_path(name)
-    assert path is not None
     if not path.is_file():
         raise missing_file(path)
     with open_regular(path) as file:
@@ -145,6 +143,13 @@ class JsonlTask(FreeAnswers):
         self.name = f"jsonl:{spell(path.name)}"
         self._path = path
         self._strict = strict
+
+    def check(self) -> None:
+        if not self._path.is_file():
+            raise missing_file(self._path)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return fingerprint_of(self._path)
 
     def conversations(self, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Conversation]:
         chosen = read_conversations(self._path, strict=self._strict).of(split)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from mccore.data.conversation import Conversation, Message, Split
+from mccore.data.corpora.document import Progress
 from mccore.data.tokenizer.reply import Piece, prose
 
 Prompt = Sequence[Message] | str
@@ -135,6 +136,16 @@ class Task(ABC, Generic[RequestT]):
     """Questions of one kind with known answers. Splits are disjoint by subject, whatever the seed."""
 
     name: str
+
+    def check(self) -> None:
+        """Raise DataError where what the task is made from isn't to be had; nothing large is read."""
+
+    def fetch(self, progress: Progress) -> None:
+        """Bring what it is made from to this machine; nothing to do for a task that is here."""
+
+    def fingerprint(self) -> dict[str, Any] | None:
+        """What identifies the content it is made from; None for one that is made from the standard library."""
+        return None
 
     @abstractmethod
     def conversations(self, split: Split, *, seed: int = 0, limit: int | None = None) -> Sequence[Conversation]:

@@ -34,6 +34,24 @@ def read_texts(path: Path, field: str) -> Iterator[tuple[int, str | None]]:
     return _parquet_texts(path, field) if is_parquet(path) else _json_texts(path, field)
 
 
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row from 0 or line from 1, record) of a parquet or JSON file. Raises DataError for a file that can't be read."""
+    if not is_parquet(path):
+        for number, value in read_json_values(path):
+            if not isinstance(value, dict):
+                raise DataError(f"{spell(path)}, line {number}: not a JSON object", hint="write one object per line")
+            yield number, value
+        return
+    import pyarrow.parquet as pq
+
+    row = 0
+    with blaming(path, lambda: f" after row {row}"), open_regular(path) as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
+            for record in batch.to_pylist():
+                yield row, record
+                row += 1
+
+
 @contextlib.contextmanager
 def blaming(path: Path, place: Callable[[], str]) -> Iterator[None]:
     """Turn whatever a library raises inside into a DataError about the file, or about what the system refused."""

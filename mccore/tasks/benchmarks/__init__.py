@@ -1,0 +1,1 @@
+"""Published benchmarks and instruction data, read from the hub; one file each."""
