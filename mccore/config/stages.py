@@ -18,7 +18,7 @@ class StageSpec:
     name: StageName
     """What a user types, and what its log, its checkpoints and its results are called."""
     work: str
-    """The function of `mccore.stages.table` that does it."""
+    """The function that does it, as `module.function` of `mccore.stages`."""
     title: str = ""
     """What a plot calls it, where it has curves."""
     trains: bool = False
@@ -36,21 +36,23 @@ class StageSpec:
 
 
 def _trains(name: StageName, title: str, *, chat: bool) -> StageSpec:
-    return StageSpec(name, "train", f"{name}: {title}", trains=True, ranks=True, needs_model=True, chat=chat)
+    return StageSpec(
+        name, "train.train_stage", f"{name}: {title}", trains=True, ranks=True, needs_model=True, chat=chat
+    )
 
 
 STAGE_TABLE: tuple[StageSpec, ...] = (
-    StageSpec("data", "find_corpus"),
-    StageSpec("tokenizer", "train_tokenizer"),
-    StageSpec("tokenizer_eval", "measure_tokenizer"),
-    StageSpec("encode", "encode"),
+    StageSpec("data", "prepare.find_corpus"),
+    StageSpec("tokenizer", "prepare.train_tokenizer"),
+    StageSpec("tokenizer_eval", "prepare.measure_tokenizer"),
+    StageSpec("encode", "prepare.encode"),
     _trains("base", "pretraining", chat=False),
-    StageSpec("base_eval", "evaluate_text", needs_model=True, evaluates="base"),
+    StageSpec("base_eval", "evaluate.evaluate_text", needs_model=True, evaluates="base"),
     _trains("mid", "midtraining", chat=True),
-    StageSpec("chat_eval_mid", "evaluate_chat", needs_model=True, chat=True, evaluates="mid"),
+    StageSpec("chat_eval_mid", "evaluate.evaluate_chat", needs_model=True, chat=True, evaluates="mid"),
     _trains("sft", "fine-tuning", chat=True),
-    StageSpec("chat_eval_sft", "evaluate_chat", needs_model=True, chat=True, evaluates="sft"),
-    StageSpec("report", "report"),
+    StageSpec("chat_eval_sft", "evaluate.evaluate_chat", needs_model=True, chat=True, evaluates="sft"),
+    StageSpec("report", "report.report"),
 )
 
 STAGES: tuple[StageName, ...] = tuple(spec.name for spec in STAGE_TABLE)
@@ -64,7 +66,7 @@ CHAT_STAGES: tuple[StageName, ...] = tuple(spec.name for spec in STAGE_TABLE if 
 TEXT_STAGE: StageName = next(spec.name for spec in STAGE_TABLE if spec.trains and not spec.chat)
 """The training stage that reads the corpus."""
 
-REPORT_STAGE: StageName = next(spec.name for spec in STAGE_TABLE if spec.work == "report")
+REPORT_STAGE: StageName = next(spec.name for spec in STAGE_TABLE if spec.work == "report.report")
 """The stage that tells of the others."""
 
 _BY_NAME = {spec.name: spec for spec in STAGE_TABLE}

@@ -74,7 +74,7 @@ def _run_stage(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal
 def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) -> _End:
     # Imported here: what fails on import deserves an event too.
     from mccore.runtime.runtime import Stopped, build
-    from mccore.stages.table import STAGE_FUNCTIONS
+    from mccore.stages.table import stage_function
 
     def stop_requested() -> bool:
         return stop.requested or run.stop_requested()
@@ -93,7 +93,7 @@ def _attempt(run: RunDir, stage: StageName, emitter: Emitter, stop: StopSignal) 
                 runtime.emit("stage.progress", done=world.size, total=world.size, unit="ranks")
             if not stage_spec(stage).trains:
                 runtime.emit("stage.start", world_size=world.size, resumed_step=None, plan={}, durable=True)
-            results = STAGE_FUNCTIONS[stage](runtime)
+            results = stage_function(stage)(runtime)
             if world.is_main:
                 run.write_result(stage, results)
             return _End("finished", results=results if world.is_main else None)

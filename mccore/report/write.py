@@ -47,7 +47,7 @@ def write_report(run: RunDir) -> ReportPaths:
         steps, refocuses = training_series(curves(events, step_metrics)), refocus_curves(events)
         contexts = snapshots(events, "working_context_snapshot")
         images |= draw_megacontext(steps, refocuses, data["megacontext"]["evaluations"], contexts)
-    if measured := data["results"].get(stage_of_work("measure_tokenizer")):
+    if measured := data["results"].get(stage_of_work("prepare.measure_tokenizer")):
         images["tokenizer.png"] = draw_tokenizer(measured)
     for name, image in images.items():
         plots.append(run.report_dir / name)

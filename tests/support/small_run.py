@@ -127,7 +127,7 @@ def new_run(base_dir: Path, byte_tokenizer: Tokenizer) -> Callable[[str, RunConf
 def in_process() -> Callable[[RunDir, str], dict[str, Any]]:
     """`in_process(run, stage)`: do a stage here, on one rank; returns its results."""
     from mccore.runtime.runtime import build
-    from mccore.stages.table import STAGE_FUNCTIONS
+    from mccore.stages.table import stage_function
     from mccore.train.gradients import join_world
 
     def do(run: RunDir, stage: Any) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def in_process() -> Callable[[RunDir, str], dict[str, Any]]:
             Emitter(EventWriter(run.events_dir / "rank0.jsonl")) as emitter,
             join_world(run.config.hardware, {"OMP_NUM_THREADS": "1"}) as world,
         ):
-            return STAGE_FUNCTIONS[stage](build(run, stage, world=world, emitter=emitter))
+            return stage_function(stage)(build(run, stage, world=world, emitter=emitter))
 
     return do
 

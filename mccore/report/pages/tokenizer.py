@@ -12,8 +12,8 @@ from mccore.report.shape import Data
 
 
 def tokenizer_lines(data: Data) -> Iterable[str]:
-    trained = data["results"].get(stage_of_work("train_tokenizer"))
-    measured = data["results"].get(stage_of_work("measure_tokenizer"))
+    trained = data["results"].get(stage_of_work("prepare.train_tokenizer"))
+    measured = data["results"].get(stage_of_work("prepare.measure_tokenizer"))
     if not trained and not measured:
         return
     yield "## Tokenizer"
