@@ -56,6 +56,11 @@ if TYPE_CHECKING:
     help="Search the history for what the newest tokens ask for; goes with --allocator spans. Default: the run's.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--server",
+    metavar="URL",
+    help="Talk to a server that `mccore serve` started; --session takes the id of a session there.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per answer.")
 def chat(
     run: str | None,
@@ -75,6 +80,7 @@ def chat(
     allocator: str | None,
     search: str | None,
     device: str,
+    server: str | None,
     as_json: bool,
 ) -> None:
     """Talk to the model of RUN: a run's name, its directory, or `latest`. Default: the newest run that has a model.
@@ -86,6 +92,13 @@ def chat(
     """
     from mccore.cli.chat.sessions import SessionPlace, open_history, saved_model
 
+    if server is not None:
+        from mccore.cli.chat.remote import RemoteChat
+
+        sampling_fields = {"temperature": temperature, "top_k": top_k, "max_tokens": max_new_tokens, "seed": seed}
+        elsewhere = (run, stage, context, megacontext, wc_length, refocus_interval, allocator, search)
+        RemoteChat(server, sampling_fields, system, name, as_json=as_json).run(prompt, files, elsewhere)
+        return
     place = SessionPlace(name, context)
     flags = {"wc_length": wc_length, "refocus_interval": refocus_interval, "allocator": allocator, "search": search}
     session_wanted = any(value is not None for value in (name, context, *flags.values()))
