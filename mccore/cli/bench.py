@@ -149,6 +149,41 @@ def context(
         _show(about, costs)
 
 
+@bench.command("serve")
+@click.argument("run")
+@click.option(
+    "--side-by-side", type=click.IntRange(2, 256), default=32, show_default=True, help="Conversations at once."
+)
+@click.option("--tokens", type=click.IntRange(2, 10**5), default=128, show_default=True, help="Of an answer.")
+@click.option(
+    "--history", type=click.IntRange(1, 10**7), default=100_000, show_default=True, help="Of the long conversation."
+)
+@click.option("--idle", type=click.IntRange(1, 10**5), default=1000, show_default=True, help="Idle conversations.")
+@click.option("--idle-tokens", type=click.IntRange(1, 10**7), default=10_000, show_default=True, help="Tokens of each.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Of what is timed.")
+@click.option("--text", type=click.Path(path_type=Path), help="Text of the histories; default: mccore's own sources.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def serving(run: str, text: Path | None, as_json: bool, **load: int) -> None:
+    """Start a server of RUN and measure it as its clients see it: many at once, a newcomer, a long history, idle ones."""
+    import tempfile
+    from importlib import resources
+
+    from mccore.host.text import read_text
+    from mccore.serve.cost import Load, measure_serving
+
+    content = read_text(text) if text else resources.files("mccore").joinpath("api.py").read_text(encoding="utf-8")
+    line = StatusLine()
+    with tempfile.TemporaryDirectory() as sessions:
+        found = measure_serving(run, Load(**load), Path(sessions), content, line.show).as_dict()
+    line.clear()
+    if as_json:
+        echo_json(found)
+        return
+    for name, value in found.items():
+        shown = size(value) if name.endswith("_bytes") else f"{value:.4g}"
+        echo(f"{name.replace('_', ' '):28}{shown:>12}")
+
+
 def _show(about: dict[str, Any], costs: ContextCosts) -> None:
     echo(
         f"{about['run']}, {about['stage']} step {about['step']:,}, on {about['device']} with {about['threads']} threads; "

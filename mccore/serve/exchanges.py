@@ -169,7 +169,9 @@ class Exchange:
 
     async def _note_messages(self, frame: Frame) -> None:
         self.figures.prompt_tokens, self.figures.cached_tokens = int(frame["tokens"]), int(frame["before"])
-        stops = frame["stops"] or [0] * len(self.messages)
+        if not self.messages:
+            return
+        stops = frame["stops"] or [0] * len(self.messages)  # a window has no history
         records = [
             {"type": "message", "role": said.role, "text": said.text, "stop": stop, **extra}
             for (said, extra), stop in zip(self.messages, stops, strict=True)
