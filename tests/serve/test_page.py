@@ -83,7 +83,8 @@ def test_regenerate_and_edit_go_on_in_branches(page: Page) -> None:
     page.run("document.querySelector('#dialogtext').value = 'another question'")
     page.click("#dialogyes")
     page.wait(
-        f"document.querySelector('article.user .text')?.textContent === 'another question' && {IDLE} && document.querySelectorAll('article').length === 2"
+        f"document.querySelector('article.user .text')?.textContent === 'another question' && {IDLE}"
+        " && document.querySelectorAll('article').length === 2"
     )
     assert page.run("document.querySelectorAll('#list button').length") == 3
 
@@ -149,28 +150,7 @@ def test_it_works_on_a_phone_and_in_the_dark(page: Page, server: Server) -> None
     page.size(1280, 800)
 
 
-ACCESSIBLE = """
-(() => {
-  const faults = [];
-  const shown = (e) => e.offsetParent !== null;
-  for (const e of document.querySelectorAll('button, a, summary')) if (shown(e) && !(e.textContent.trim() || e.getAttribute('aria-label'))) faults.push(['no name', e.outerHTML]);
-  for (const e of document.querySelectorAll('input, textarea, progress')) if (!(e.labels && e.labels.length) && !e.getAttribute('aria-label')) faults.push(['no label', e.outerHTML]);
-  for (const e of document.querySelectorAll('[aria-controls], [aria-labelledby]')) for (const n of ['aria-controls', 'aria-labelledby']) if (e.getAttribute(n) && !document.getElementById(e.getAttribute(n))) faults.push(['no target', e.outerHTML]);
-  const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);
-  if (new Set(ids).size !== ids.length) faults.push(['ids twice', ids.join()]);
-  if (!document.documentElement.lang || document.querySelectorAll('main').length !== 1 || document.querySelectorAll('h1').length !== 1) faults.push(['structure', '']);
-  const rgb = (c) => (c.match(/[0-9.]+/g) || []).map(Number);
-  const light = (c) => { const [r, g, b] = rgb(c).map((v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const back = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (rgb(c)[3] !== 0) return c; } return 'rgb(255,255,255)'; };
-  for (const e of document.querySelectorAll('button, h1, h2, small, label, summary, .text, footer, #status, #cutwords, .legend')) {
-    if (!shown(e) || !e.textContent.trim() || e.disabled) continue;
-    const a = light(getComputedStyle(e).color), b = light(back(e));
-    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (contrast < 4.5) faults.push(['contrast ' + contrast.toFixed(2), e.outerHTML.slice(0, 100)]);
-  }
-  return faults;
-})()
-"""
+ACCESSIBLE = (Path(__file__).parent / "accessible.js").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
