@@ -154,6 +154,17 @@ _RUN = (
         {"about": _text("what it is about"), "message": _text("what there is to say")},
     ),
     EventType(
+        "resources",
+        "what a rank uses of the machine; sampled every few seconds",
+        {
+            "pid": _integer("process id of the rank"),
+            "host": _text("name of its machine"),
+            "gpu": _text("name of its GPU, empty for a rank without"),
+            "gpu_memory_total": _integer("bytes of memory of that GPU"),
+        },
+        metrics=True,
+    ),
+    EventType(
         "sample", "text continued by the model", {"prompt": _text("what was given"), "text": _text("what followed")}
     ),
     EventType(

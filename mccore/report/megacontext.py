@@ -14,6 +14,7 @@ from mccore.events import METRICS, Event
 from mccore.events.metrics import EVALUATED, family, metric, metrics_of
 from mccore.report.evaluation import finite_number, read_evaluation
 from mccore.report.shape import Record
+from mccore.runs.lod_map import stretches, text_map
 from mccore.runs.series import Series, snapshots
 from mccore.scaling.megacontext import megacontext_flops, megacontext_parameters, variant_lengths
 
@@ -142,7 +143,15 @@ def _context(data: Mapping[str, Any]) -> Record:
             {"level": level, "entries": entries[level], "tokens": entries[level] * size**level}
             for level in sorted(entries)
         ],
+        "map": _map(data),
     }
+
+
+def _map(data: Mapping[str, Any]) -> list[str]:
+    try:
+        return text_map(stretches(read_runs(data), int(data["block_size"]), int(data["history"])))
+    except (KeyError, TypeError, ValueError):  # damaged: its numbers are shown as far as they go
+        return []
 
 
 def read_runs(data: Mapping[str, Any]) -> list[tuple[int, int]]:

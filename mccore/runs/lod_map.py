@@ -59,6 +59,33 @@ def cells(shown: Sequence[Stretch], count: int) -> list[int]:
     return levels
 
 
+SHADES = "█▓▒░"  # tokens, LOD1, LOD2, coarser
+CELL_TOKENS = 16  # a text has no more cells than the history has of these
+
+
+def text_map(shown: Sequence[Stretch], *, width: int = 64, most_lines: int = 8, shades: str = SHADES) -> list[str]:
+    """The map in lines of text, oldest first: the first token of each line, and its cells. Empty for an empty history."""
+    if not shown:
+        return []
+    total = shown[-1].stop
+    count = max(1, min(most_lines, round(total / (width * CELL_TOKENS))))
+    levels = cells(shown, width * count)
+    digits = len(f"{total:,}")
+    return [
+        f"{total * line // count:>{digits},} |"
+        + "".join(shades[min(level, len(shades) - 1)] for level in levels[line * width : (line + 1) * width])
+        + "|"
+        for line in range(count)
+    ]
+
+
+def legend(shades: str = SHADES) -> str:
+    """What the characters of a map mean."""
+    return "  ".join(
+        f"{shade} {word}" for shade, word in zip(shades, ("tokens", "LOD1", "LOD2", "coarser"), strict=True)
+    )
+
+
 def changed(before: Sequence[Stretch], after: Sequence[Stretch], count: int) -> list[bool]:
     """Which of the `count` cells of `after` show another level than `before` did at the same tokens."""
     if not after:

@@ -27,6 +27,7 @@ from mccore.scaling.plan import TrainPlan, train_plan, training_flops
 from mccore.stages.observers.checkpoints import Checkpoints
 from mccore.stages.observers.focus import FocusCheck
 from mccore.stages.observers.observer import Observers
+from mccore.stages.observers.resources import Resources
 from mccore.stages.observers.samples import Samples
 from mccore.stages.observers.steps import Steps
 from mccore.stages.observers.timings import StepTimings
@@ -54,7 +55,7 @@ def train_stage(runtime: Runtime) -> Results:
     flops = training_flops(config.model_copy(update={"model": runtime.model_config}), plan.steps, plan.batch_tokens)
     steps, validation = Steps(runtime, training, plan), Validation(runtime, training)
     checkpoints = Checkpoints(runtime, training, {_MICRO_ROWS: micro_rows, _RANKS: world.size})
-    watching = (StepTimings(runtime, training), steps, validation, FocusCheck(runtime, training),
+    watching = (StepTimings(runtime, training), steps, Resources(runtime), validation, FocusCheck(runtime, training),
                 Samples(runtime, training), checkpoints)  # fmt: skip
     observers = Observers(watching, runtime.stop_requested)
     loader = Loader(

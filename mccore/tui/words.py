@@ -33,7 +33,8 @@ def notes(watch: RunWatch) -> list[str]:
     state, found = watch.state, []
     age = time.time() - state.newest if state.newest else 0.0
     if watch.outcome.state == "running" and age > QUIET_SECONDS:
-        found.append(f"nothing new for {duration(age)}")
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.newest))
+        found.append(f"nothing new for {duration(age)}, since {since}")
     if watch.problem:
         found.append(one_line(watch.problem))
     if watch.skipped:
@@ -42,9 +43,11 @@ def notes(watch: RunWatch) -> list[str]:
         found.append(f"events of a newer mccore: {state.newer}")
     if watch.catching_up:
         found.append("reading the history")
-    failed = next((stage for stage in state.stages.values() if stage.state == "failed"), None)
+    failed = state.failure()
     if failed is not None:
-        found.append(f"{failed.name} failed: {one_line(failed.message)} (t shows the log, r goes on with the run)")
+        found.append(
+            f"{failed.name} failed: {one_line(failed.message)} (tab Failure has its traceback, r goes on with the run)"
+        )
     if state.alerts:
         metric = one_line(str(state.alerts[-1].data.get("metric")))
         found.append(f"alerts: {len(state.alerts)}, the last on {metric}")

@@ -28,7 +28,7 @@ KERNEL = {
 }  # fmt: skip
 PLUGIN_MAY_IMPORT = {"api", "config", "errors", "events", "hookspecs"}
 HEAVY = {"datasets", "matplotlib", "numpy", "pyarrow", "textual", "torch"}
-KERNEL_PACKAGES = {"msgspec", "packaging", "pluggy", "psutil", "pydantic"}
+KERNEL_PACKAGES = {"msgspec", "packaging", "pluggy", "psutil", "pydantic", "pynvml"}
 
 
 @dataclass(frozen=True)

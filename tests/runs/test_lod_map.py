@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mccore.runs.lod_map import cells, changed, histogram, stretches
+from mccore.runs.lod_map import cells, changed, histogram, stretches, text_map
 
 RUNS = [[2, 1], [1, 2], [0, 4]]  # K = 4: 16 + 8 + 4 tokens
 
@@ -50,3 +50,15 @@ def test_changes_are_marked_where_both_know_the_tokens() -> None:
 
 def test_histogram_adds_up() -> None:
     assert histogram([[1, 2], [0, 5], [1, 3]]) == {0: 5, 1: 5}
+
+
+def test_a_map_in_text_says_where_each_line_begins() -> None:
+    shown = stretches([[2, 4], [1, 8], [0, 1024]], 16, 4 * 256 + 8 * 16 + 1024)
+    lines = text_map(shown, width=32)
+    assert [line.partition("|")[0].strip() for line in lines] == ["0", "544", "1,088", "1,632"]
+    assert {len(line) for line in lines} == {len(lines[0])}
+    assert lines[0].count("▒") == 32
+    assert lines[3].count("█") == 32
+    assert "▓" in lines[1] + lines[2]
+    assert text_map([]) == []
+    assert text_map(stretches([[0, 3]], 16, 3), width=8) == ["0 |████████|"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -22,10 +23,10 @@ def drive(app: MonitorApp, steps: Callable[[Pilot[None]], Awaitable[None]], size
     asyncio.run(go())
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], object], what: str) -> None:
+async def until(pilot: Pilot[None], condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Wait for something that happens in the background."""
-    for _ in range(600):
-        if condition():
-            return
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited in vain for: {what}")
         await pilot.pause(0.05)
-    pytest.fail(f"waited in vain for: {what}")

@@ -19,7 +19,7 @@ from mccore.tui.screens.help import HelpScreen
 from mccore.tui.screens.launch import LaunchScreen
 from mccore.tui.screens.monitor import MonitorScreen
 from mccore.tui.screens.runs import RunsScreen
-from tests.tui.conftest import write_run
+from tests.tui.conftest import ESCAPES, write_run
 from tests.tui.pilot import drive, until
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
@@ -128,13 +128,44 @@ def test_stopping_asks_first_and_makes_the_stop_file(root: Path, run: RunDir) ->
 
 
 def test_a_failure_shows_what_failed_and_what_to_do(root: Path, run: RunDir) -> None:
-    ended = Event("stage.end", 1_700_000_400.0, 1, "base", data={"outcome": "failed", "message": "boom"})
+    ended = Event("stage.end", 1_700_000_400.0, 1, "base", data={
+        "outcome": "failed", "message": "boom", "traceback": f"Traceback\n  in ruin {ESCAPES}", "hint": "mend it"
+    })  # fmt: skip
     (run.events_dir / "rank1.jsonl").write_text(ended.to_json() + "\n")
     app = make_monitor(root, run)
 
     async def steps(pilot: Pilot[None]) -> None:
         await until(pilot, lambda: "base failed: boom" in status(app), "the failure")
         assert "r goes on" in status(app)
+        tabs = app.screen.query_one(TabbedContent)
+        assert tabs.get_tab("tab-failure").display
+        words = str(app.screen.query_one("#failure", Static).render())
+        assert "base failed on rank 1" in words
+        assert "in ruin" in words
+        assert "mend it" in words
+        assert "\x1b" not in words
+
+    drive(app, steps)
+
+
+def test_what_ranks_use_of_the_machine(root: Path, run: RunDir) -> None:
+    for rank in (0, 1):
+        metrics = {"process_cpu": 1.5 + rank, "process_memory": 2.0**30, "gpu_utilisation": 0.25, "gpu_power": 301.0}
+        event = Event(
+            "resources", 1_700_000_210.0, rank, "base", 200, None, metrics, {"pid": 7, "host": "h", "gpu": "G"}
+        )
+        with open(run.events_dir / f"rank{rank}.jsonl", "a") as file:
+            file.write(event.to_json() + "\n")
+    app = make_monitor(root, run)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        app.screen.query_one(TabbedContent).active = "tab-machine"
+        table = app.screen.query_one("#machine", DataTable)
+        await until(pilot, lambda: table.row_count == 2, "both ranks")
+        cells = [str(cell) for cell in table.get_row_at(1)]
+        assert cells[:4] == ["1", "h", "7", "2.50"]
+        assert "25%" in cells
+        assert "301 W" in cells
 
     drive(app, steps)
 

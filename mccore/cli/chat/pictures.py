@@ -1,21 +1,16 @@
-"""The Working Context of a session for a terminal: entries by level, the history as a bar."""
+"""The Working Context of a session for a terminal: entries by level, the map of the history."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.cut import histogram
+from mccore.runs.lod_map import Stretch, legend, text_map
 
 if TYPE_CHECKING:
     from mccore.data.tokenizer.tokenizer import Tokenizer
-
-
-BAR = 64  # characters of a picture of the history
-
-_SHADES = "█▓▒░"  # tokens, LOD1, LOD2, coarser
 
 
 # --- to look at -------------------------------------------------------------------------------------------------------
@@ -53,7 +48,7 @@ def copied(session: Session, tokenizer: Tokenizer, *, most: int = 20, width: int
 
 
 def picture(session: Session) -> str:
-    """The Working Context in a few lines: entries and tokens per level, and the history as a bar, oldest first."""
+    """The Working Context in a few lines: entries and tokens per level, and the map of the history, oldest first."""
     cut = session.focus.cut
     if not len(cut):
         return "the history is empty"
@@ -67,25 +62,7 @@ def picture(session: Session) -> str:
             tokens = int(cut.span[cut.level == level].sum())
             name = f"LOD{level}" if level else "tokens"
             lines.append(f"  {name:7}{counts[level]:6,} entries {tokens:12,} tokens")
-    lines.append(f"  |{bar(session)}|")
-    if session.lookup is not None:
-        spoken = session.spoken()
-        tokens = sum(each.stop - each.start for each in spoken)
-        lines.append(
-            f"  looked up in the last answer: {tokens:,} tokens in {len(spoken):,} passages; /sources shows them"
-        )
-    lines.append(f"  {_SHADES[0]} tokens  {_SHADES[1]} LOD1  {_SHADES[2]} LOD2  {_SHADES[3]} coarser; oldest first")
+    bounds = zip(cut.start.tolist(), cut.stop.tolist(), cut.level.tolist(), strict=True)
+    lines += [f"  {line}" for line in text_map([Stretch(*each) for each in bounds])]
+    lines.append(f"  {legend()}; oldest first")
     return "\n".join(lines)
-
-
-def bar(session: Session, width: int = BAR) -> str:
-    """The history in `width` equal parts, each with the finest level that the Working Context shows of it."""
-    import numpy as np
-
-    cut = session.focus.cut
-    edges = np.linspace(0, cut.tokens, width + 1)
-    shades = []
-    for start, stop in pairwise(edges):
-        inside = (cut.start < max(stop, start + 1)) & (cut.stop > start)
-        shades.append(_SHADES[min(int(cut.level[inside].min()), len(_SHADES) - 1)])
-    return "".join(shades)

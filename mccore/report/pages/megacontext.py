@@ -10,6 +10,7 @@ from mccore.events.alerts import band_words
 from mccore.report.pages.markdown import table
 from mccore.report.pages.words import pictures
 from mccore.report.shape import Data
+from mccore.runs.lod_map import legend
 from mccore.units import count, number, size
 
 
@@ -128,6 +129,10 @@ def _contexts(found: Data, plots: Sequence[str]) -> Iterable[str]:
         name = f"mc_map_{stage}.png" if stage else "mc_map.png"
         if name in plots:
             yield f"![Levels of the Working Context over its history, {stage}]({name})"
+    for stage, context in found["contexts"].items():
+        if lines := context.get("map"):
+            yield f"The last one of `{stage}` over its history, oldest first: {legend()}."
+            yield "\n".join(("```text", *lines, "```"))
 
 
 def _evaluation(stage: str, found: Data, plots: Sequence[str]) -> Iterable[str]:

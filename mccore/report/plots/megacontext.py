@@ -28,6 +28,7 @@ from mccore.report.plots.style import (
     thin,
 )
 from mccore.report.shape import Data
+from mccore.runs.lod_map import Stretch, stretches
 from mccore.runs.series import Series
 
 Metrics = Mapping[str, Sequence[tuple[float, float]]]
@@ -292,12 +293,10 @@ def _draw_map(events: Sequence[Event]) -> bytes | None:
     style_panel(axes, "Working Contexts over their history", "", "token of the history")
     levels: set[int] = set()
     for place, event in enumerate(shown):
-        start, size = 0, int(event.data["block_size"])
-        for level, entries in read_runs(event.data):
-            length = entries * size**level
-            color = _LOD_COLORS[min(level, len(_LOD_COLORS) - 1)]
-            axes.broken_barh([(start, length)], (place - 0.4, 0.8), facecolor=color, linewidth=0)
-            start, levels = start + length, levels | {level}
+        for each in _stretches(event):
+            color = _LOD_COLORS[min(each.level, len(_LOD_COLORS) - 1)]
+            axes.broken_barh([(each.start, each.stop - each.start)], (place - 0.4, 0.8), facecolor=color, linewidth=0)
+            levels.add(each.level)
     labels = [f"{_entries(event)} entries" for event in shown]
     axes.set_yticks(range(len(shown)), labels, fontsize=8)
     axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -307,6 +306,13 @@ def _draw_map(events: Sequence[Event]) -> bytes | None:
     ]
     figure.legend(handles=handles, frameon=False, fontsize=8, labelcolor=INK, loc="outside right upper")
     return save(figure)
+
+
+def _stretches(event: Event) -> list[Stretch]:
+    runs, size = read_runs(event.data), int(event.data["block_size"])
+    covered = sum(entries * size**level for level, entries in runs)
+    history = event.data.get("history")
+    return stretches(runs, size, min(covered, history) if isinstance(history, int) else covered)
 
 
 def _entries(event: Event) -> int:

@@ -38,6 +38,8 @@ class StageState:
     unit: str = ""
     message: str = ""
     traceback: str = ""
+    hint: str = ""
+    rank: int = 0  # that failed
     ranks: int | None = None
     last_step_time: float | None = None
     seconds_per_step: float | None = None
@@ -88,6 +90,7 @@ class RunState:
     checkpoints: deque[Event] = field(default_factory=lambda: deque(maxlen=KEPT))
     evaluations: dict[str, Event] = field(default_factory=dict)
     telemetry: dict[str, Event] = field(default_factory=dict)
+    resources: dict[int, Event] = field(default_factory=dict)  # rank -> what it uses of the machine
     timings: dict[str, float] = field(default_factory=dict)
     snapshots: dict[str, list[Event]] = field(default_factory=dict)  # stage -> Working Contexts, oldest first
     edits: dict[str, Event] = field(default_factory=dict)  # stage -> the last refocus
@@ -121,6 +124,10 @@ class RunState:
         if stage is None:
             stage = self.stages[name] = StageState(name)
         return stage
+
+    def failure(self) -> StageState | None:
+        """The stage that failed, if one did."""
+        return next((stage for stage in self.stages.values() if stage.state == "failed"), None)
 
     def seconds_left(self) -> float | None:
         """How long the running stage takes on."""
@@ -170,6 +177,7 @@ class RunState:
             return
         stage.state, stage.ended = outcome, event.time
         stage.message, stage.traceback = str(event.data.get("message") or ""), str(event.data.get("traceback") or "")
+        stage.hint, stage.rank = str(event.data.get("hint") or ""), event.rank
 
     def _progress(self, event: Event) -> None:
         stage = self.stage_of(event.stage or "")
@@ -231,6 +239,9 @@ class RunState:
             "checkpoints": [
                 dict(event.data) | {"stage": event.stage, "step": event.step} for event in self.checkpoints
             ],
+            "resources": {
+                str(rank): dict(event.data) | dict(event.metrics) for rank, event in sorted(self.resources.items())
+            },
             "telemetry": {name: dict(event.data) for name, event in self.telemetry.items()},
             "working_context": {stage: dict(events[-1].data) for stage, events in self.snapshots.items() if events},
         }
@@ -247,6 +258,7 @@ _HANDLERS: dict[str, Callable[[RunState, Event], object]] = {
     "mc_timing": RunState._timing,
     "working_context_snapshot": RunState._snapshot,
     "focus_allocator": RunState._edit,
+    "resources": lambda state, event: state.resources.__setitem__(event.rank, event),
     "alert": lambda state, event: state.alerts.append(event),
     "sample": lambda state, event: state.samples.append(event),
     "checkpoint": lambda state, event: state.checkpoints.append(event),

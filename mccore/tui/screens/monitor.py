@@ -56,6 +56,7 @@ class MonitorScreen(ControlScreen):
         Binding("right_square_bracket", "scrub(1)", show=False, tooltip="The Working Context one snapshot later"),
         Binding("t", "details", "Details", tooltip="Logs, alerts, samples and metrics in place of the plots"),
         Binding("P", "panels", "Panels", show=False, tooltip="Any panel, those of plugins too, over the whole screen"),
+        Binding("o", "report", "Report", tooltip="Read the report of this run"),
         Binding("y", "copy", "Copy command", show=False, tooltip="Copy the command that goes on with this run"),
     ]
 
@@ -258,6 +259,11 @@ class MonitorScreen(ControlScreen):
 
     def action_details(self) -> None:
         self.toggle_class("-details")
+
+    def action_report(self) -> None:
+        from mccore.tui.screens.report import ReportScreen
+
+        self.app.push_screen(ReportScreen(self.watch.run))
 
     def action_copy(self) -> None:
         words = actions.spelled(["run", "--resume", self.watch.run.name])

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.widgets import DataTable, RichLog, Static, TabbedContent, TabPane
 
 from mccore.events import METRICS
 from mccore.host.terminal import one_line, visible
 from mccore.runs.live.state import Last, RunState
 from mccore.tui.glyphs import Glyphs
-from mccore.units import number
+from mccore.units import number, size
 
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 BAR_WIDTH = 60
+# What a rank uses of its machine: the title of the column, the field or metric, how it is spelt.
+RESOURCES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("rank", "rank", str),
+    ("host", "host", str),
+    ("pid", "pid", str),
+    ("CPU cores", "process_cpu", "{:.2f}".format),
+    ("memory", "process_memory", size),
+    ("GPU", "gpu", str),
+    ("busy", "gpu_utilisation", "{:.0%}".format),
+    ("GPU memory", "gpu_memory", size),
+    ("of", "gpu_memory_total", size),
+    ("power", "gpu_power", "{:.0f} W".format),
+    ("heat", "gpu_temperature", "{:.0f} °C".format),
+)
 
 
 class Details(Vertical):
-    """Five tabs over one state."""
+    """Tabs over one state."""
 
     def __init__(self, glyphs: Glyphs, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._glyphs = glyphs
         self._samples_until = 0.0  # time of the newest sample that is shown
         self._state = RunState()
+        self._failure = ""
 
     def compose(self) -> ComposeResult:
         with TabbedContent():
@@ -39,12 +55,19 @@ class Details(Vertical):
                 yield RichLog(id="samples", max_lines=500, wrap=True)
             with TabPane("Metrics", id="tab-metrics"):
                 yield DataTable(id="metrics", cursor_type="row")
+            with TabPane("Machine", id="tab-machine"):
+                yield DataTable(id="machine", cursor_type="row")
+            with TabPane("Failure", id="tab-failure"):
+                yield VerticalScroll(Static("", id="failure"))
             with TabPane("Timings", id="tab-timings"):
                 yield Static("", id="timings")
 
     def on_mount(self) -> None:
         self.query_one("#alerts", DataTable).add_columns("at", "metric", "value", "band", "stage", "look at")
         self.query_one("#metrics", DataTable).add_columns("metric", "value", "unit", "stage", "step", "band")
+
+        self.query_one("#machine", DataTable).add_columns(*(title for title, _, _ in RESOURCES))
+        self.query_one(TabbedContent).hide_tab("tab-failure")
 
     def add_log(self, lines: Sequence[str]) -> None:
         """Append lines of the logs."""
@@ -55,6 +78,7 @@ class Details(Vertical):
     def show(self, state: RunState) -> None:
         """Show a state in the tab that is open; the others follow when they are."""
         self._state = state
+        self._show_failure(state)
         match self.query_one(TabbedContent).active:
             case "tab-alerts":
                 self._show_alerts(state)
@@ -62,11 +86,44 @@ class Details(Vertical):
                 self._show_samples(state)
             case "tab-metrics":
                 self._show_metrics(state)
+            case "tab-machine":
+                self._show_machine(state)
             case "tab-timings":
                 self.query_one("#timings", Static).update(self._timings(state.timings))
 
     def on_tabbed_content_tab_activated(self) -> None:
         self.show(self._state)
+
+    def _show_machine(self, state: RunState) -> None:
+        table = self.query_one("#machine", DataTable)
+        table.clear()
+        for rank, event in sorted(state.resources.items()):
+            known: dict[str, object] = {"rank": rank, **event.data, **event.metrics}
+            table.add_row(
+                *(Text(one_line(spell(known[name]) if name in known else "")) for _, name, spell in RESOURCES)
+            )
+
+    def _show_failure(self, state: RunState) -> None:
+        """A tab of its own once a stage has failed: what was raised, and what to do."""
+        tabs, failed = self.query_one(TabbedContent), state.failure()
+        if failed is None:
+            self._failure = ""
+            tabs.hide_tab("tab-failure")
+            return
+        words = "\n".join(filter(None, (failed.traceback.rstrip(), failed.message, failed.hint)))
+        if words != self._failure:
+            self._failure = words
+            todo = "Read the end of the log (tab Log, key 2 for all of it). When the cause is gone, r goes on with the run."
+            self.query_one("#failure", Static).update(
+                Text.assemble(
+                    (f"{one_line(failed.name)} failed on rank {failed.rank}\n\n", "bold red"),
+                    visible(failed.traceback.rstrip()[-8000:]),
+                    (f"\n\n{one_line(failed.message)}\n", "bold"),
+                    f"{one_line(failed.hint)}\n" if failed.hint else "",
+                    todo,
+                )
+            )
+            tabs.show_tab("tab-failure")
 
     def _show_metrics(self, state: RunState) -> None:
         table = self.query_one("#metrics", DataTable)

@@ -36,6 +36,9 @@ _ENDINGS = {
     "{sync}": "syncs",
     "{token}": "tokens",
     "{variant}": "variants",
+    "{core}": "cores",
+    "Cel": "celsius",
+    "W": "watts",
 }
 _TOTAL = "_total"
 
