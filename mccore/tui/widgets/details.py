@@ -164,6 +164,12 @@ class Details(Vertical):
         return Text.assemble(bar, "\n\n", key)
 
 
+def _spelt(value: object, spell: Callable[[Any], str]) -> str:
+    if value is None or value != value:  # not told, or no number
+        return ""
+    return one_line(spell(value))
+
+
 def _metric_row(name: str, last: Last) -> list[str | Text]:
     known = METRICS.get(name)
     band = "" if known is None or known.band is None else f"{known.band[0]:g} to {known.band[1]:g}"
