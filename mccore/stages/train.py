@@ -104,11 +104,20 @@ def _fit_lookup(runtime: Runtime) -> None:
     config = runtime.config.megacontext
     if not config.enabled or not config.search.lookup:
         return
+    from mccore.megacontext.focus.state import FocusError
     from mccore.stages.lookup import fit_lookup
 
     began = time.perf_counter()
     opened = runtime.open_model(runtime.stage, aux_dtype=runtime.aux_dtype)
-    found = fit_lookup(opened, runtime.corpus, lambda done, total: runtime.progress(done, total, "documents looked up"))
+
+    def progress(done: int, total: int) -> None:
+        runtime.progress(done, total, "documents looked up")
+
+    try:
+        found = fit_lookup(opened, runtime.corpus, progress)
+    except FocusError as error:  # these shapes allow no session: no reason to end the run
+        runtime.emit("notice", about="lookup", message=f"not fitted: {error.message}")
+        return
     if found is None:
         message = "not fitted: no validation document that is set apart for it is long enough"
     else:

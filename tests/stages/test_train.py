@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from mccore.data.batches.store import open_store
+from mccore.data.corpora.catalogue import open_corpus
 from mccore.errors import CheckpointError, ConfigError, DataError
 from mccore.events import check_event, read_events
 from mccore.host.paths import cache_dir
 from mccore.runs.checkpoints import latest
 from mccore.runs.rundir import RunDir
 from mccore.runtime.open import open_model
+from mccore.stages.lookup import fit_lookup
 from mccore.stages.table import stage_function
 from tests.support.small_run import BATCH, losses
 
@@ -225,6 +227,25 @@ def test_contexts_are_checked_and_compared(megacontext_run: RunDir, in_process) 
     gists = [row for row in found["by_distance"] if row["condition"] == "gists"]
     total = sum(row["delta"] * row["tokens"] for row in gists) / sum(row["tokens"] for row in gists)
     assert total == pytest.approx(found["delta_nll"]["gists"]["mean"])
+
+
+def test_what_a_lookup_may_say_is_fitted_when_training_ends(megacontext_run: RunDir) -> None:
+    run = megacontext_run
+    told = [event.data["message"] for event in read_events(run.events_dir) if event.data.get("about") == "lookup"]
+    assert len(told) == 1
+    assert told[0].startswith("fitted to ")
+    opened = open_model(latest(run.checkpoint_dir("base")))
+    before = (opened.checkpoint / "lookup.json").read_bytes()
+    assert opened.sessions().new().lookup is not None
+    assert opened.sessions().missing_lookup is None
+    again = fit_lookup(opened, open_corpus(run.config.data.corpus, cache_dir=cache_dir()))
+    assert again is not None
+    assert again["nll_with_lookup"] <= again["nll"] + 1e-6
+    (opened.checkpoint / "lookup.json").unlink()
+    without = opened.sessions()
+    assert without.new().lookup is None
+    assert "mccore eval fit-lookup" in str(without.missing_lookup)
+    (opened.checkpoint / "lookup.json").write_bytes(before)
 
 
 def test_rows_per_pass_are_measured_once_and_kept(
