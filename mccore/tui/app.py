@@ -111,7 +111,7 @@ class MonitorApp(App[None]):
         self.push_screen(LaunchScreen(self.places.root))
 
     def action_help(self) -> None:
-        from mccore.tui.screens.help import HelpScreen
+        from mccore.tui.pages.help import HelpScreen
 
         self.push_screen(HelpScreen(self.screen))
 

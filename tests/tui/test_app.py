@@ -15,7 +15,7 @@ from mccore.events import Event
 from mccore.runs.requests import take_checkpoint_request
 from mccore.runs.rundir import RunDir
 from mccore.tui.app import MonitorApp, make_monitor
-from mccore.tui.screens.help import HelpScreen
+from mccore.tui.pages.help import HelpScreen
 from mccore.tui.screens.launch import LaunchScreen
 from mccore.tui.screens.monitor import MonitorScreen
 from mccore.tui.screens.runs import RunsScreen

@@ -261,7 +261,7 @@ class MonitorScreen(ControlScreen):
         self.toggle_class("-details")
 
     def action_report(self) -> None:
-        from mccore.tui.screens.report import ReportScreen
+        from mccore.tui.pages.report import ReportScreen
 
         self.app.push_screen(ReportScreen(self.watch.run))
 

@@ -28,7 +28,7 @@ COLUMNS = ("", "name", "recipe", "state", "stage", "step", "tokens", "loss", "ag
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """A run and what is told of it, in the order of the columns from the second on."""
 
     run: RunDir
@@ -56,7 +56,7 @@ class RunsScreen(Screen[None]):
         self._marked: set[str] = set()
         self._runs: dict[str, RunDir] = {}  # those that are shown
         self._known: dict[Path, RunDir] = {}  # they remember what they found
-        self._rows: list[Row] = []
+        self._rows: list[RunRow] = []
         self._problem = ""
 
     def compose(self) -> ComposeResult:
@@ -82,13 +82,13 @@ class RunsScreen(Screen[None]):
             self._rows, self._problem = await asyncio.to_thread(self._read)
             self._show()
 
-    def _read(self) -> tuple[list[Row], str]:
+    def _read(self) -> tuple[list[RunRow], str]:
         try:
             there = {run.path: self._known.get(run.path, run) for run in list_runs(self._root)}
         except MccoreError as error:
             return [], error.message
         self._known = there
-        return [_row(run) for run in sorted(there.values(), key=lambda run: run.started, reverse=True)], ""
+        return [_row_of_run(run) for run in sorted(there.values(), key=lambda run: run.started, reverse=True)], ""
 
     def _show(self) -> None:
         """Show the rows that pass the filter. The cursor stays on its run, and only what changed is drawn."""
@@ -114,7 +114,7 @@ class RunsScreen(Screen[None]):
         empty.update(Text(one_line(words)))
         empty.display = bool(words)
 
-    def _cells(self, row: Row) -> list[Text]:
+    def _cells(self, row: RunRow) -> list[Text]:
         mark = "*" if row.run.name in self._marked else " "
         colour = {"running": "green", "failed": "red", "crashed": "red", "unreadable": "red"}.get(row.state, "")
         first = Text(mark + self._glyphs.states.get(row.state, " "))
@@ -163,7 +163,7 @@ class RunsScreen(Screen[None]):
             self._show()
 
     def action_compare(self) -> None:
-        from mccore.tui.screens.compare import CompareScreen
+        from mccore.tui.pages.compare import CompareScreen
 
         chosen = [run for name, run in self._runs.items() if name in self._marked] or list(self._runs.values())[:2]
         if chosen:
@@ -191,7 +191,7 @@ class RunsScreen(Screen[None]):
         self.app.push_screen(ConfirmScreen(f"Delete {run.path} with its checkpoints?"), answered)
 
 
-def _row(run: RunDir) -> Row:
+def _row_of_run(run: RunDir) -> RunRow:
     try:
         outcome, recipe = run.outcome(), str(run.facts.get("recipe") or "")
         state, stage = outcome.state, outcome.stage or ""
@@ -208,4 +208,4 @@ def _row(run: RunDir) -> Row:
         number(step.metrics["loss"]) if step and "loss" in step.metrics else "",
         duration(max(0.0, time.time() - run.started)),
     )
-    return Row(run, state, tuple(map(one_line, words)))
+    return RunRow(run, state, tuple(map(one_line, words)))
