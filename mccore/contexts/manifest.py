@@ -140,11 +140,11 @@ def describe_context(directory: Path) -> Description:
     state = read_state(directory)
     manifest = read_manifest(state, directory)
     rows = [state.tokens // state.block_size**level for level in range(state.levels + 1)]
-    mounted_by = sorted(name for name, base in _bases() if base == str(directory.resolve()))
+    mounted_by = sorted(name for name, base in _bases() if base == directory.resolve())
     return Description(directory, state, manifest, rows, disk_bytes(directory), find_model(state.model), mounted_by)
 
 
-def _bases() -> Iterator[tuple[str, str]]:
+def _bases() -> Iterator[tuple[str, Path]]:
     """The sessions with a name that are mounted on something, and where that is."""
     for path in paths.sessions_dir().glob(f"*/{STATE}"):
         try:
@@ -152,7 +152,7 @@ def _bases() -> Iterator[tuple[str, str]]:
         except MccoreError:
             continue  # damaged: not what was asked for
         if base is not None:
-            yield path.parent.name, base.path
+            yield path.parent.name, base.place
 
 
 def disk_bytes(directory: Path) -> int:

@@ -17,6 +17,7 @@ from mccore.megacontext.focus.abilities import reads
 from mccore.megacontext.sessions.options import SessionOptions
 from mccore.resolve.draft import FINDER
 from mccore.runtime.allocators import allocator_builder
+from mccore.units import size
 
 if TYPE_CHECKING:
     from mccore.api import TreeBackend
@@ -104,7 +105,7 @@ def build_sessions(
     gpt: GPT, nets: MegaContextNets, options: SessionOptions, identity: str, mixer: LookupMixer | None = None
 ) -> Sessions:
     """Sessions of these networks; identity tells them from others, mixer is what a lookup may say where that was fitted. Raises
-    FocusError for a Working Context that is too small."""
+    FocusError for a Working Context that is too small, UsageError for one that the machine can't hold."""
     import torch
 
     from mccore.megacontext.sessions.model import SessionModel
@@ -114,9 +115,24 @@ def build_sessions(
     # An allocator's recent tokens are made for large Working Contexts: in a small one they would leave nothing to allocate.
     allocator = allocator_builder(options.allocator, options.wc_length // 4)
     stored = getattr(torch, _STORED[options.gist_dtype])
+    _check_memory(gpt, options)
     model = SessionModel(gpt, nets, allocator, options, identity=identity, stored=stored)
     model.look_up_with(mixer)
     return Sessions(model, TreeBuilder(options.tree))
+
+
+def _check_memory(gpt: GPT, options: SessionOptions) -> None:
+    """Raise UsageError for a Working Context whose keys and values the machine can't hold, before they are allocated."""
+    from mccore.train.probe import free_memory
+
+    config, free = gpt.config, free_memory(gpt.device, 1)
+    entry = 2 * config.depth * config.n_kv_head * config.head_dim * gpt.compute_dtype.itemsize
+    if options.wc_length * entry > free:
+        raise UsageError(
+            f"a Working Context of {options.wc_length:,} entries takes {size(options.wc_length * entry)}, and {size(free)} "
+            "are free",
+            hint=f"choose a smaller wc_length: up to {int(free / entry):,} fit",
+        )
 
 
 def session_directory(name: str) -> Path:

@@ -27,6 +27,7 @@ from mccore.errors import DataError
 from mccore.host.files import write_atomic
 from mccore.host.json_file import read_json
 from mccore.host.machine import available_cores
+from mccore.host.text import mend
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +72,8 @@ class Tokenizer:
         self.specials = {name: len(tokens) + i for i, name in enumerate(SPECIALS)}
         self.vocab_size = len(tokens) + len(SPECIALS)
         self._tokens = list(tokens)
+        if mend(pattern) != pattern:
+            raise DataError("no tokenizer can be made of these tokens: its pattern holds half a surrogate pair")
         self.fingerprint = _fingerprint(pattern, self._tokens)
         try:
             self._encoder = mccore_rustbpe.Encoder(self._tokens, pattern=pattern, specials=list(SPECIALS))

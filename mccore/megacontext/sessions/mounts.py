@@ -73,7 +73,7 @@ def refer(directory: Path, backend: TreeBackend, tokens: int, spec: TreeSpec, bl
     """The reference to the first `tokens` of a saved session whose tree is `backend`."""
     levels = len(spec.levels)
     return BaseReference(
-        path=str(directory.resolve()), tokens=tokens, digest=digest(backend, tokens, block_size, levels)
+        path=BaseReference.name_of(directory), tokens=tokens, digest=digest(backend, tokens, block_size, levels)
     )
 
 
@@ -86,7 +86,7 @@ def mount(
     above: tuple[Path, ...] = (),
 ) -> MountedTree:
     """The tree that goes on from `reference` with the rows of `own`. Raises SessionError when the base is gone or another."""
-    path = Path(reference.path)
+    path = reference.place
     if not path.is_dir():
         raise SessionError(
             f"this session begins with the context in {path}, which isn't there",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from mccore.config import validate_stored
 from mccore.errors import MccoreError
 from mccore.host.json_file import NotOurs, OtherVersion, check_format, read_json
+from mccore.host.text import mend
 
 VERSION = 1
 STATE, TREE = "session.json", "tree"
@@ -26,13 +29,28 @@ class SessionError(MccoreError):
 
 
 class BaseReference(BaseModel):
-    """The saved session that a mounted one begins with: where it is, how many of its tokens count, what they are by."""
+    """The saved session that a mounted one begins with: where it is, how many of its tokens count, what they are by.
+
+    `path` is a path, or, where its name isn't UTF-8 and JSON has no text for it, a `file:` address; `place` reads both.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     path: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
     tokens: Count
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    @property
+    def place(self) -> Path:
+        """The directory that `path` names."""
+        address = self.path.removeprefix("file://")
+        return Path(self.path if address == self.path else os.fsdecode(unquote_to_bytes(address)))
+
+    @staticmethod
+    def name_of(directory: Path) -> str:
+        """What `path` is for a directory."""
+        path = directory.resolve()
+        return str(path) if mend(str(path)) == str(path) else path.as_uri()
 
 
 class SessionState(BaseModel):

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mccore.errors import CheckpointError
 from mccore.runs.checkpoints import INDEX, Meta, damaged, group_file, read_meta, read_sums, unreadable, verify_files
+from mccore.train.checkpoint.tensor_files import open_tensors
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], Meta]:
@@ -23,7 +24,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str
     file = group_file("model")
     verify_files(path, read_sums(path), [file])
     try:
-        with safe_open(path / file, framework="pt", device=str(device)) as stored:
+        with open_tensors(path / file, device) as stored:
             return {name.removeprefix("model/"): stored.get_tensor(name) for name in stored.keys()}, meta  # noqa: SIM118
     except OSError as error:
         raise unreadable(path, file, error) from error
@@ -52,7 +53,7 @@ def stored_shapes(path: Path, group: str = "model") -> dict[str, tuple[int, ...]
     file = group_file(group)
     verify_files(path, read_sums(path), [file])
     try:
-        with safe_open(path / file, framework="pt") as stored:
+        with open_tensors(path / file) as stored:
             names = stored.keys()
             return {name.removeprefix(f"{group}/"): tuple(stored.get_slice(name).get_shape()) for name in names}
     except OSError as error:

@@ -9,8 +9,10 @@ writes or resumes; whoever only wants the weights reads the safetensors file its
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from mccore.host.files import share_file, sync_directory, sync_file
-from mccore.host.json_file import read_object
+from mccore.host.json_file import open_regular, read_object
 from mccore.runs.checkpoints import INDEX, group_file
 
 
@@ -89,6 +91,24 @@ class TensorWriter(StorageWriter):
         return Path(checkpoint_id).is_dir()
 
 
+@contextlib.contextmanager
+def open_tensors(path: Path, device: torch.device | str = "cpu") -> Iterator[Any]:
+    """A safetensors file, opened by safetensors itself. Raises OSError and SafetensorError.
+
+    It takes no path that isn't UTF-8, and would call a sound file damaged: such a file is opened here and named by descriptor.
+    """
+    if os.fsencode(path) == str(path).encode("utf-8", "replace"):
+        with safe_open(path, framework="pt", device=str(device)) as stored:
+            yield stored
+        return
+    descriptor = open_regular(path)
+    try:
+        with safe_open(f"/dev/fd/{descriptor}", framework="pt", device=str(device)) as stored:
+            yield stored
+    finally:
+        os.close(descriptor)
+
+
 class TensorReader(StorageReader):
     """Reads what `TensorWriter` wrote. Raises ValueError, KeyError or safetensors' own error for a damaged directory."""
 
@@ -122,7 +142,7 @@ class TensorReader(StorageReader):
         for item in plan.items:
             files.setdefault(group_file(item.storage_index.fqn), []).append(item)
         for file, items in files.items():
-            with safe_open(self.directory / file, framework="pt") as stored:
+            with open_tensors(self.directory / file) as stored:
                 for item in items:
                     name = item.storage_index.fqn
                     if item.lengths:
