@@ -353,7 +353,7 @@ def test_what_does_not_fit_is_named(command: Command, copied: Path, monkeypatch:
         assert (code, message in said) == (1, True), said
     path.write_text("{")
     code, said, _ = command("verify", copied)
-    assert (code, "session.json is damaged" in said) == (1, True)
+    assert (code, "session.json: it isn't valid JSON" in said) == (1, True)
     assert command("verify", copied, "--truncate")[0] == 2
 
 

@@ -57,6 +57,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(TARGETS))
     asked = parser.parse_args()
     tries: collections.Counter[str] = collections.Counter()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_summary(asked.seed, seed, tries, escaped)))
     escaped, seed, until = 0, asked.seed, time.process_time() + asked.seconds
     with tempfile.TemporaryDirectory() as place:
         while time.process_time() < until:
@@ -73,8 +74,13 @@ def main() -> int:
                     )
                     sys.stdout.flush()
             seed += 1
-    print(f"seeds {asked.seed} to {seed - 1}: {sum(tries.values()):,} tries, {escaped} escaped")
-    print(", ".join(f"{name} {count:,}" for name, count in tries.items()))
+    return _summary(asked.seed, seed, tries, escaped)
+
+
+def _summary(first: int, after: int, tries: collections.Counter[str], escaped: int) -> int:
+    seconds = time.process_time()
+    print(f"seeds {first} to {after - 1}: {sum(tries.values()):,} tries in {seconds:.0f} s of CPU, {escaped} escaped")
+    print(", ".join(f"{name} {count:,}" for name, count in tries.items()), flush=True)
     return int(escaped > 0)
 
 
