@@ -257,7 +257,8 @@ def _say_outcome(ended: RunDir, outcome: Outcome) -> None:
         lines.append(f"next: mccore run --resume {shlex.quote(ended.name)}")
     elif outcome.stage and (log := ended.log_path(outcome.stage)).is_file():
         lines.append(f"log: {log}")
-        resume = f"mccore run --resume {shlex.quote(ended.name)} goes on from the last checkpoint"
+        where = "from the last checkpoint" if _has_model(ended) else f"with {outcome.stage}"
+        resume = f"mccore run --resume {shlex.quote(ended.name)} goes on {where}"
         lines.append(f"hint: {outcome.hint}; then {resume}" if outcome.hint else f"hint: {resume}")
     try:
         echo("\n".join(lines), err=True)

@@ -241,7 +241,7 @@ def test_a_stopped_run_goes_on_with_no_other_corpus(
         (
             Outcome("failed", "data", "mine.txt doesn't exist", "check the path"),
             "hint: check the path; then",
-            "mccore chat",
+            "from the last",
         ),
         (Outcome("finished", "data"), "finished", "mccore chat"),
     ],

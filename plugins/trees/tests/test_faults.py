@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import socket
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mccore_trees import level_file, lock
+from mccore_trees import level_file
 from mccore_trees.disk import DiskOptions, DiskTree
 
 from mccore.api import LevelSpec, TreeSpec
@@ -340,7 +341,7 @@ def test_a_file_system_without_locks_serves(
     def refuse(handle: int, how: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     tree = open_tree(tmp_path)
     grow(tree, (3, 1))
     tree.flush()
@@ -361,7 +362,7 @@ def test_a_lock_that_fails_otherwise_is_an_error(tmp_path: Path, monkeypatch: py
     def refuse(handle: int, how: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(RunError, match="Input/output error"):
         open_tree(tmp_path)
 
