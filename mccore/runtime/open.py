@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mccore.config import RunConfig
 from mccore.config.stages import TRAINING_STAGES
 from mccore.errors import CheckpointError, UsageError
-from mccore.runs.checkpoints import identity_of, latest
+from mccore.runs.checkpoints import identity_of, latest, list_checkpoints, step_of
 from mccore.runs.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -47,11 +47,19 @@ def find_run(selector: str | None) -> RunDir:
     raise UsageError(f"there is no run in {paths.runs_dir()}", hint="train one: mccore run tiny")
 
 
-def find_checkpoint(run: RunDir, stage: str | None) -> tuple[str, Path]:
-    """The stage to talk to and its newest checkpoint. Raises CheckpointError when there is none."""
+def find_checkpoint(run: RunDir, stage: str | None, step: int | None = None) -> tuple[str, Path]:
+    """The stage to talk to and its newest checkpoint, or that of a step. Raises CheckpointError when there is none."""
     found = {name: path for name in STAGES if (path := latest(run.checkpoint_dir(name)))}
     if stage is None and found:
         stage = next(iter(found))
+    if stage in found and step is not None:
+        steps = {step_of(path): path for path in list_checkpoints(run.checkpoint_dir(stage))}
+        if step in steps:
+            return stage, steps[step]
+        raise CheckpointError(
+            f"the run {run.name!r} has no checkpoint of {stage} at step {step}",
+            hint=f"there are those of steps {', '.join(map(str, steps))}",
+        )
     if stage in found:
         return stage, found[stage]
     if found:

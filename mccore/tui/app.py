@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App
 from textual.binding import Binding, BindingType
@@ -21,6 +21,10 @@ from mccore.tui.screens.run_screen import RunScreen
 from mccore.tui.screens.runs import RunsScreen
 
 TYPING_SECONDS = 0.5  # after a key until work in the background goes on at full speed
+
+
+if TYPE_CHECKING:
+    from mccore.tui.conversation import Conversation
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class MonitorApp(App[None]):
         super().__init__(ansi_color=False)
         self.places = places
         self._first = run
+        self._talks: dict[tuple[Path, tuple[str, int] | None], Conversation] = {}
         self._pressed = 0.0
 
     @property
@@ -100,6 +105,13 @@ class MonitorApp(App[None]):
             from mccore.tui.screens.logs import LogsScreen
 
             return LogsScreen(run, self.places.glyphs)
+        if name == "chat":
+            from mccore.tui.conversation import Conversation
+            from mccore.tui.screens.chat import ChatScreen
+
+            key = (run.path, about)
+            talk = self._talks[key] = self._talks.get(key) or Conversation(run, about)
+            return ChatScreen(talk, self.places.glyphs)
         from mccore.tui.screens.checkpoints import CheckpointsScreen
 
         return CheckpointsScreen(run, self.places.glyphs)
@@ -109,6 +121,11 @@ class MonitorApp(App[None]):
         from mccore.tui.screens.launch import LaunchScreen
 
         self.push_screen(LaunchScreen(self.places.root))
+
+    async def on_unmount(self) -> None:
+        """End the models that were talked to: they belong to this sitting."""
+        for talk in self._talks.values():
+            await talk.close()
 
     def action_help(self) -> None:
         from mccore.tui.pages.help import HelpScreen

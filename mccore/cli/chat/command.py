@@ -61,7 +61,9 @@ if TYPE_CHECKING:
     metavar="URL",
     help="Talk to a server that `mccore serve` started; --session takes the id of a session there.",
 )
+@click.option("--step", type=click.IntRange(0), help="Which checkpoint of the stage; default: the newest.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per answer.")
+@click.option("--stream", is_flag=True, help="For programs: JSON lines in, JSON lines out, the answer as it comes.")
 def chat(
     run: str | None,
     prompt: str | None,
@@ -81,7 +83,9 @@ def chat(
     search: str | None,
     device: str,
     server: str | None,
+    step: int | None,
     as_json: bool,
+    stream: bool,
 ) -> None:
     """Talk to the model of RUN: a run's name, its directory, or `latest`. Default: the newest run that has a model.
 
@@ -96,7 +100,18 @@ def chat(
         from mccore.cli.chat.remote import RemoteChat
 
         sampling_fields = {"temperature": temperature, "top_k": top_k, "max_tokens": max_new_tokens, "seed": seed}
-        elsewhere = (run, stage, context, megacontext, wc_length, refocus_interval, allocator, search)
+        elsewhere = (
+            run,
+            stage,
+            context,
+            megacontext,
+            wc_length,
+            refocus_interval,
+            allocator,
+            search,
+            step,
+            stream or None,
+        )
         RemoteChat(server, sampling_fields, system, name, as_json=as_json).run(prompt, files, elsewhere)
         return
     place = SessionPlace(name, context)
@@ -108,13 +123,16 @@ def chat(
     if run is None and (name is not None or context is not None):
         run, stage, known = saved_model(place, stage)
     chosen = find_run(run)
-    stage, checkpoint = find_checkpoint(chosen, stage)
-    checkpoint = known or checkpoint
+    stage, checkpoint = find_checkpoint(chosen, stage, step)
+    checkpoint = checkpoint if step is not None else known or checkpoint
     text = stdin_text() if prompt == "-" else None if prompt is None else typed(prompt)
+    if stream and (text is not None or as_json):
+        raise UsageError("--stream takes its messages from standard input", hint="leave -p and --json away")
     if text is not None and not text.strip():
         raise UsageError("the prompt is empty", hint="give a message with -p, or leave -p away to chat")
 
     from mccore.cli.chat.recorder import recorded
+    from mccore.cli.chat.stream import Stream
     from mccore.cli.chat.terminal import Terminal
     from mccore.cli.options import open_sessions
     from mccore.generate.chat import ChatSession
@@ -137,7 +155,7 @@ def chat(
     system = None if system is None else typed(system)
     session = ChatSession(engine.tokenizer, history.memory if history else window, sampling, system)
     source = {**opened.source, **({"session": name} if name else {})}
-    terminal = Terminal(session, source, as_json=as_json, history=history)
+    terminal = (Stream if stream else Terminal)(session, source, as_json=as_json, history=history)
     try:
         with recorded(chosen, lambda: terminal.history) as terminal.on_answer:
             for path in files:
