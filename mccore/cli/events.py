@@ -14,12 +14,13 @@ import click
 
 from mccore.errors import RunError, UsageError
 from mccore.events import Event, EventTail, metric, read_events
-from mccore.host.files import write_atomic
+from mccore.events.types import EVENT_TYPES
 from mccore.host.terminal import echo, echo_json_text
 from mccore.runs.rundir import RunDir
 from mccore.units import number
 
 _POLL_SECONDS = 0.2
+_TEXT_CHARACTERS = 160  # of one value on a line; most reasons fit
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def show(run: str, as_json: bool, **filters: tuple[Any, ...]) -> None:
 @click.argument("run")
 @_filtered
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the lines of JSON to this file.")
+@click.option("--force", is_flag=True, help="Let --output replace a file that is there.")
 @click.option("--to", "providers", multiple=True, metavar="PROVIDER", help="Send them to this telemetry provider.")
 @click.option(
     "--set", "sets", multiple=True, metavar="PROVIDER.OPTION=VALUE", help="An option of a provider, over those it has."
@@ -116,6 +118,7 @@ def show(run: str, as_json: bool, **filters: tuple[Any, ...]) -> None:
 def export(
     run: str,
     output: Path | None,
+    force: bool,
     providers: tuple[str, ...],
     sets: tuple[str, ...],
     unsent: bool,
@@ -131,20 +134,19 @@ def export(
     if not providers:
         if unsent or sets or again:
             raise UsageError("--unsent, --set and --again are for --to PROVIDER", hint="add --to PROVIDER")
-        _export_lines(output, (event for event in read_events(found.events_dir) if wanted(event)))
+        _export_lines(output, (event for event in read_events(found.events_dir) if wanted(event)), force=force)
         return 0
     if output is not None:
         raise UsageError("--output is for lines of JSON, --to for providers", hint="leave one of them out")
     from mccore.cli.telemetry import chosen_providers, send
 
+    choices = chosen_providers(found.config, providers, sets)  # before all else: a wrong name is wrong of any run
     if found.is_running():
         raise RunError(
             f"the run {found.name!r} still goes on",
             hint="its own telemetry sends what comes; export it when it has ended",
         )
-    return send(
-        found, chosen_providers(found.config, providers, sets), wanted, unsent=unsent, again=again, seconds=timeout
-    )
+    return send(found, choices, wanted, unsent=unsent, again=again, seconds=timeout)
 
 
 # --- words ----------------------------------------------------------------------------------------------------------------
@@ -156,6 +158,9 @@ def _make_filter(given: dict[str, tuple[Any, ...]]) -> Filter:
             metric(name)
         except KeyError:
             raise UsageError(f"there is no metric {name!r}", hint="docs/events.md lists them") from None
+    for kind in given["types"]:
+        if not any(name == kind or name.startswith(f"{kind}.") for name in EVENT_TYPES):
+            raise UsageError(f"there is no type of event {kind!r}", hint="docs/events.md lists them")
     return Filter(**given)
 
 
@@ -170,19 +175,26 @@ def _print_event(event: Event, wanted: Filter, as_json: bool) -> None:
 
 
 def _event_values(event: Event, wanted: Filter) -> Iterator[str]:
-    """The metrics that were asked for, or all; then short values of the data."""
+    """The metrics that were asked for, or all; then what the data says in words and numbers, long texts cut."""
     for name, value in event.metrics.items():
         if not wanted.metrics or wanted.has(name):
             yield f"{name}={number(value)}"
     for name, value in event.data.items():
-        if isinstance(value, str | int | float) and not isinstance(value, bool) and len(str(value)) <= 80:
-            yield f"{name}={' '.join(str(value).split())}"
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            text = " ".join(str(value).split())
+            if len(text) > _TEXT_CHARACTERS:
+                text = f"{text[: _TEXT_CHARACTERS - 1]}…"
+            if text:
+                yield f"{name}={text}"
 
 
-def _export_lines(output: Path | None, found: Iterable[Event]) -> None:
+def _export_lines(output: Path | None, found: Iterable[Event], *, force: bool) -> None:
     if output is None:
         for event in found:
             echo_json_text(event.to_json())
-    else:
-        write_atomic(output, "".join(f"{event.to_json()}\n" for event in found))
-        echo(f"written: {output}", err=True)
+        return
+    from mccore.host.files import write_theirs
+
+    lines = [f"{event.to_json()}\n" for event in found]
+    write_theirs(output, "".join(lines), overwrite=force)
+    echo(f"{len(lines):,} events written to {output}", err=True)

@@ -100,6 +100,8 @@ def show(run: str, as_json: bool) -> None:
     echo(f"{found.name}: {outcome['state']}{message}\nrecipe {detail['recipe']}, in {found.path}")
     for address in detail["metrics_at"]:
         echo(f"metrics for Prometheus at {address}")
+    for provider in detail["telemetry"]:
+        echo(f"telemetry  {_telemetry_words(provider)}")
     echo()
     table = [
         [
@@ -124,10 +126,13 @@ def _detail(run: RunDir) -> dict[str, Any]:
     starts: dict[str, Event] = {}
     own: dict[str, float] = {}
     others: dict[str, float] = {}
+    telemetry: list[Event] = []
     for event in EventTail(run.events_dir).drain():
         (own if event.rank == 0 else others).update(event.metrics)
         if event.stage is not None and event.type in ("stage.start", "stage.end"):
             (starts if event.type == "stage.start" else ends)[event.stage] = event
+        elif event.type in ("run.start", "telemetry"):
+            telemetry.append(event)
     return {
         "name": run.name,
         "path": str(run.path),
@@ -138,8 +143,37 @@ def _detail(run: RunDir) -> dict[str, Any]:
             _stage(run, stage, starts.get(stage), ends.get(stage), outcome.state) for stage in run.config.stages
         ],
         "metrics_at": _metrics_at(run),
+        "telemetry": _telemetry(telemetry),
         "metrics": {name: value for name, value in sorted({**others, **own}.items()) if not math.isnan(value)},
     }
+
+
+def _telemetry(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """Each provider that had trouble: how it is, events lost over the whole run, and the newest reason.
+
+    A provider counts from where it began to fail to where it recovered, or the process with it ended.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    open_losses: dict[str, int] = {}
+    for event in sorted(events, key=lambda event: event.time):
+        if event.type == "run.start":
+            open_losses.clear()
+            continue
+        name, state, lost = (event.data.get(key) for key in ("provider", "state", "lost"))
+        if not isinstance(name, str) or not isinstance(lost, int):  # cut off, or of another version
+            continue
+        row = found.setdefault(name, {"provider": name, "state": state, "lost": 0, "message": ""})
+        row["lost"] += lost - open_losses.get(name, 0)
+        open_losses[name] = lost if state == "failing" else 0
+        row["state"] = state
+        row["message"] = event.data.get("message") or row["message"]
+    return list(found.values())
+
+
+def _telemetry_words(row: dict[str, Any]) -> str:
+    reason = f" ({row['message']})" if row["message"] else ""
+    lost = f"{row['lost']:,} event{'' if row['lost'] == 1 else 's'} lost"
+    return f"{row['provider']}: {lost if row['lost'] else row['state']}{reason}"
 
 
 def _metrics_at(run: RunDir) -> list[str]:
@@ -175,9 +209,12 @@ def _stage(run: RunDir, stage: str, start: Event | None, end: Event | None, run_
 
 
 def _numbers(results: dict[str, Any] | None) -> str:
+    results = results or {}
+    # Where the objective has other parts, the results' `loss` is the metric `token_loss`: in tables a word has one meaning.
+    whole = results.get("objective_loss", results.get("loss")) == results.get("loss")
     found = [
-        f"{name} {number(value)}"
-        for name, value in (results or {}).items()
+        f"{'token_loss' if name == 'loss' and not whole else name} {number(value)}"
+        for name, value in results.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]
     return ", ".join(found[:4])

@@ -84,11 +84,38 @@ def test_an_unknown_metric_is_refused(run: RunDir, capsys: pytest.CaptureFixture
     assert "no metric 'los'" in capsys.readouterr().err
 
 
-def test_lines_of_json_go_into_a_file(run: RunDir, tmp_path: Path) -> None:
+def test_a_wrong_type_is_refused(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["events", "show", "one", "--type", "stepp"]) == 2
+    assert "no type of event 'stepp'" in capsys.readouterr().err
+
+
+def test_long_reasons_are_cut_and_empty_fields_left_out(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "the collector said: " + "no " * 100
+    with EventWriter(run.events_dir / "rank0.jsonl") as writer:
+        writer.write(Event("telemetry", 8.0, data={"provider": "otel", "lost": 9, "message": reason}))
+        writer.write(Event("stage.end", 8.5, data={"outcome": "finished", "message": "", "hint": ""}))
+    assert main(["events", "show", "one", "--type", "telemetry", "--type", "stage.end"]) == 0
+    told, ended = capsys.readouterr().out.splitlines()
+    assert "lost=9  message=the collector said: no no" in told
+    assert told.endswith("…")
+    assert len(told) < 300
+    assert ended.endswith("outcome=finished")
+
+
+def test_lines_of_json_go_into_a_file(run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["events", "export", "one", "--output", "out.jsonl"]) == 0
+    assert "12 events written to out.jsonl" in capsys.readouterr().err
     assert [Event.from_json(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == read_events(
         run.events_dir
     )
+
+
+def test_a_file_that_is_there_is_kept_unless_it_may_go(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").write_text("mine")
+    assert main(["events", "export", "one", "--output", "out.jsonl"]) == 2
+    assert (tmp_path / "out.jsonl").read_text() == "mine"
+    assert main(["events", "export", "one", "--output", "out.jsonl", "--force", "--type", "run.end"]) == 0
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -114,7 +141,9 @@ def test_what_cant_be_meant_is_refused(
 def test_a_run_that_goes_on_is_left_to_its_own_telemetry(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     with run.lock():
         assert main(["events", "export", "one", "--to", "otel"]) == 1
-    assert "still goes on" in capsys.readouterr().err
+        assert "still goes on" in capsys.readouterr().err
+        assert main(["events", "export", "one", "--to", "otell"]) != 0
+    assert "otell" in capsys.readouterr().err
 
 
 def test_reading_loads_nothing_heavy(run: RunDir) -> None:

@@ -100,6 +100,32 @@ class TestShow:
         assert detail["metrics"] == {"lod_loss/1": 3.0, "loss": 2.5, "mfu": 0.5}
         assert output(capsys, "show", str(run.path)) == output(capsys, "show") == detail
 
+    def test_says_what_telemetry_lost_over_all_starts(self, root, capsys):
+        run = make(root, "one", start=1000.0, loss=2.5)
+        told = [(1001, "failing", 2, "no route"), (1002, "failing", 4, "no route"), (1003, "recovered", 5, "")]
+        with EventWriter(run.events_dir / "telemetry.jsonl") as writer:
+            for at, state, lost, message in [*told, (1004, "failing", 1, "refused\x1b[2J")]:
+                data = {"provider": "otel", "state": state, "lost": lost, "message": message}
+                writer.write(Event("telemetry", float(at), data=data))
+        with EventWriter(run.events_dir / "launcher.jsonl") as launcher:  # resumed: counted from nothing again
+            launcher.write(Event("run.start", 2000.0))
+        with EventWriter(run.events_dir / "telemetry.jsonl") as writer:
+            writer.write(Event("telemetry", 2001.0, data={"provider": "otel", "state": "failing", "lost": 3}))
+        (row,) = output(capsys, "show", "one")["telemetry"]
+        assert (row["lost"], row["state"]) == (9, "failing")
+        assert main(["runs", "show", "one"]) == 0
+        out = capsys.readouterr().out
+        assert "telemetry  otel: 9 events lost (refused" in out
+        assert "\x1b" not in out
+
+    def test_the_models_part_of_an_objective_has_its_own_word(self, root, capsys):
+        run = make(root, "one", start=1000.0, loss=2.5)
+        assert main(["runs", "show", "one"]) == 0
+        assert "  loss 2.5" in capsys.readouterr().out
+        run.write_result("base", {"loss": 6.332, "objective_loss": 10.62})
+        assert main(["runs", "show", "one"]) == 0
+        assert "token_loss 6.332, objective_loss 10.62" in capsys.readouterr().out
+
     def test_says_where_a_running_run_can_be_scraped(self, root, capsys):
         run = make(root, "one", start=1000.0, loss=2.5)
         (run.path / "telemetry").mkdir()

@@ -196,9 +196,12 @@ def main() -> None:
     """Run a node until Ctrl-C or SIGTERM; `KEY=VALUE` arguments are settings of opensearch.yml."""
     settings = dict(argument.split("=", 1) for argument in sys.argv[1:])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the node ends with this process
-    with contextlib.suppress(KeyboardInterrupt), opensearch_node(settings) as node:
-        print(f"OpenSearch {VERSION} answers at {node.url}; Ctrl-C ends it", flush=True)
-        signal.pause()
+    try:
+        with contextlib.suppress(KeyboardInterrupt), opensearch_node(settings) as node:
+            print(f"OpenSearch {VERSION} answers at {node.url}; Ctrl-C ends it", flush=True)
+            signal.pause()
+    except Unavailable as reason:
+        sys.exit(str(reason))
 
 
 if __name__ == "__main__":
