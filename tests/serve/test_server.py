@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import httpx
 import openai
 import pytest
 
+from mccore.cli import main
 from tests.support.served import Server, serving
 
 USER = {"role": "user", "content": "hello"}
@@ -195,6 +197,32 @@ def test_the_same_session_takes_one_message_at_a_time(server: Server) -> None:
         assert server.http.post(f"{path}/stop").json()["stopped"]
         done = [json.loads(line[6:]) for line in lines if line.startswith("data: ")][-1]
     assert (done["event"], done["finish"]) == ("done", "cancelled")
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_talks_to_the_server(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("buy milk")
+    monkeypatch.setattr(
+        "sys.stdin", io.StringIO(f"hello\n/file {tmp_path}/notes.txt\n/cut\n/nothing\n//really\n/quit\nno\n")
+    )
+    chat = ["chat", "--server", server.url, "--max-new-tokens", "4", "--seed", "1"]
+    assert main([*chat, "--json"]) == 0
+    out, err = capfd.readouterr()
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["prompt"] for record in records] == ["hello", "/really"]
+    assert records[1]["session_id"] == records[0]["session_id"]
+    assert "notes.txt: " in err
+    assert "entries show" in err
+    assert "there is no command /nothing" in err
+    assert main([*chat, "--session", records[0]["session_id"], "-p", "more", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["cached_tokens"] == records[1]["tokens"]
+    assert main([*chat, "mc", "-p", "x"]) == 2
+    assert main(["chat", "--server", "http://127.0.0.1:1", "-p", "x"]) == 1
+    assert "can't reach" in capfd.readouterr().err
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class Page:
     def open(self, url: str) -> None:
         """Go there, and wait until the page says that it is ready."""
         self.send("Page.navigate", url=url)
-        self.wait("document.documentElement.dataset.ready === 'true'")
+        self.wait("document.documentElement?.dataset.ready === 'true'")
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression; a promise is waited for."""
