@@ -25,8 +25,8 @@ PATIENCE = 60.0
 class Page:
     """A page of a browser."""
 
-    def __init__(self, address: str) -> None:
-        self._socket = connect(address, max_size=2**26)
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
         self._number = 0
         self.errors: list[str] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -131,7 +131,9 @@ def browser(profile: Path) -> Iterator[Page]:
         else:
             raise AssertionError("the browser didn't start")
         pages = httpx.get(f"http://{found[1]}/json/list", timeout=PATIENCE).json()
-        yield Page(next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page"))
+        address = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
+        with connect(address, max_size=2**26) as socket:
+            yield Page(socket)
     finally:
         process.kill()
         process.wait()
