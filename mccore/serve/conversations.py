@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from mccore.serve.exchanges import Exchange, Refused
 from mccore.serve.frames import Frame
 from mccore.serve.ledger.dialogues import Dialogue, Dialogues, Utterance, title_of
 from mccore.serve.ledger.journal import Record, append_records, read_records
-from mccore.serve.link import WorkerLink
+from mccore.serve.link import Overloaded, WorkerGone, WorkerLink
 from mccore.serve.orders import Generate
 
 MOST_PASSAGE = 4096  # tokens of a history that are shown at once
@@ -171,10 +172,15 @@ class Conversations:
         if isinstance(running, Exchange):
             await running.cancel()
             await running.settled()
-        if self.link.state == "ready":
+        with contextlib.suppress(WorkerGone, Overloaded):
             job = await self.link.begin({"order": "forget", "session": dialogue.id})
             await job.next()
         await asyncio.to_thread(shutil.rmtree, dialogue.root, ignore_errors=True)
+
+    async def settled(self) -> None:
+        """Wait until all that is going on is in the journals; the worker has been told to end it."""
+        running = [each.running for each in self.dialogues.by_id.values() if isinstance(each.running, Exchange)]
+        await asyncio.gather(*(each.settled() for each in running))
 
     def match(self, owner: str, messages: Sequence[Utterance]) -> tuple[Dialogue | None, int, int]:
         """The conversation that a list of messages goes on with; see `Dialogues.longest`."""

@@ -66,7 +66,7 @@ class Costs:
 
 
 @dataclass
-class Answered:
+class HeardAnswer:
     """One answer as a client saw it."""
 
     first: float
@@ -93,7 +93,7 @@ class Client:
         finally:
             connection.close()
 
-    def answer(self, session: str, text: str, tokens: int) -> Answered:
+    def answer(self, session: str, text: str, tokens: int) -> HeardAnswer:
         """Ask, and read the answer as it comes."""
         connection = self._open()
         try:
@@ -108,7 +108,7 @@ class Client:
                 if event["event"] == "said":
                     first = first or time.perf_counter() - began
                 elif event["event"] == "done":
-                    return Answered(first, time.perf_counter() - began, event["new_tokens"])
+                    return HeardAnswer(first, time.perf_counter() - began, event["new_tokens"])
             raise MccoreError("an answer broke off")
         finally:
             connection.close()

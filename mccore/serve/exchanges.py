@@ -67,6 +67,7 @@ class Exchange:
         self._events: asyncio.Queue[Frame | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._read: Frame = {}
+        self._over = False  # the worker has told the end
 
     async def begin(self) -> None:
         """Send it to the worker. Raises Refused for a conversation that is busy, WorkerGone, Overloaded."""
@@ -102,7 +103,11 @@ class Exchange:
 
     async def cancel(self) -> None:
         """Nobody waits for it any more: the answer ends here, and what was said of it is kept."""
-        if self.job is not None and self._task is not None and not self._task.done():
+        if self._task is not None and not self._task.done():
+            await self._cancel_job()
+
+    async def _cancel_job(self) -> None:
+        if self.job is not None:
             await self.job.send(order="cancel")
 
     async def settled(self) -> None:
@@ -120,6 +125,10 @@ class Exchange:
             await self._follow()
         except MccoreError as error:
             self.error = error
+            if (
+                not isinstance(error, WorkerGone) and not self._over
+            ):  # the journal's fault, say: nobody is told any more
+                await self._cancel_job()
             await self._rescue(error)
         except Exception as error:  # a fault of ours: it is told as one
             self.error = Refused(500, "internal_error", f"{type(error).__name__}: {error}")
@@ -145,9 +154,11 @@ class Exchange:
                     self._said(frame)
                     self._events.put_nowait(frame)
                 case "error":
+                    self._over = True
                     message = str(frame["message"])
                     raise Refused(int(frame["status"]), str(frame["code"]), message, hint=frame.get("hint"))
                 case "done":
+                    self._over = True
                     self.ending = frame
                     self.figures.finish = str(frame.get("finish", ""))
                     if self.answers:

@@ -67,7 +67,9 @@ def make_app(served: Served) -> ASGIApp:
         try:
             yield
         finally:
-            served.on_failed(await link.stop())
+            failed = await link.stop()
+            await conversations.settled()
+            served.on_failed(failed)
 
     async def metrics(request: Request) -> Response:
         """What the server counts."""
