@@ -57,7 +57,7 @@ class References:
     ngram_cache: NgramCache
 
 
-class Row:
+class HistoryEnd:
     """One history, ids [n + H], and the places that its horizon could be looked up at. window: tokens of the raw window."""
 
     def __init__(self, ids: NDArray[np.int64], horizon: int, window: int) -> None:
@@ -98,7 +98,7 @@ def window_logits(gpt: GPT, ids: NDArray[np.int64], horizon: int, window: int) -
     return gpt.logits(gpt.hidden(read)[0, -horizon:]).float().cpu()
 
 
-def fit_references(rows: Sequence[Row], predicted: Sequence[Predicted], vocabulary: int) -> References:
+def fit_references(rows: Sequence[HistoryEnd], predicted: Sequence[Predicted], vocabulary: int) -> References:
     """The reference lines of one kind of context, fitted to these rows."""
     examples = together([row.examples(each) for row, each in zip(rows, predicted, strict=True)])
     logits, later = [each.logits for each in predicted], [torch.from_numpy(row.later) for row in rows]
@@ -114,7 +114,7 @@ def fit_window_lookup(gpt: GPT, rows: Sequence[NDArray[np.int64]], window: int) 
     """A lookup for raw windows of a model, fitted to the last `MORE` tokens of each row."""
     parts = []
     for ids in rows:
-        row = Row(ids, MORE, window)
+        row = HistoryEnd(ids, MORE, window)
         parts.append(row.examples(Predicted(window_logits(gpt, ids, MORE, window), window_shows(row.begin))))
     return fit(together(parts))
 
@@ -133,7 +133,7 @@ class LookupConditions:
         self.model, self.horizon, self.twin = model, horizon, twin
         self.window = model.options.wc_length - model.options.refocus_interval
         self.vocabulary = model.gpt.config.vocab_ids  # columns of logits
-        fitted = [Row(ids, horizon, self.window) for ids in rows]
+        fitted = [HistoryEnd(ids, horizon, self.window) for ids in rows]
         contexts = []
         for row in fitted:
             tree = new_tree()
@@ -149,7 +149,7 @@ class LookupConditions:
         self, ids: NDArray[np.int64], new_session: Callable[[], Session], other: NDArray[np.int64] | None
     ) -> Iterator[tuple[str, Tensor]]:
         """Condition -> losses of the horizon [H] of a row, ids [n + H]; `other` is another document's history."""
-        row, mixer = Row(ids, self.horizon, self.window), self.model.mixer
+        row, mixer = HistoryEnd(ids, self.horizon, self.window), self.model.mixer
         context = behind(new_session(), row.later)
         if mixer is not None:
             yield "lookup", decoded(new_session(), row.later)
@@ -162,10 +162,12 @@ class LookupConditions:
         if self.twin is not None and self._twin_lookup is not None:
             yield "twin_lookup", losses(self._twin_lookup, row.examples(self._window(self.twin, row)))
 
-    def _window(self, gpt: GPT, row: Row) -> Predicted:
+    def _window(self, gpt: GPT, row: HistoryEnd) -> Predicted:
         return Predicted(window_logits(gpt, row.ids, self.horizon, self.window), window_shows(row.begin))
 
-    def _lines(self, name: str, row: Row, predicted: Predicted, references: References) -> Iterator[tuple[str, Tensor]]:
+    def _lines(
+        self, name: str, row: HistoryEnd, predicted: Predicted, references: References
+    ) -> Iterator[tuple[str, Tensor]]:
         """The reference lines on top of a context."""
         later = torch.from_numpy(row.later)
         yield f"{name}_ngram_cache", references.ngram_cache.losses(row.examples(predicted))
@@ -186,7 +188,7 @@ def behind(session: Session, later: NDArray[np.int64]) -> Predicted:
     return Predicted(torch.cat(found).float().cpu(), session.reading.shows)
 
 
-def foreign_lookup(row: Row, predicted: Predicted, other: NDArray[np.int64], mixer: LookupMixer) -> Tensor:
+def foreign_lookup(row: HistoryEnd, predicted: Predicted, other: NDArray[np.int64], mixer: LookupMixer) -> Tensor:
     """Losses [H] with a lookup in the window and another document's far past, ids [n]: in a text that doesn't come again."""
     history = np.concatenate([other[: row.begin], row.ids[row.begin : row.history]])
     return losses(mixer, row.examples(predicted, _matches(history, row.later)))
