@@ -41,6 +41,11 @@ def task_names() -> tuple[str, ...]:
     return tuple(sorted(_TASKS))
 
 
+def embedded_names() -> tuple[str, ...]:
+    """Names of the tasks that are made from the standard library, on every machine."""
+    return tuple(sorted(name for name, place in _TASKS.items() if place.startswith("mccore.tasks.stdlib.")))
+
+
 def open_task(name: str, *, strict: bool = True) -> AnyTask:
     """The task of this name. A line of a file that can't be read is an error, or passed over where not `strict`.
 
@@ -58,8 +63,7 @@ def open_task(name: str, *, strict: bool = True) -> AnyTask:
 
 def free_tasks() -> list[FreeAnswers]:
     """The tasks made from the standard library that are answered in free text."""
-    made_here = [name for name, place in _TASKS.items() if place.startswith("mccore.tasks.stdlib.")]
-    return [task for task in map(open_task, sorted(made_here)) if isinstance(task, FreeAnswers)]
+    return [task for task in map(open_task, embedded_names()) if isinstance(task, FreeAnswers)]
 
 
 def open_conversations(

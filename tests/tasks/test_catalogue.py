@@ -19,7 +19,7 @@ from mccore.data.corpora.stdlib.sources import group_of, in_stdlib_val
 from mccore.data.tokenizer.reply import Piece
 from mccore.errors import DataError
 from mccore.tasks import catalogue
-from mccore.tasks.catalogue import mix_conversations, open_conversations, open_task, task_names
+from mccore.tasks.catalogue import embedded_names, mix_conversations, open_conversations, open_task
 from mccore.tasks.choice import MultipleChoice, render_multiple_choice
 from mccore.tasks.stdlib.arithmetic import evaluate
 from mccore.tasks.stdlib.choice import StdlibChoice
@@ -48,7 +48,7 @@ def _question(conversation: Conversation) -> str:
 # --- Every source -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", embedded_names())
 @pytest.mark.parametrize("split", SPLITS)
 def test_conversations_are_valid_distinct_and_deterministic(name: str, split: Any) -> None:
     made = open_conversations(name, split, seed=5)
@@ -64,7 +64,7 @@ def test_conversations_are_valid_distinct_and_deterministic(name: str, split: An
     assert list(open_conversations(name, split, seed=5, limit=7)) == list(made)[:7]
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", embedded_names())
 def test_no_subject_is_in_two_splits_whatever_the_seed(name: str) -> None:
     found = {
         split: {
@@ -97,7 +97,7 @@ def test_bad_requests_are_named(call: Any, message: str) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", embedded_names())
 def test_a_task_finds_its_own_right_answers_right(name: str) -> None:
     """What a mixture trains on is what the judge wants: a model that has learned it all gets every reward."""
     task = open_task(name)
