@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mccore import plugins
 from mccore.api import AllocatorSpec, TreeSpec
-from mccore.cli.chat.pictures import bar, passages, picture
+from mccore.cli.chat.pictures import passages, picture
 from mccore.config import Choice, MegaContextConfig
 from mccore.data.tokenizer.chat_format import render_conversation, render_for_completion
 from mccore.data.tokenizer.tokenizer import Tokenizer
@@ -231,8 +231,6 @@ def test_what_an_answer_saw_can_be_told(history: SessionMemory, tokenizer: Token
     list(chat.ask("x" * 700))
     lines = picture(history.session).splitlines()
     assert "entries show 7" in lines[0]
-    assert len(bar(history.session, 40)) == 40
-    assert bar(history.session, 40)[-1] == "█"
     seen = history.session.seen()
     assert seen[0][0] == 0
     assert all(one[1] == other[0] for one, other in pairwise(seen))

@@ -17,7 +17,7 @@ from mccore.megacontext.focus.state import FocusError
 from mccore.model import GPT
 from mccore.runtime.sessions import Sessions, TreeBuilder
 from mccore.serve.orders import Generate, Item
-from mccore.serve.worker.jobs import Turn, Upload
+from mccore.serve.worker.jobs import Turn, Upload, WindowTurn
 from mccore.serve.worker.loop import Loop
 from mccore.serve.worker.shelf import SessionAddress, Shelf, Tail
 from tests.generate.test_memory import context_model
@@ -209,3 +209,32 @@ def test_sessions_that_are_put_away_come_back(bench: Callable[..., Bench]) -> No
         assert here.ids(turn + 1) == open_.ids(turn + 1)
     assert (len(here.shelf), len(open_.shelf)) == (0, 1)
     assert open_.shelf.close() == []
+
+
+def test_a_model_without_gists_answers_from_its_window(
+    random_gpt: Callable[..., GPT], byte_tokenizer: Tokenizer
+) -> None:
+    engine = Engine(random_gpt(), byte_tokenizer)
+    loop = Loop(engine, most_rows=4)
+    told: dict[int, list[dict[str, Any]]] = {}
+    talk = [
+        Item(kind="system", text="be brief"),
+        *(Item(kind=role, text="words " * 9) for role in ("user", "assistant", "user")),
+    ]
+    kinds = [
+        (talk, HOW),
+        ([Item(kind="text", text="once")], HOW.model_copy(update={"plain": True})),
+        ([Item(kind="text", text="x" * 500)], HOW.model_copy(update={"plain": True})),
+    ]
+    for number, (items, how) in enumerate(kinds):
+        frames = told.setdefault(number, [])
+        job = WindowTurn(
+            number, "me", lambda kind, frames=frames, **more: frames.append({"kind": kind, **more}), engine, items
+        )
+        job.generate = how
+        loop.add(job)
+    while loop.busy:
+        loop.step()
+    assert [told[number][-1]["kind"] for number in told] == ["done", "done", "error"]
+    assert told[0][0]["tokens"] < engine.max_tokens
+    assert (told[2][-1]["status"], told[2][-1]["code"]) == (400, "context_length_exceeded")
