@@ -20,6 +20,7 @@ from mccore.host.files import write_atomic
 from mccore.host.json_file import read_object
 from mccore.model.schedule import schedule
 from mccore.runs.checkpoints import Meta, latest, step_of
+from mccore.runs.requests import take_evaluation_request
 from mccore.runtime.open import require_tokenizer
 from mccore.runtime.runtime import Runtime, Stopped, Training
 from mccore.scaling.model import count_parameters
@@ -57,7 +58,9 @@ def train_stage(runtime: Runtime) -> Results:
     checkpoints = Checkpoints(runtime, training, {_MICRO_ROWS: micro_rows, _RANKS: world.size})
     watching = (StepTimings(runtime, training), steps, Resources(runtime), validation, FocusCheck(runtime, training),
                 Samples(runtime, training), checkpoints)  # fmt: skip
-    observers = Observers(watching, runtime.stop_requested)
+    observers = Observers(
+        watching, runtime.stop_requested, lambda: world.is_main and take_evaluation_request(runtime.run)
+    )
     loader = Loader(
         rows,
         step_rows=plan.rows,

@@ -88,6 +88,8 @@ class Hooks(Protocol):
 
     def stop_requested(self) -> bool: ...
 
+    def evaluation_requested(self) -> bool: ...
+
 
 def train(
     *,
@@ -108,11 +110,11 @@ def train(
 ) -> tuple[Progress, bool]:
     """Train from `start` to `steps` optimizer steps; returns the progress and whether all were done.
 
-    A stop asked for on any rank ends training after the step. The last step, whichever it is, is followed by a checkpoint;
-    evaluating the finished model is the caller's. Raises RunError when the loss or the gradients stop being numbers; what was
-    computed since the last checkpoint is then given up. `flops`: the model FLOPs that so many steps take, for metrics.
-    `count_syncs`: now and then count a step's waits for the device; not for compiled objectives, whose operations it doesn't
-    see.
+    A stop asked for on any rank ends training after the step; an evaluation asked for on any comes after it. The last step,
+    whichever it is, is followed by a checkpoint; evaluating the finished model is the caller's. Raises RunError when the loss
+    or the gradients stop being numbers; what was computed since the last checkpoint is then given up. `flops`: the model FLOPs
+    that so many steps take, for metrics. `count_syncs`: now and then count a step's waits for the device; not for compiled
+    objectives, whose operations it doesn't see.
     """
     progress = start or Progress()
     saved = progress.step  # the step of the last checkpoint
@@ -139,8 +141,9 @@ def train(
                 norm = gradient_norm(optimizer.parameters.values())
                 optimizer.step(settings)
             stop = torch.full((), float(hooks.stop_requested()), device=world.device)
-            means, (mean_loss, stops, grad_norm) = passes.fetch(
-                world, (loss, stop), (norm,)
+            asked = torch.full((), float(hooks.evaluation_requested()), device=world.device)
+            means, (mean_loss, stops, asks, grad_norm) = passes.fetch(
+                world, (loss, stop, asked), (norm,)
             )  # the one wait for the device
             metrics = {"loss": mean_loss, "grad_norm": grad_norm, **means}
             if syncs is not None:
@@ -177,7 +180,7 @@ def train(
                 saved = progress.step
             if done or stops:
                 break
-            if _due(cadence.evaluate, progress.tokens, step_tokens):
+            if asks or _due(cadence.evaluate, progress.tokens, step_tokens):
                 hooks.evaluate(progress)
             if _due(cadence.sample, progress.tokens, step_tokens):
                 hooks.sample(progress)

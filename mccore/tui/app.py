@@ -112,6 +112,10 @@ class MonitorApp(App[None]):
             key = (run.path, about)
             talk = self._talks[key] = self._talks.get(key) or Conversation(run, about)
             return ChatScreen(talk, self.places.glyphs)
+        if name == "evaluate":
+            from mccore.tui.screens.evaluate import EvaluateScreen
+
+            return EvaluateScreen(run, self.places.glyphs)
         from mccore.tui.screens.checkpoints import CheckpointsScreen
 
         return CheckpointsScreen(run, self.places.glyphs)

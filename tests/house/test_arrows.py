@@ -51,7 +51,7 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
     "launch": (("config", "events", "runs", "host", "telemetry"), "no torch before a worker"),
     "launch.worker": (("stages", "runtime", "train"), "the one module of launch that starts an engine"),
     "tui": (
-        ("api", "config", "events", "host", "plugins", "runs"),
+        ("api", "config", "events", "host", "plugins", "report", "runs"),
         "reads run directories; never torch, of plugins' code panels alone; what it starts is a process of its own",
     ),
     "testing": (

@@ -63,12 +63,12 @@ class _Calling(NextTokenObjective):
 
 
 class _Hooks:
-    """Notes every call; asks to stop after `stop_at` steps."""
+    """Notes every call; asks to stop after `stop_at` steps, and to evaluate after `evaluate_at`."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
+    def __init__(self, stop_at: int | None = None, evaluate_at: int | None = None) -> None:
         self.calls: list[tuple[str, int]] = []
         self.metrics: list[Mapping[str, float]] = []
-        self.stop_at = stop_at
+        self.stop_at, self.evaluate_at = stop_at, evaluate_at
         self.done = 0
 
     def on_step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
@@ -83,6 +83,9 @@ class _Hooks:
 
     def save(self, progress: Progress) -> None:
         self.calls.append(("save", progress.step))
+
+    def evaluation_requested(self) -> bool:
+        return self.evaluate_at is not None and self.done + 1 == self.evaluate_at
 
     def stop_requested(self) -> bool:
         return self.stop_at is not None and self.done + 1 >= self.stop_at
@@ -151,6 +154,13 @@ def test_a_stop_saves_after_the_step_and_ends(chat: TokenSplit) -> None:
     assert (progress.step, finished) == (4, False)
     assert hooks.calls[-1] == ("save", 4)
     assert progress.tokens == 4 * ROWS * T
+
+
+def test_an_evaluation_that_is_asked_for_comes_after_the_step(chat: TokenSplit) -> None:
+    hooks = _train(chat, 6, hooks=_Hooks(evaluate_at=3))[2]
+    assert [call for call in hooks.calls if call[0] == "evaluate"] == [("evaluate", 3)]
+    plain = _train(chat, 6)[2]
+    assert [each["loss"] for each in hooks.metrics] == [each["loss"] for each in plain.metrics]
 
 
 def test_a_stop_at_the_last_step_is_a_finish(chat: TokenSplit) -> None:

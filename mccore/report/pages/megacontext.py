@@ -27,7 +27,7 @@ def render_megacontext(data: Data) -> Iterable[str]:
     yield from _refocuses(found, plots)
     yield from _contexts(found, plots)
     for stage, evaluation in found["evaluations"].items():
-        yield from _evaluation(stage, evaluation, plots)
+        yield from evaluation_lines(stage, evaluation, plots)
     if found["missing"]:
         yield "### Not in this section"
         yield table(("what", "why"), [(entry["what"], entry["why"]) for entry in found["missing"]])
@@ -135,7 +135,8 @@ def _contexts(found: Data, plots: Sequence[str]) -> Iterable[str]:
             yield "\n".join(("```text", *lines, "```"))
 
 
-def _evaluation(stage: str, found: Data, plots: Sequence[str]) -> Iterable[str]:
+def evaluation_lines(stage: str, found: Data, plots: Sequence[str] = ()) -> Iterable[str]:
+    """What an evaluation of focus found; `found` as `report.evaluation.read_evaluation` gives it."""
     yield f"### Evaluation of focus, {stage}"
     if notes := found["notes"]:
         said = (

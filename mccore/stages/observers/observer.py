@@ -26,9 +26,15 @@ class Observer:
 class Observers:
     """Observers in order, as `mccore.train.loop.Hooks`."""
 
-    def __init__(self, observers: Sequence[Observer], stop_requested: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        observers: Sequence[Observer],
+        stop_requested: Callable[[], bool],
+        evaluation_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._observers = tuple(observers)
         self.stop_requested = stop_requested
+        self.evaluation_requested = evaluation_requested
 
     def on_step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         for observer in self._observers:

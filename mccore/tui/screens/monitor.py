@@ -108,7 +108,7 @@ class MonitorScreen(ControlScreen):
             now = time.monotonic()
             if now - tail >= POLL_SECONDS:
                 tail = now
-                if (details := self.query_one(Details)).is_mounted:
+                if (details := self.query_one(Details)).query("#log"):  # its tabs come later than itself
                     details.add_log(await asyncio.to_thread(self._log.poll))
                 self.report_start()
                 if not self._dirty and self.watch.outcome.state == "running":

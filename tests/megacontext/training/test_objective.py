@@ -381,6 +381,9 @@ class _Hooks:
     def save(self, progress: Progress) -> None:
         self._save(progress)
 
+    def evaluation_requested(self) -> bool:
+        return False
+
     def stop_requested(self) -> bool:
         return self._done + 1 >= self._stop
 
