@@ -53,6 +53,11 @@ def _metrics() -> Iterable[str]:
         "One table for every sink. Units are UCUM, `1` is a share or a count without a unit. `family/label` is a value of the "
         "same kind: `lod_loss/2`, `dwell/p95`. Outside its band a value deserves a look: the plots mark it."
     )
+    yield (
+        "With MegaContext `loss` is the whole objective and `token_loss` the language model's part of it, which compares with "
+        "other runs. The console, the log and `runs list` print that part, and call it loss. So do the results of a stage, where "
+        "the objective is `objective_loss`; `runs show` prints them as `token_loss` and `objective_loss`."
+    )
     rows = [
         f"| `{row.name}` | `{row.unit}` | {row.kind} | {row.scope} | {row.definition} | {band_words(row.band)} |"
         for row in METRICS.values()

@@ -87,8 +87,8 @@ providers:
 COMPOSE = (
     _HEADER
     + """\
-# Prometheus, a collector, Tempo, Grafana and OpenSearch on this machine, reachable from it alone. Linux: the containers
-# use the network of the host, because runs serve their metrics at its loopback address.
+# Prometheus, a collector, Tempo, Grafana, OpenSearch and its Dashboards on this machine, reachable from it alone. Linux:
+# the containers use the network of the host, because runs serve their metrics at its loopback address.
 name: mccore
 services:
   prometheus:
@@ -130,6 +130,13 @@ services:
       DISABLE_SECURITY_PLUGIN: "true"
       OPENSEARCH_JAVA_OPTS: -Xms512m -Xmx512m
     volumes: ["opensearch:/usr/share/opensearch/data"]
+  dashboards:
+    image: opensearchproject/opensearch-dashboards:3.8.0
+    network_mode: host
+    environment:
+      SERVER_HOST: 127.0.0.1
+      OPENSEARCH_HOSTS: '["http://127.0.0.1:9200"]'
+      DISABLE_SECURITY_DASHBOARDS_PLUGIN: "true"
 volumes:
   tempo: {}
   opensearch: {}
