@@ -27,7 +27,11 @@ PANEL_LINES = 14  # of a panel that is printed
 @click.option("--json", "as_json", is_flag=True, help="With --once: everything, as one JSON object.")
 @click.option("--panel", help="With --once: what this panel draws, as text.")
 @click.option("--ascii", "ascii_only", is_flag=True, default=None, help="Draw with ASCII characters only.")
-def monitor(run: str | None, once: bool, as_json: bool, panel: str | None, ascii_only: bool | None) -> None:
+@click.option("--serve", "served", is_flag=True, help="Show it in a browser of this machine instead.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8787, show_default=True, help="With --serve: where.")
+def monitor(
+    run: str | None, once: bool, as_json: bool, panel: str | None, ascii_only: bool | None, served: bool, port: int
+) -> None:
     """Watch runs on a screen; with RUN (a name, a directory or `latest`) that one.
 
     The monitor reads run directories. Leaving it leaves every run alive.
@@ -43,6 +47,11 @@ def monitor(run: str | None, once: bool, as_json: bool, panel: str | None, ascii
         _print_once(RunDir.open(run or "latest"), as_json)
         return
     chosen = RunDir.open(run) if run is not None else None
+    if served:
+        from mccore.tui.serve import serve
+
+        serve([str(chosen.path)] if chosen is not None else [], port)
+        return
     from mccore.tui.app import make_monitor
 
     make_monitor(paths.runs_dir(), chosen, ascii_only=ascii_only).run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -51,7 +52,7 @@ class ResourceMeter:
     def _read_gpu(self) -> dict[str, float]:
         import pynvml
 
-        questions = {
+        questions: dict[str, Callable[[Any], float]] = {
             "gpu_utilisation": lambda gpu: pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100,
             "gpu_memory": lambda gpu: float(pynvml.nvmlDeviceGetMemoryInfo(gpu).used),
             "gpu_power": lambda gpu: pynvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
