@@ -49,7 +49,7 @@ def collect(run: RunDir, events: list[Event]) -> dict[str, Any]:
         absent = [entry for entry in megacontext["missing"] if not entry["why"].startswith("megacontext.")]
         missing += [{**entry, "what": f"MegaContext: {entry['what']}"} for entry in absent]
     model = config.model
-    known = model.n_embd > 0 and model.vocab_size > 0
+    known = bool(model.n_embd and model.vocab_size)
     return {
         "version": REPORT_VERSION,
         "run": run.name,
