@@ -79,7 +79,7 @@ class ModelConfig(Section):
     window_short: DerivedLength = derived(
         "span of an S layer in tokens; derived: a quarter of the sequence, in steps of 128"
     )
-    rope_base: Annotated[float, Field(gt=1, le=1e15)] = Field(100_000.0, description="base of the rotary frequencies")
+    rope_base: Annotated[float, Field(gt=1, le=1e100)] = Field(100_000.0, description="base of the rotary frequencies")
     qk_scale: Factor = Field(1.2, description="factor on q and on k after their norm")
     norm_eps: Factor = Field(1e-6, description="epsilon of the RMS norms")
     logit_softcap: NonNegative = Field(
