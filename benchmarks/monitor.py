@@ -1,9 +1,10 @@
-"""What the monitor costs: opening a long run, keys while events stream in, the first paint, and doing nothing.
+"""What the monitor costs: opening a long run, keys while events stream in, the first paint, doing nothing, watching a run.
 
     python benchmarks/monitor.py open --events 1000000
     python benchmarks/monitor.py keys --rate 5000 --presses 60
     python benchmarks/monitor.py paint --rounds 5
-    python benchmarks/monitor.py idle --seconds 10
+    python benchmarks/monitor.py idle --seconds 10 --history 1000000
+    python benchmarks/monitor.py attached --rounds 9
 
 Each figure stands beside a reference of the same run: the bytes of the file read plainly, a bare interpreter, one core.
 """
@@ -28,7 +29,7 @@ from pathlib import Path
 import psutil
 
 from mccore.config import RunConfig
-from mccore.events import Event
+from mccore.events import Event, read_events
 from mccore.runs.live.watch import RunWatch
 from mccore.runs.rundir import RunDir
 
@@ -206,15 +207,57 @@ def measure_idle(seconds: float, history: int) -> None:
             screen.end()
 
 
+def measure_attached(pairs: int, steps: int) -> None:
+    """How much longer a training step takes while a monitor watches it. The order within pairs alternates."""
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(pairs):
+            medians: dict[bool, float] = {}
+            for watched in (False, True) if number % 2 else (True, False):
+                medians[watched] = _median_step(
+                    folder, f"pair{number}-{'watched' if watched else 'alone'}", steps, watched
+                )
+            ratios.append(medians[True] / medians[False])
+            print(f"pair {number}: alone {1000 * medians[False]:.2f} ms, watched {1000 * medians[True]:.2f} ms")
+    spread = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else float("nan")
+    print(f"a watched step takes {statistics.mean(ratios):.4f} of the time of one alone (standard error {spread:.4f})")
+
+
+def _median_step(folder: str, name: str, steps: int, watched: bool) -> float:
+    """The median duration of a step in seconds, of a run of its own."""
+    stages = 'stages=["data","tokenizer","encode","base"]'
+    sets = [stages, f"base.tokens={2048 * steps}", "base.eval_every_tokens=0", "base.sample_every_tokens=0"]
+    words = [word for each in sets for word in ("--set", each)]
+    command = [sys.executable, "-m", "mccore", "run", "tiny", "--mc", "--name", name, *words]
+    env = {**os.environ, "MCCORE_BASE_DIR": folder}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = RunDir(Path(folder) / "runs" / name)
+    while process.poll() is None and not (run.path / "run.json").exists():
+        time.sleep(0.1)
+    screen = Screen(folder, name) if watched else None
+    while process.poll() is None:
+        if screen is None:
+            time.sleep(0.2)
+        else:
+            screen.drain(0.2)
+    if screen is not None:
+        screen.end()
+    found = [event.metrics["step_duration"] for event in read_events(run.events_dir) if event.type == "step"]
+    if process.returncode or len(found) < steps:
+        raise SystemExit(f"{name} ended with {process.returncode} after {len(found)} steps")
+    return statistics.median(found[steps // 10 :])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["open", "keys", "paint", "idle", "stream"])
+    parser.add_argument("what", choices=["open", "keys", "paint", "idle", "attached", "stream"])
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rate", type=int, default=5_000)
     parser.add_argument("--presses", type=int, default=60)
     parser.add_argument("--history", type=int, default=2_000, help="events that are there before")
     parser.add_argument("--path", type=Path, help="of `stream`, which `keys` starts: the file to append to")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=300, help="of each run of `attached`")
     parser.add_argument("--seconds", type=float, default=10)
     asked = parser.parse_args()
     if asked.what == "open":
@@ -223,6 +266,8 @@ def main() -> None:
         measure_keys(asked.rate, asked.presses, asked.history)
     elif asked.what == "stream":
         stream(asked.path, asked.rate)
+    elif asked.what == "attached":
+        measure_attached(asked.rounds, asked.steps)
     elif asked.what == "paint":
         measure_paint(asked.rounds)
     else:
