@@ -15,6 +15,7 @@ from mccore.errors import UsageError
 HEADER_SECONDS = 15.0  # that a client may take for the head of a request
 GOODBYE = 3  # seconds that running answers get when the server stops
 MOST_HEADER_BYTES = 2**16
+BACKLOG = 2048  # connections that wait to be taken
 
 
 class TimedProtocol(H11Protocol):
@@ -62,6 +63,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
+            listener.listen(BACKLOG)  # from now on clients wait, where they would be refused
         except OSError:
             listener.close()
             raise
@@ -85,6 +87,7 @@ def new_server(app: ASGIApp) -> uvicorn.Server:
             server_header=False,
             proxy_headers=False,
             limit_concurrency=2048,
+            backlog=BACKLOG,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=GOODBYE,
             h11_max_incomplete_event_size=MOST_HEADER_BYTES,
