@@ -14,7 +14,7 @@ autoapi_dirs = ["../mccore"]
 autoapi_root = "api"
 _INSIDE = (
     "cli", "contexts", "data", "eval", "generate", "host", "launch", "megacontext", "model", "report", "resolve", "runtime",
-    "scaling", "stages", "tasks", "telemetry", "train", "tui",
+    "scaling", "serve", "stages", "tasks", "telemetry", "train", "tui",
 )  # fmt: skip
 autoapi_ignore = ["*/skeleton/*", "*/__main__.py", *(f"*/mccore/{room}/*" for room in _INSIDE)]
 autoapi_options = ["members", "undoc-members", "show-module-summary"]
