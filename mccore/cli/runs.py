@@ -19,7 +19,7 @@ from mccore.host.json_file import read_json
 from mccore.host.terminal import echo, echo_json, one_line
 from mccore.runs.removal import checkpoint_rows, delete_checkpoint, delete_run, find_row
 from mccore.runs.rundir import RunDir, list_runs
-from mccore.runs.series import comparable, language_loss
+from mccore.runs.series import comparable, language_loss, name_losses
 from mccore.units import count, duration, number, size
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
@@ -209,12 +209,9 @@ def _stage(run: RunDir, stage: str, start: Event | None, end: Event | None, run_
 
 
 def _numbers(results: dict[str, Any] | None) -> str:
-    results = results or {}
-    # Where the objective has other parts, the results' `loss` is the metric `token_loss`: in tables a word has one meaning.
-    whole = results.get("objective_loss", results.get("loss")) == results.get("loss")
     found = [
-        f"{'token_loss' if name == 'loss' and not whole else name} {number(value)}"
-        for name, value in results.items()
+        f"{name} {number(value)}"
+        for name, value in name_losses(results or {}).items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]
     return ", ".join(found[:4])

@@ -56,7 +56,7 @@ def _metrics() -> Iterable[str]:
     yield (
         "With MegaContext `loss` is the whole objective and `token_loss` the language model's part of it, which compares with "
         "other runs. The console, the log and `runs list` print that part, and call it loss. So do the results of a stage, where "
-        "the objective is `objective_loss`; `runs show` prints them as `token_loss` and `objective_loss`."
+        "the objective is `objective_loss`; `runs show` prints both by the names here."
     )
     rows = [
         f"| `{row.name}` | `{row.unit}` | {row.kind} | {row.scope} | {row.definition} | {band_words(row.band)} |"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from mccore.config import TRAINING_STAGES
 from mccore.events import Event
@@ -54,6 +55,15 @@ def language_loss(metrics: Mapping[str, float]) -> float | None:
     """The language model's own loss at a step, the one that runs are compared by: with MegaContext `loss` is the whole
     objective, and `token_loss` the model's part of it."""
     return metrics.get("token_loss", metrics.get("loss"))
+
+
+def name_losses(results: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's results with losses by their names among metrics: with MegaContext the results' `loss` is the metric
+    `token_loss`, and their `objective_loss` the metric `loss`."""
+    if results.get("objective_loss", results.get("loss")) == results.get("loss"):
+        return dict(results)
+    names = {"loss": "token_loss", "objective_loss": "loss"}
+    return {names.get(name, name): value for name, value in results.items()}
 
 
 def comparable(runs: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:

@@ -124,7 +124,7 @@ class TestShow:
         assert "  loss 2.5" in capsys.readouterr().out
         run.write_result("base", {"loss": 6.332, "objective_loss": 10.62})
         assert main(["runs", "show", "one"]) == 0
-        assert "token_loss 6.332, objective_loss 10.62" in capsys.readouterr().out
+        assert "token_loss 6.332, loss 10.62" in capsys.readouterr().out
 
     def test_says_where_a_running_run_can_be_scraped(self, root, capsys):
         run = make(root, "one", start=1000.0, loss=2.5)
