@@ -41,7 +41,8 @@ class LookedUp:
         return LookedUp(*(each.to(device) for each in (self.kind, self.age, self.shown, self.group, self.token)))
 
 
-_KIND = np.searchsorted(LENGTHS, np.arange(LONGEST + 1), side="right") - 1
+# Of matches by their length.
+KIND = np.searchsorted(LENGTHS, np.arange(LONGEST + 1), side="right") - 1
 
 
 def looked_up(rows: Sequence[tuple[Matches, NDArray[np.bool_], int]]) -> LookedUp:
@@ -52,7 +53,7 @@ def looked_up(rows: Sequence[tuple[Matches, NDArray[np.bool_], int]]) -> LookedU
     age, shown = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for row, (matches, seen, tokens) in enumerate(rows):
         count = len(matches.place)
-        kind[row, :count] = _KIND[matches.length]
+        kind[row, :count] = KIND[matches.length]
         age[row, :count] = np.log(tokens + 1 - matches.place)
         shown[row, :count] = seen
         distinct, group[row, :count] = np.unique(matches.token, return_inverse=True)

@@ -16,6 +16,7 @@ from mccore.megacontext.search.bigram_index import BigramIndex, SearchError
 from mccore.megacontext.search.lookup import LONGEST, REACH, find_matches
 from mccore.megacontext.search.mixer_file import NAME, read_mixer, write_mixer
 from mccore.megacontext.search.mixing import LookupMixer, looked_up, mixed_nll
+from mccore.megacontext.search.one_row import mix_one
 
 SIX = st.lists(st.integers(0, 5), max_size=200)
 
@@ -119,6 +120,25 @@ def test_without_a_match_the_model_alone_speaks() -> None:
     assert not given[0].any()
     assert mixed[1].exp().sum() == pytest.approx(1, abs=1e-5)
     assert mixed[1, 3] > torch.log_softmax(logits[1], dim=0)[3]
+
+
+@given(
+    ids=st.lists(st.integers(0, 5), min_size=3, max_size=120), seed=st.integers(0, 99), say=st.sampled_from([-40, 0, 9])
+)
+def test_one_row_is_mixed_as_many_are(ids: list[int], seed: int, say: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    mixer = LookupMixer().requires_grad_(False)
+    for parameter in mixer.parameters():
+        parameter.normal_(generator=generator)
+    mixer.out.bias.fill_(say)
+    matches = find_matches(index_of(ids))
+    shown = matches.place % 2 == 0
+    logits = 3 * torch.randn(1, 9, generator=generator)
+    many, given = mixer(logits, looked_up([(matches, shown, len(ids))]))
+    one = mix_one(mixer, logits[0].numpy(), matches, shown, len(ids))
+    assert np.allclose(one.log, many[0].numpy(), atol=1e-4)
+    assert one.token.tolist() == sorted(set(matches.token.tolist()))
+    assert np.allclose(one.given, given[0, : len(one.token)].numpy(), atol=1e-5)
 
 
 def test_the_model_keeps_a_part_however_sure_the_lookup_is() -> None:

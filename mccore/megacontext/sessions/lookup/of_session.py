@@ -17,6 +17,7 @@ from torch import Tensor
 from mccore.megacontext.search.bigram_index import BigramIndex
 from mccore.megacontext.search.lookup import Matches, find_matches
 from mccore.megacontext.search.mixing import LookupMixer, looked_up
+from mccore.megacontext.search.one_row import mix_one
 from mccore.megacontext.sessions.history import APPEND, History
 from mccore.megacontext.sessions.reading import Reading
 
@@ -33,13 +34,13 @@ class Spoken(NamedTuple):
 
 @dataclass
 class _Said:
-    """What the lookup said of the token that comes at `position`: the tokens that it knows of, where the newest of each stood,
-    and what it gave them of their probabilities."""
+    """What the lookup said of the token that comes at `position`: its matches, the tokens that followed them, and how much of
+    each one's probability is the lookup's."""
 
     position: int
+    matches: Matches
     token: NDArray[np.int64]
-    place: NDArray[np.int64]
-    share: NDArray[np.float64]
+    share: NDArray[np.float32]
 
 
 class SessionLookup:
@@ -57,25 +58,22 @@ class SessionLookup:
         matches = find_matches(self._index)
         return matches, reading.shows(matches.place), reading.covered
 
-    def note(self, matches: Matches, position: int, token: Tensor, given: Tensor, log_mixed: Tensor) -> None:
-        """Keep what was said of the token at `position`, for `took`: tokens [C], what the lookup gave each of its probability
-        [C], and the log of that."""
-        ids, share = token.numpy(), (given / log_mixed.exp()).double().numpy()
-        newest = dict(
-            zip(matches.token.tolist(), matches.place.tolist(), strict=True)
-        )  # places ascend: the last one stays
-        place = np.array([newest.get(each, -1) for each in ids.tolist()], dtype=np.int64)
-        self._said = _Said(position, ids, place, share)
+    def note(self, matches: Matches, position: int, token: NDArray[np.int64], share: NDArray[np.float32]) -> None:
+        """Keep what was said of the token at `position`, for `took`: tokens [C], and how much of each one's probability is the
+        lookup's [C]."""
+        self._said = _Said(position, matches, token, share)
 
     def took(self, token: int, position: int) -> None:
         """The token at `position` is this one: where it was looked up, remember where."""
         said, self._said = self._said, None
         if said is None or said.position != position:
             return
-        at = np.flatnonzero((said.token == token) & (said.share > SPOKEN) & (said.place >= 0))
-        if not len(at):
+        if not ((said.token == token) & (said.share > SPOKEN)).any():
             return
-        place = int(said.place[at[0]])
+        places = said.matches.place[said.matches.token == token]
+        if not len(places):
+            return
+        place = int(places[-1])  # the newest one
         if self._spoken:
             last = self._spoken[-1]
             if last.stop == position and last.source + last.stop - last.start == place:
@@ -106,12 +104,17 @@ def mix(mixer: LookupMixer, lookups: Sequence[SessionLookup], readings: Sequence
     """Log-probabilities fp32 [B, V] of what comes next, with what the histories' own text says: from the model's logits [B, V]
     after all that each reading covers."""
     rows = [lookup.find(reading) for lookup, reading in zip(lookups, readings, strict=True)]
+    if len(rows) == 1 and logits.device.type == "cpu":
+        (matches, shown, covered), lookup = rows[0], lookups[0]
+        one = mix_one(mixer, logits[0].float().numpy(), matches, shown, covered)
+        lookup.note(matches, covered, one.token, one.given / np.exp(one.log[one.token]))
+        return torch.from_numpy(one.log)[None]
     if not any(len(matches.place) for matches, _, _ in rows):
         return torch.log_softmax(logits.float(), dim=1)
     found = looked_up(rows).to(logits.device)
     mixed, given = mixer(logits, found)
-    told = mixed.gather(1, found.token).cpu()
-    tokens, given = found.token.cpu(), given.cpu()
+    share = (given / mixed.gather(1, found.token).exp()).cpu().numpy()
+    tokens = found.token.cpu().numpy()
     for row, (lookup, (matches, _, covered)) in enumerate(zip(lookups, rows, strict=True)):
-        lookup.note(matches, covered, tokens[row], given[row], told[row])
+        lookup.note(matches, covered, tokens[row], share[row])
     return mixed
