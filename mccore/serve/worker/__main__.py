@@ -193,7 +193,7 @@ class Worker:
             common = (number, owner, report, self.shelf, read_place(order["place"]))
             match order["order"]:
                 case "turn":
-                    job = jobs.Turn(*common, tokenizer=tokenizer)
+                    job = jobs.SessionTurn(*common, tokenizer=tokenizer)
                     job.items, job.opens_turn = items, self.chat and generate is not None
                 case "upload":
                     job = jobs.Upload(*common, tokenizer=tokenizer, name=str(order["name"]))

@@ -85,7 +85,7 @@ class SessionJob(Job):
         return (), self.session
 
 
-class Turn(SessionJob):
+class SessionTurn(SessionJob):
     """Messages for a session, and an answer if one is wanted."""
 
     def __init__(self, *arguments: Any, tokenizer: Tokenizer) -> None:
@@ -256,7 +256,7 @@ class WindowTurn(Job):
         return self._ids, None
 
 
-class TextTurn(Turn):
+class TextTurn(SessionTurn):
     """A text of any length that goes on, in a session of its own that nobody keeps."""
 
     def __init__(self, number: int, owner: str, report: Report, session: Session, tokenizer: Tokenizer) -> None:

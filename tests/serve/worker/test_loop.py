@@ -17,7 +17,7 @@ from mccore.megacontext.focus.state import FocusError
 from mccore.model import GPT
 from mccore.runtime.sessions import Sessions, TreeBuilder
 from mccore.serve.orders import Generate, Item
-from mccore.serve.worker.jobs import Turn, Upload, WindowTurn
+from mccore.serve.worker.jobs import SessionTurn, Upload, WindowTurn
 from mccore.serve.worker.loop import Loop
 from mccore.serve.worker.shelf import SessionAddress, Shelf, Tail
 from tests.generate.test_memory import context_model
@@ -58,7 +58,7 @@ class Bench:
         return number
 
     def say(self, address: SessionAddress, text: str | None, how: Generate | None = HOW) -> int:
-        number = self.start(Turn, address)
+        number = self.start(SessionTurn, address)
         self._job.items = [] if text is None else [Item(kind="user", text=text)]
         self._job.generate, self._job.opens_turn = how, how is not None
         self.loop.add(self._job)
