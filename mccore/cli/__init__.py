@@ -35,6 +35,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "completion": ("mccore.cli.completion:completion", "Print the completion script of a shell."),
 }
 
+# Commands below another that have a file of their own.
+COMMANDS_BELOW: dict[str, tuple[str, ...]] = {"eval": ("mccore.cli.tasks:tasks",)}
+
 
 class VisibleHelp(click.HelpFormatter):
     """Help texts, in which names and words of plugins occur."""
@@ -68,6 +71,10 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
+        for place in COMMANDS_BELOW.get(cmd_name, ()):
+            assert isinstance(command, click.Group)
+            module, _, attribute = place.partition(":")
+            command.add_command(getattr(importlib.import_module(module), attribute))
         make_help_visible(command)
         return command
 

@@ -77,10 +77,10 @@ def read_bundle(folder: Path) -> list[CoreTask]:
     import yaml
 
     try:
-        listed = yaml.safe_load(_text(folder / "core.yaml"))["icl_tasks"]
+        listed = yaml.safe_load(_content_of(folder / "core.yaml"))["icl_tasks"]
         guesses = {
             row["Eval Task"]: 0.01 * float(row["Random baseline"])
-            for row in csv.DictReader(io.StringIO(_text(folder / "eval_meta_data.csv")))
+            for row in csv.DictReader(io.StringIO(_content_of(folder / "eval_meta_data.csv")))
         }
         return [
             CoreTask(
@@ -100,7 +100,7 @@ def read_bundle(folder: Path) -> list[CoreTask]:
         ) from error
 
 
-def _text(path: Path) -> str:
+def _content_of(path: Path) -> str:
     if not path.is_file():
         raise DataError(
             f"{spell(path)} doesn't exist", hint="name the folder that eval_bundle.zip unpacks to: it holds core.yaml"

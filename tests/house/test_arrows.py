@@ -36,7 +36,7 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
     "megacontext.training": (("train",), "an objective is written for the loop, and speaks its types"),
     "generate": (("data", "model", "megacontext", "host"), "no server, no task: rewards and stops are handed in"),
     "eval": (
-        ("api", "config", "data", "tasks", "model", "megacontext", "generate", "scaling"),
+        ("api", "config", "data", "tasks", "model", "megacontext", "generate", "scaling", "host"),
         "measures, never trains (recall apart, which is a test of the algorithm)",
     ),
     "telemetry": (("api", "config", "events", "host", "plugins", "runs"), "guests can't slow a step"),
