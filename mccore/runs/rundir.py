@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 State = Literal["created", "running", "finished", "stopped", "interrupted", "failed", "crashed"]
 
+_STAGE = re.compile(r"[a-z0-9_]{1,40}")  # of this mccore or a newer one
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -131,7 +132,8 @@ class RunDir:
 
     def _stages(self) -> Sequence[str]:
         names = self.facts.get("stages")
-        return names if isinstance(names, list) and all(isinstance(each, str) for each in names) else self.config.stages
+        known = isinstance(names, list) and all(isinstance(each, str) and _STAGE.fullmatch(each) for each in names)
+        return names if known else self.config.stages
 
     @property
     def events_dir(self) -> Path:

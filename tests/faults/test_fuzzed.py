@@ -15,6 +15,8 @@ FOUND = [
     pytest.param("conversations", 460, id="a message of 5,098 letters"),
     pytest.param("tokenizers", 657, id="an id that is infinite"),
     pytest.param("tokenizers", 1000779, id="a pattern with half a surrogate pair"),
+    pytest.param("runs", 5000242, id="a width that is null"),
+    pytest.param("runs", 5000297, id="a stage whose name no file can have"),
 ]
 
 

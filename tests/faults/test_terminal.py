@@ -9,19 +9,27 @@ import json
 import os
 import pty
 import re
+import shutil
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 
+WRITTEN = Path(__file__).parents[1] / "support" / "old_build"
 PLANT = "\x1b]0;owned\x07\x1b[8mred\x9b2J\u202eevil\u2066\r\x08"
 # Our own: styles (the planted one is none of them), the line that is written again and again, the terminal's line end.
 OURS = re.compile(r"\x1b\[(?!8m)[0-9;]*m|\r\x1b\[K|\r\n")
 
 
-def on_terminal(*arguments: str, base: Path, stdin: str = "", extra: Path | None = None) -> str:
-    """What a command writes to a terminal that is its standard input, output and error."""
+def on_terminal(*arguments: str, base: Path, stdin: str = "", extra: Path | None = None, quiet: bool = False) -> str:
+    """What a command writes to a terminal that is its standard input, output and error. `quiet` terminals don't show what is
+    typed, which is their own doing."""
     pid, fd = pty.fork()
+    if quiet and pid:
+        modes = termios.tcgetattr(fd)
+        modes[3] &= ~(termios.ECHO | termios.ISIG)
+        termios.tcsetattr(fd, termios.TCSANOW, modes)
     if pid == 0:
         environment = {
             **os.environ,
@@ -122,3 +130,58 @@ def test_nothing_planted_reaches_the_terminal_raw(places: Path, arguments: tuple
     assert said.strip()
     assert "Traceback" not in said, said
     assert raw(said) == "", ascii(said)
+
+
+# --- a live chat, a stranger's session and context ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base directory whose model, session and context are a stranger's: every string that they hold is planted."""
+    base = tmp_path_factory.mktemp("strangers") / "base"
+    shutil.copytree(WRITTEN, base)
+    for path in (base / "context/session.json", base / "sessions/kept/session.json"):
+        content = json.loads(path.read_text())
+        notes = content["notes"]
+        if "context" in notes:
+            manifest = notes["context"]
+            manifest["origin"]["run"] = manifest["created"] = manifest["mccore"] = PLANT
+            manifest["files"] = [[f"{PLANT}{index}", *rest[1:]] for index, rest in enumerate(manifest["files"])]
+            manifest["skipped"] = {PLANT: 3}
+        path.write_text(json.dumps({**content, "notes": {**notes, "system": PLANT, "run": PLANT, "stage": PLANT}}))
+    (base / "document.txt").write_text(f"A passage {PLANT} of a stranger. " * 30)
+    saved = {"system": PLANT, "messages": [{"role": "user", "content": PLANT}, {"role": "assistant", "content": PLANT}]}
+    (base / "saved.json").write_text(json.dumps(saved))
+    (base / "broken.json").write_text(json.dumps({"messages": [{"role": PLANT, "content": PLANT}]}))
+    return base
+
+
+TALK = (
+    "/sources\n/system " + PLANT.replace("\r", "") + "\n/file {base}/document.txt\nhi\n/sources\n/cut\n/stats\n"
+    "/load {base}/saved.json\n/load {base}/broken.json\n/load {plant}\n/file {plant}\n/branch {plant}\n/temperature {plant}\n"
+    "/nosuch{plant}\n/help\nagain\n/quit\n"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("chat", "old", "--mc", "--max-new-tokens", "24", "--seed", "1"),
+        ("chat", "--session", "kept", "--max-new-tokens", "24"),
+        ("chat", "--context", "{base}/context", "--max-new-tokens", "24"),
+        ("chat", "old", "--no-mc", "--max-new-tokens", "24", "--system", PLANT),
+        ("context", "info", "{base}/context"),
+        ("context", "info", "{base}/sessions/kept"),
+        ("context", "verify", "{base}/context"),
+    ],
+    ids=lambda arguments: "-".join(arguments[:2]),
+)
+def test_a_strangers_session_and_what_a_model_says_of_it(strangers: Path, arguments: tuple[str, ...]) -> None:
+    """RF5: `/sources` printed passages as they are, `context info` the names of files, notes and reasons."""
+    typed = TALK.format(base=strangers, plant=PLANT.replace("\r", "").replace("\x08", ""))
+    given = [argument.format(base=strangers) for argument in arguments]
+    said = on_terminal(*given, base=strangers, stdin=typed if arguments[0] == "chat" else "", quiet=True)
+    assert "Traceback" not in said, said
+    assert raw(said) == "", ascii(said)
+    if arguments[0] == "chat" or arguments[1:] == ("info", "{base}/context"):  # what was planted is shown
+        assert "\u241b" in said, said
