@@ -133,7 +133,6 @@ class EvalConfig(Section):
     bpb_tokens: Positive = Field(20_971_520, description="validation tokens for bits per byte")
     choice_questions: Count = Field(1000, description="held-out multiple-choice questions")
     generated_questions: Count = Field(100, description="held-out questions answered in free text, per task")
-    examples: Count = Field(8, description="multiple-choice answers shown in the report")
     batch_rows: Annotated[int, Field(gt=0, le=2**20)] = Field(32, description="sequences of one evaluation pass")
     sample_prompts: tuple[str, ...] = Field(
         ("import os\n\ndef ", "The standard library of Python ", "class Queue:\n    ", "Return the "),

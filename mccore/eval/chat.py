@@ -31,7 +31,7 @@ def evaluate_chat(runner: Runner, config: EvalConfig, *, seed: int = 0) -> dict[
     metrics: dict[str, float] = {}
     if config.choice_questions:
         result, tuning = answer_choices(runner, StdlibChoice(), config.choice_questions, seed=seed)
-        choice = result.to_json(config.examples)
+        choice = result.to_json()
         choice["chosen_on"] = {"n": tuning.overall.n, "rules": {rule: tuning.rules[rule].accuracy for rule in RULES}}
         metrics |= _accuracy_metrics("choice_accuracy", result.overall)
     found = answer_freely(runner, free_tasks() if config.generated_questions else [], config.generated_questions, seed)
