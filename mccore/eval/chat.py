@@ -34,7 +34,6 @@ def evaluate_chat(runner: Runner, config: EvalConfig, *, seed: int = 0) -> dict[
         choice = result.to_json()
         choice["chosen_on"] = {"n": tuning.overall.n, "rules": {rule: tuning.rules[rule].accuracy for rule in RULES}}
         metrics |= _accuracy_metrics("choice_accuracy", result.overall)
-        metrics |= {"choice_letter_accuracy": result.letters.accuracy or 0.0}
     found = answer_freely(runner, free_tasks() if config.generated_questions else [], config.generated_questions, seed)
     together = accuracy([answer for task in found for answer in task.answers])
     metrics |= _accuracy_metrics("generated_accuracy", together)

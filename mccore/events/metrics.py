@@ -98,7 +98,6 @@ _ROWS = (
     Metric("choice_accuracy", "1", "gauge", "val", "share of held-out multiple-choice questions answered rightly",
            watched=True),
     Metric("choice_accuracy_stderr", "1", "gauge", "val", "standard error of choice_accuracy"),
-    Metric("choice_letter_accuracy", "1", "gauge", "val", "share of multiple-choice questions answered by the right letter"),
     Metric("generated_accuracy", "1", "gauge", "val", "share of held-out free-text questions answered rightly",
            watched=True),
     Metric("generated_accuracy_stderr", "1", "gauge", "val", "standard error of generated_accuracy"),
