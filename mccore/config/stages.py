@@ -52,7 +52,6 @@ STAGE_TABLE: tuple[StageSpec, ...] = (
     StageSpec("chat_eval_mid", "evaluate.evaluate_chat", needs_model=True, chat=True, evaluates="mid"),
     _trains("sft", "fine-tuning", chat=True),
     StageSpec("chat_eval_sft", "evaluate.evaluate_chat", needs_model=True, chat=True, evaluates="sft"),
-    StageSpec("rehearsal", "evaluate.rehearse", needs_model=True, chat=True, optional=True),
     StageSpec("report", "report.report"),
 )
 

@@ -63,12 +63,3 @@ def _evaluated(runtime: Runtime) -> StageName:
     trained = stage_spec(runtime.stage).evaluates
     assert trained is not None
     return trained
-
-
-def rehearse(runtime: Runtime) -> Results:
-    """Open the chat model and let it say one word."""
-    from mccore.eval.samples import sample_completions
-
-    opened = runtime.open_model("sft")
-    [sample] = sample_completions(opened.engine(), ["Hello"], 1, runtime.config.seed)
-    return {"said": sample.text}
