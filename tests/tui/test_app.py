@@ -148,6 +148,25 @@ def test_a_failure_shows_what_failed_and_what_to_do(root: Path, run: RunDir) -> 
     drive(app, steps)
 
 
+def test_a_band_is_as_light_as_the_theme(root: Path, run: RunDir) -> None:
+    app = make_monitor(root, run)
+    shown: dict[str, str] = {}
+
+    async def steps(pilot: Pilot[None]) -> None:
+        screen = app.screen
+        assert isinstance(screen, MonitorScreen)
+        await until(pilot, screen.metrics_of_stage, "the first picture")
+        for theme in ("textual-dark", "textual-light"):
+            app.theme = theme
+            await pilot.pause()
+            shown[theme] = app.export_screenshot()
+
+    drive(app, steps)
+    assert "#3a3a3a" in shown["textual-dark"]
+    assert "#3a3a3a" not in shown["textual-light"]
+    assert "#c6c6c6" in shown["textual-light"]
+
+
 def test_what_ranks_use_of_the_machine(root: Path, run: RunDir) -> None:
     for rank in (0, 1):
         metrics = {"process_cpu": 1.5 + rank, "process_memory": 2.0**30, "gpu_utilisation": 0.25, "gpu_power": 301.0}

@@ -95,6 +95,8 @@ class MonitorScreen(ControlScreen):
     async def _follow(self) -> None:
         """Read on for ever: what may block in a thread, what takes the processor a few milliseconds at a time."""
         await asyncio.to_thread(self.watch.open)
+        while not self.query_one(Details).ready:
+            await asyncio.sleep(0.01)
         self._refresh()
         self.call_after_refresh(self._load_panels)  # plugins' code, once the first picture is there
         tail = -math.inf
@@ -150,7 +152,9 @@ class MonitorScreen(ControlScreen):
         lines = [headline(self.watch, self._glyphs), progress_line(self.watch.state, self._glyphs)]
         if words := notes(self.watch):
             lines.append(Text("; ".join(words), style="yellow", overflow="ellipsis", no_wrap=True))
-        self.query_one("#status", Static).update(Text("\n").join(lines))
+        words = Text("\n").join(lines)
+        words.no_wrap, words.overflow = True, "ellipsis"
+        self.query_one("#status", Static).update(words)
 
     def metrics_of_stage(self) -> list[str]:
         """The metrics that can be plotted, the ones one looks at first in front."""

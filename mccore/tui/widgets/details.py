@@ -44,6 +44,7 @@ class Details(Vertical):
         self._samples_until = 0.0  # time of the newest sample that is shown
         self._state = RunState()
         self._failure = ""
+        self.ready = False  # its tabs are there, so that something can be shown
 
     def compose(self) -> ComposeResult:
         with TabbedContent():
@@ -68,6 +69,7 @@ class Details(Vertical):
 
         self.query_one("#machine", DataTable).add_columns(*(title for title, _, _ in RESOURCES))
         self.query_one(TabbedContent).hide_tab("tab-failure")
+        self.ready = True
 
     def add_log(self, lines: Sequence[str]) -> None:
         """Append lines of the logs."""

@@ -32,7 +32,7 @@ STYLES = {
     "level2": Style(color="blue"),
     "level3": Style(color="bright_black"),
 }
-BAND = Style(bgcolor="grey23")
+BANDS = (Style(bgcolor="grey23"), Style(bgcolor="grey78"))  # behind what is in its band, on dark and on light
 
 Draw = Callable[[int, int], Lines]  # width, height
 
@@ -46,7 +46,7 @@ class PanelPane(Widget):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._draw: Draw | None = None
-        self._drawn: tuple[int, int, int] | None = None
+        self._drawn: tuple[int, int, int, Style] | None = None
         self._rows: list[Strip] = []
 
     def show(self, draw: Draw | None) -> None:
@@ -57,7 +57,7 @@ class PanelPane(Widget):
     def render_line(self, y: int) -> Strip:
         width, height = self.size
         base = self.rich_style
-        key = (self.version, width, height)
+        key = (self.version, width, height, base)
         if key != self._drawn:
             lines = self._draw(width, height) if self._draw is not None and width > 0 and height > 0 else []
             self._rows = [strip_of(line, width, base) for line in lines]
@@ -65,10 +65,17 @@ class PanelPane(Widget):
         return self._rows[y] if y < len(self._rows) else Strip.blank(width, base)
 
 
+def band_style(base: Style) -> Style:
+    """The background of a band on a widget's own."""
+    red, green, blue = base.bgcolor.get_truecolor() if base.bgcolor is not None else (0, 0, 0)
+    return BANDS[red + green + blue > 3 * 128]
+
+
 def strip_of(line: object, width: int, base: Style) -> Strip:
     """A line of spans, cut or filled to a width. What a terminal would obey is shown instead."""
+    shade = band_style(base)
     segments = [
-        Segment(one_line(text), STYLES[role] + BAND if band else STYLES[role])
+        Segment(one_line(text), STYLES[role] + shade if band else STYLES[role])
         for text, role, band in (Span(*span) for span in line)  # type: ignore[attr-defined]
     ]
     return Strip(segments).crop(0, width).adjust_cell_length(width, base).apply_style(base)

@@ -12,6 +12,7 @@ from textual.widget import Widget
 
 from mccore.tui.canvas import Cell, Plot, cursor_value, draw, format_position, format_value
 from mccore.tui.glyphs import Glyphs
+from mccore.tui.widgets.panel import band_style
 
 STYLES = {
     "": Style.null(),
@@ -21,7 +22,6 @@ STYLES = {
     "alert": Style(color="bright_red", bold=True),
     "cursor": Style(color="yellow"),
 }
-BAND = Style(bgcolor="grey23")
 
 
 class PlotWidget(Widget):
@@ -35,7 +35,7 @@ class PlotWidget(Widget):
         self._title = title
         self._glyphs = glyphs
         self._plot: Plot | None = None
-        self._drawn: tuple[int, int, int] | None = None
+        self._drawn: tuple[int, int, int, Style] | None = None
         self._rows: list[Strip] = []
 
     def rename(self, title: str) -> None:
@@ -48,7 +48,7 @@ class PlotWidget(Widget):
         self.version += 1
 
     def render_line(self, y: int) -> Strip:
-        key = (self.version, self.size.width, self.size.height)
+        key = (self.version, self.size.width, self.size.height, self.rich_style)
         if key != self._drawn:
             self._rows, self._drawn = filled(self._draw(), self), key
         return self._rows[y] if y < len(self._rows) else Strip.blank(self.size.width, self.rich_style)
@@ -63,7 +63,8 @@ class PlotWidget(Widget):
             title += f"  at {format_position(under[0], plot.view.axis)}: {format_value(under[1])}"
         out = plot.band is not None and not plot.band[0] <= plot.trace.last <= plot.band[1]
         rows = [Strip([Segment(title[:width], STYLES["alert" if out else "line"])])]
-        return rows + [_strip(row) for row in draw(plot, width, height - 1, self._glyphs)]
+        band = band_style(self.rich_style)
+        return rows + [_strip(row, band) for row in draw(plot, width, height - 1, self._glyphs)]
 
 
 def filled(rows: list[Strip], widget: Widget) -> list[Strip]:
@@ -72,9 +73,9 @@ def filled(rows: list[Strip], widget: Widget) -> list[Strip]:
     return [row.adjust_cell_length(widget.size.width, base).apply_style(base) for row in rows]
 
 
-def _strip(cells: list[Cell]) -> Strip:
+def _strip(cells: list[Cell], shade: Style) -> Strip:
     segments: list[Segment] = []
     for (role, band), group in groupby(cells, key=lambda cell: (cell.role, cell.band)):
-        style = STYLES[role] + BAND if band else STYLES[role]
+        style = STYLES[role] + shade if band else STYLES[role]
         segments.append(Segment("".join(cell.char for cell in group), style))
     return Strip(segments)
