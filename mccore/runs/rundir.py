@@ -132,8 +132,9 @@ class RunDir:
 
     def _stages(self) -> Sequence[str]:
         names = self.facts.get("stages")
-        known = isinstance(names, list) and all(isinstance(each, str) and _STAGE.fullmatch(each) for each in names)
-        return names if known else self.config.stages
+        if isinstance(names, list) and all(isinstance(each, str) for each in names):
+            return names
+        return tuple(self.config.stages)
 
     @property
     def events_dir(self) -> Path:
