@@ -35,9 +35,9 @@ class ChatScreen(RunScreen):
     #chat { height: 1fr; }
     #said { width: 2fr; height: 1fr; padding: 0 1; }
     #context { width: 1fr; height: 1fr; border-left: solid $primary; }
-    .-narrow #chat { layout: vertical; }
-    .-narrow #said { width: 1fr; height: 2fr; }
-    .-narrow #context { width: 1fr; height: 8; border-left: none; border-top: solid $primary; }
+    ChatScreen.-narrow #chat { layout: vertical; }
+    ChatScreen.-narrow #said { width: 1fr; height: 2fr; }
+    ChatScreen.-narrow #context { width: 1fr; height: 8; border-left: none; border-top: solid $primary; }
     #model { height: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -67,9 +67,21 @@ class CheckpointsScreen(RunScreen):
         for row in rows:
             table.add_row(*_cells(row), key=str(row.path))
         table.move_cursor(row=min(place, max(0, len(rows) - 1)))
-        total = size(sum(row.bytes for row in rows))
-        words = f"{len(rows)} checkpoints, {total}" if rows else "no checkpoint yet; C asks a running stage for one"
-        self.query_one("#checkpoint-status", Static).update(words)
+        self._tell()
+
+    def on_data_table_row_highlighted(self) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        """How many there are, and the whole note of the one under the cursor, which a narrow screen cuts."""
+        row, total = self.chosen(), size(sum(row.bytes for row in self._rows))
+        words = (
+            f"{len(self._rows)} checkpoints, {total}"
+            if self._rows
+            else "no checkpoint yet; C asks a running stage for one"
+        )
+        note = f"  {row.name}: {row.problem or row.needed}" if row is not None and (row.problem or row.needed) else ""
+        self.query_one("#checkpoint-status", Static).update(Text(words + one_line(note)))
 
     def chosen(self) -> CheckpointRow | None:
         """The checkpoint under the cursor."""

@@ -31,8 +31,9 @@ class CurvePanel:
         )
         if not outside or height < 6:
             return view.plot(self.metric, width, height)
-        words = f"outside {known.band[0]:g} to {known.band[1]:g}: {known.advice}" if known.band else ""
-        return [*view.plot(self.metric, width, height - 1), [Span(words[:width], "warning")]]
+        where = f"outside {known.band[0]:g} to {known.band[1]:g}" if known.band else ""
+        words = f"{where}: {known.advice}"
+        return [*view.plot(self.metric, width, height - 1), [Span(words if len(words) <= width else where, "warning")]]
 
 
 def build(metric: str) -> Callable[[Options, PanelSpec], Any]:

@@ -12,6 +12,7 @@ from mccore.hookspecs import hookimpl
 
 ROLES: tuple[Role, ...] = ("level0", "level1", "level2", "level3")
 NAMES = ("tokens", "LOD1", "LOD2", "coarser")
+NARROW = 72  # columns below which only the figures and the shades are told
 LABEL = 8  # columns of the token that a line begins with
 
 
@@ -35,7 +36,7 @@ class LodMap:
         try:
             levels = view.levels(now, cells)
             edited = view.changed(before, now, cells) if before is not None else [False] * cells
-            head = _head(now)
+            head = _head(now, width)
         except (ValueError, TypeError, KeyError):
             return [[Span("Working Context: the snapshot is damaged", "bad")]]
         if not levels:
@@ -46,18 +47,20 @@ class LodMap:
             part = slice(line * row, (line + 1) * row)
             label = f"{total * line // lines:>{LABEL - 1},} "[:LABEL]
             drawn.append([Span(label, "dim"), *_spans(view, levels[part], edited[part])])
-        return [*drawn, _key(view)]
+        return [*drawn, _key(view, width)]
 
 
-def _key(view: RunView) -> list[Span]:
+def _key(view: RunView, width: int) -> list[Span]:
     """What each shade stands for."""
     key = []
     for shade, name, role in zip(view.shades, NAMES, ROLES, strict=True):
         key += [Span(shade, role), Span(f" {name}  ", "dim")]
+    if width < NARROW:
+        return key
     return [*key, Span("highlighted", "edited"), Span(" changed by the last refocus", "dim")]
 
 
-def _head(now: Event) -> str:
+def _head(now: Event, width: int) -> str:
     data = now.data
     counts: dict[int, int] = {}
     for level, entries in data["runs"]:
@@ -65,7 +68,7 @@ def _head(now: Event) -> str:
     kinds = "  ".join(f"LOD{level} {entries:,}" for level, entries in sorted(counts.items()))
     step = f"  step {now.step:,}" if now.step is not None else ""
     used = f"{data.get('entries')}/{data.get('budget')} entries over {int(data['history']):,} tokens"
-    return f"Working Context {used}  {kinds}{step}"
+    return f"Working Context {used}  {kinds}{step}" if width >= NARROW else used
 
 
 def _spans(view: RunView, levels: Sequence[int], edited: Sequence[bool]) -> list[Span]:

@@ -1,0 +1,60 @@
+"""Help is true: every key that a screen lists exists, has words, and does something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from mccore.runs.rundir import RunDir
+from mccore.tui.app import MonitorApp, make_monitor
+from mccore.tui.pages.help import HelpScreen
+from tests.tui.pilot import drive
+
+SCREENS = {"runs": (), "monitor": ("1",), "logs": ("2",), "checkpoints": ("3",), "evaluate": ("4",), "setup": ("6",)}
+
+
+@pytest.fixture
+def app(root: Path, run: RunDir, monkeypatch: pytest.MonkeyPatch) -> MonitorApp:
+    async def answer(arguments: list[str]) -> tuple[int, str, str]:
+        return 0, '{"checks": []}', ""
+
+    monkeypatch.setattr("mccore.tui.actions.answer", answer)
+    return make_monitor(root)
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_every_key_of_a_screen_has_words_and_an_action(app: MonitorApp, screen: str) -> None:
+    async def steps(pilot: Pilot[None]) -> None:
+        await pilot.press(*SCREENS[screen])
+        await pilot.pause()
+        shown = app.screen
+        own = [active for active in shown.active_bindings.values() if not active.binding.system]
+        assert own
+        for active in own:
+            binding = active.binding
+            assert active.tooltip or binding.description, f"{binding.key} has no words"
+            name = binding.action.partition("(")[0]
+            places = (app, shown) if name.startswith("app.") else (active.node, app, shown)
+            attribute = f"action_{name.removeprefix('app.')}"
+            assert any(hasattr(place, attribute) for place in places), f"{binding.key} does {binding.action}"
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, HelpScreen)
+
+    drive(app, steps, (120, 60))
+
+
+def test_two_keys_of_a_screen_never_mean_the_same_key(app: MonitorApp) -> None:
+    from mccore.tui.screens.chat import ChatScreen
+    from mccore.tui.screens.checkpoints import CheckpointsScreen
+    from mccore.tui.screens.evaluate import EvaluateScreen
+    from mccore.tui.screens.logs import LogsScreen
+    from mccore.tui.screens.monitor import MonitorScreen
+    from mccore.tui.screens.run_screen import RunScreen
+
+    for screen in (ChatScreen, CheckpointsScreen, EvaluateScreen, LogsScreen, MonitorScreen):
+        keys = [key for own in screen.BINDINGS for key in own.key.split(",")]
+        assert len(keys) == len(set(keys)), screen
+        inherited = {key for each in RunScreen.BINDINGS for key in each.key.split(",")} - {"escape"}
+        assert inherited.isdisjoint(keys), screen
