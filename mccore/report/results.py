@@ -57,7 +57,13 @@ def _training(results: Data, events: Sequence[Event]) -> Iterable[str]:
             step = found.get("step", measured[-1].step if measured else None)
             state = "done" if found else "running"
             rows.append(
-                (stage, state, _shown(step, number), _shown(found.get("tokens"), count), *map(_value, values.values()))
+                (
+                    stage,
+                    state,
+                    _shown(step, number),
+                    _shown(found.get("tokens"), count),
+                    *map(_four_digits, values.values()),
+                )
             )
     if rows:
         yield "## Training"
@@ -86,7 +92,7 @@ def _samples(events: Sequence[Event]) -> Record:
     return found
 
 
-def _value(value: Any) -> str:
+def _four_digits(value: Any) -> str:
     return _shown(value, lambda number_: f"{number_:.4f}")
 
 

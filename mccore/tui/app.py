@@ -24,7 +24,7 @@ TYPING_SECONDS = 0.5  # after a key until work in the background goes on at full
 
 
 if TYPE_CHECKING:
-    from mccore.tui.conversation import Conversation
+    from mccore.tui.conversation import RunTalk
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class MonitorApp(App[None]):
         super().__init__(ansi_color=False)
         self.places = places
         self._first = run
-        self._talks: dict[tuple[Path, tuple[str, int] | None], Conversation] = {}
+        self._talks: dict[tuple[Path, tuple[str, int] | None], RunTalk] = {}
         self._pressed = 0.0
 
     @property
@@ -106,11 +106,11 @@ class MonitorApp(App[None]):
 
             return LogsScreen(run, self.places.glyphs)
         if name == "chat":
-            from mccore.tui.conversation import Conversation
+            from mccore.tui.conversation import RunTalk
             from mccore.tui.screens.chat import ChatScreen
 
             key = (run.path, about)
-            talk = self._talks[key] = self._talks.get(key) or Conversation(run, about)
+            talk = self._talks[key] = self._talks.get(key) or RunTalk(run, about)
             return ChatScreen(talk, self.places.glyphs)
         if name == "evaluate":
             from mccore.tui.screens.evaluate import EvaluateScreen

@@ -28,7 +28,7 @@ STAGE = "chat"  # under which the snapshots of its Working Context are kept
 
 
 @dataclass
-class Turn:
+class TalkTurn:
     """What one side said."""
 
     who: Who
@@ -36,12 +36,12 @@ class Turn:
 
 
 @dataclass
-class Conversation:
+class RunTalk:
     """The turns so far, the state of the process, and the Working Contexts of its session."""
 
     run: RunDir
     about: tuple[str, int] | None = None  # stage and step of a checkpoint
-    turns: deque[Turn] = field(default_factory=lambda: deque(maxlen=KEPT_TURNS))
+    turns: deque[TalkTurn] = field(default_factory=lambda: deque(maxlen=KEPT_TURNS))
     state: RunState = field(default_factory=RunState)
     status: Literal["new", "starting", "ready", "answering", "ended"] = "new"
     model: str = ""
@@ -67,7 +67,7 @@ class Conversation:
         """Send a message; whether it could be sent."""
         if self.status != "ready" or not text.strip() or not self._send({"message": text}):
             return False
-        self.turns.append(Turn("you", text))
+        self.turns.append(TalkTurn("you", text))
         self.status = "answering"
         self.on_change()
         return True
@@ -111,7 +111,7 @@ class Conversation:
             try:
                 line = await process.stdout.readline()
             except ValueError:  # longer than any line of ours
-                self.turns.append(Turn("error", "the answer can't be read: a line of it is too long"))
+                self.turns.append(TalkTurn("error", "the answer can't be read: a line of it is too long"))
                 continue
             if not line:
                 break
@@ -125,7 +125,7 @@ class Conversation:
         words = (await told).decode("utf-8", "replace").strip()
         if self.status != "ended":
             self.status = "ended"
-            self.turns.append(Turn("error", words[-4000:] or f"the chat ended with exit code {code}"))
+            self.turns.append(TalkTurn("error", words[-4000:] or f"the chat ended with exit code {code}"))
             self.on_change()
 
     def take(self, said: Mapping[str, Any]) -> None:
@@ -135,7 +135,7 @@ class Conversation:
                 self.status, self.model = "ready", str(said.get("words", ""))
             case "piece":
                 if not self.turns or self.turns[-1].who != "model" or self.status != "answering":
-                    self.turns.append(Turn("model", ""))
+                    self.turns.append(TalkTurn("model", ""))
                 if len(self.turns[-1].text) < KEPT_CHARACTERS:
                     self.turns[-1].text += str(said.get("text", ""))
             case "context":
@@ -143,12 +143,12 @@ class Conversation:
                 self.state.take(Event.now("working_context_snapshot", None, data, stage=STAGE))
             case "answer":
                 self.status = "ready"
-                self.turns += [Turn("note", str(remark)) for remark in said.get("remarks") or ()]
+                self.turns += [TalkTurn("note", str(remark)) for remark in said.get("remarks") or ()]
             case "cleared":
                 self.turns.clear()
                 self.state = RunState()
             case "error":
                 self.status = "ready"
                 hint = f" ({said['hint']})" if said.get("hint") else ""
-                self.turns.append(Turn("error", f"{said.get('message')}{hint}"))
+                self.turns.append(TalkTurn("error", f"{said.get('message')}{hint}"))
         self.on_change()

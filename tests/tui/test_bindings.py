@@ -35,9 +35,8 @@ def test_every_key_of_a_screen_has_words_and_an_action(app: MonitorApp, screen: 
         for active in own:
             binding = active.binding
             assert active.tooltip or binding.description, f"{binding.key} has no words"
-            name = binding.action.partition("(")[0]
-            places = (app, shown) if name.startswith("app.") else (active.node, app, shown)
-            attribute = f"action_{name.removeprefix('app.')}"
+            name = binding.action.partition("(")[0].rpartition(".")[2]
+            places, attribute = (active.node, shown, app), f"action_{name}"
             assert any(hasattr(place, attribute) for place in places), f"{binding.key} does {binding.action}"
         await pilot.press("question_mark")
         assert isinstance(app.screen, HelpScreen)

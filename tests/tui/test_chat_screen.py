@@ -11,7 +11,7 @@ from textual.widgets import Input, Static
 
 from mccore.runs.rundir import RunDir
 from mccore.tui.app import make_monitor
-from mccore.tui.conversation import Conversation
+from mccore.tui.conversation import RunTalk
 from mccore.tui.screens.chat import ChatScreen
 from mccore.tui.screens.monitor import MonitorScreen
 from tests.tui.pilot import drive, until
@@ -51,7 +51,7 @@ def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
     return started
 
 
-def said(talk: Conversation) -> list[tuple[str, str]]:
+def said(talk: RunTalk) -> list[tuple[str, str]]:
     return [(turn.who, turn.text) for turn in talk.turns]
 
 
@@ -138,7 +138,7 @@ def test_a_checkpoint_has_a_conversation_of_its_own(root: Path, run: RunDir, chi
 
 
 def test_lines_that_make_no_sense_are_passed_over(run: RunDir) -> None:
-    talk = Conversation(run)
+    talk = RunTalk(run)
     for line in ({}, {"type": "unknown"}, {"type": "piece", "text": 3}, {"type": "answer", "remarks": None}):
         talk.take(line)
     talk.status = "answering"

@@ -13,7 +13,7 @@ from textual.events import Resize
 from textual.widgets import Footer, Input, Static
 
 from mccore.host.terminal import visible
-from mccore.tui.conversation import STAGE, Conversation
+from mccore.tui.conversation import STAGE, RunTalk
 from mccore.tui.glyphs import Glyphs
 from mccore.tui.panels import StateView, load_panel
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
@@ -28,7 +28,7 @@ WORDS = {"you": "you  ", "model": "model  ", "note": "", "error": ""}
 
 
 class ChatScreen(RunScreen):
-    """The conversation itself is a `Conversation`, which goes on while another screen is looked at."""
+    """The conversation itself is a `RunTalk`, which goes on while another screen is looked at."""
 
     VIEW: ClassVar[str] = "chat"
     DEFAULT_CSS = """
@@ -52,7 +52,7 @@ class ChatScreen(RunScreen):
         Binding("pagedown", "scroll(1)", "Down", show=False, tooltip="Scroll down", priority=True),
     ]
 
-    def __init__(self, conversation: Conversation, glyphs: Glyphs) -> None:
+    def __init__(self, conversation: RunTalk, glyphs: Glyphs) -> None:
         super().__init__(conversation.run, glyphs)
         self.conversation = conversation
         self._map = load_panel(MAP, conversation.run.path)
@@ -127,7 +127,7 @@ class ChatScreen(RunScreen):
             super().action_leave()
 
 
-def _turns(talk: Conversation) -> Text:
+def _turns(talk: RunTalk) -> Text:
     """The newest of what was said."""
     parts: list[Text] = []
     room = SHOWN_CHARACTERS
