@@ -132,7 +132,7 @@ class RunDir:
 
     def _stages(self) -> Sequence[str]:
         names = self.facts.get("stages")
-        if isinstance(names, list) and all(isinstance(each, str) for each in names):
+        if isinstance(names, list) and all(isinstance(each, str) and _STAGE.fullmatch(each) for each in names):
             return names
         return tuple(self.config.stages)
 
