@@ -41,7 +41,7 @@ _ENDPOINTS = {
 
 
 @dataclass(frozen=True)
-class Check:
+class Diagnosis:
     """One line of the doctor: what was looked at, how it is, and what to do about it."""
 
     name: str
@@ -89,11 +89,11 @@ def telemetry(run: str | None, providers: tuple[str, ...], sets: tuple[str, ...]
     names = providers or tuple(choice.name for choice in activation.choices)
     own = config.model_copy(update={"telemetry": config.telemetry or activation.choices})
     found = probe(chosen_providers(own, names, sets), config)
-    checks = [Check(one.provider, "ok" if one.arrived else "fail", one.detail, one.hint) for one in found]
-    return _print_report(checks or [Check("telemetry", "ok", "; ".join(activation.lines()))], as_json)
+    checks = [Diagnosis(one.provider, "ok" if one.arrived else "fail", one.detail, one.hint) for one in found]
+    return _print_report(checks or [Diagnosis("telemetry", "ok", "; ".join(activation.lines()))], as_json)
 
 
-def _print_report(checks: list[Check], as_json: bool) -> int:
+def _print_report(checks: list[Diagnosis], as_json: bool) -> int:
     failed = any(check.state == "fail" for check in checks)
     if as_json:
         echo_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
@@ -102,7 +102,7 @@ def _print_report(checks: list[Check], as_json: bool) -> int:
     return int(failed)
 
 
-def print_checks(checks: list[Check]) -> None:
+def print_checks(checks: list[Diagnosis]) -> None:
     """A line per check, and one more for what to do."""
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     width = max(len(check.name) for check in checks)
@@ -115,81 +115,89 @@ def print_checks(checks: list[Check]) -> None:
 # --- the installation ---------------------------------------------------------------------------------------------------
 
 
-def check_versions() -> Iterator[Check]:
+def check_versions() -> Iterator[Diagnosis]:
     """Python, mccore, torch and the Rust extension."""
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Check("python", "ok" if sys.version_info >= (3, 11) else "fail", version, "mccore needs Python 3.11 or newer")
-    yield Check("mccore", "ok", metadata.version("mccore"))
+    yield Diagnosis(
+        "python", "ok" if sys.version_info >= (3, 11) else "fail", version, "mccore needs Python 3.11 or newer"
+    )
+    yield Diagnosis("mccore", "ok", metadata.version("mccore"))
     yield _check_torch()
     try:
         import mccore_rustbpe  # noqa: F401
     except ImportError as error:
         hint = "reinstall mccore-rustbpe; building it from source needs a Rust toolchain"
-        yield Check("rust extension", "fail", str(error), hint)
+        yield Diagnosis("rust extension", "fail", str(error), hint)
     else:
-        yield Check("rust extension", "ok", f"mccore-rustbpe {metadata.version('mccore-rustbpe')}")
+        yield Diagnosis("rust extension", "ok", f"mccore-rustbpe {metadata.version('mccore-rustbpe')}")
 
 
-def _check_torch() -> Check:
+def _check_torch() -> Diagnosis:
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError:
-        return Check("torch", "fail", "not installed", "reinstall mccore with its dependencies")
+        return Diagnosis("torch", "fail", "not installed", "reinstall mccore with its dependencies")
     numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
     needed = ".".join(map(str, _MIN_TORCH))
-    return Check("torch", "ok" if numbers >= _MIN_TORCH else "fail", version, f"mccore needs torch {needed} or newer")
+    return Diagnosis(
+        "torch", "ok" if numbers >= _MIN_TORCH else "fail", version, f"mccore needs torch {needed} or newer"
+    )
 
 
-def check_plugins() -> Iterator[Check]:
+def check_plugins() -> Iterator[Diagnosis]:
     """Every plugin, loaded. One of ours that is broken is a failure, a third party's a warning."""
     rows = plugins.check()
     ours = {re.split(r"[^\w.-]", line)[0] for line in metadata.requires("mccore") or ()}
     healthy = sum(1 for row in rows if not row.problem)
     if rows and healthy == len(rows):
-        yield Check("plugins", "ok", f"{healthy} found, all usable")
+        yield Diagnosis("plugins", "ok", f"{healthy} found, all usable")
     else:
-        yield Check("plugins", "ok" if healthy else "fail", f"{healthy} of {len(rows)} usable", "reinstall mccore")
+        yield Diagnosis("plugins", "ok" if healthy else "fail", f"{healthy} of {len(rows)} usable", "reinstall mccore")
     for row in rows:
         if row.problem:
             state: State = "fail" if row.distribution in ours else "warn"
-            yield Check(f"{row.kind} {row.name}", state, row.problem, f"reinstall or update {row.distribution}")
+            yield Diagnosis(f"{row.kind} {row.name}", state, row.problem, f"reinstall or update {row.distribution}")
     for name in plugins.disabled_without_effect():
-        yield Check("plugins", "warn", f"{plugins.DISABLE_VARIABLE} names {name!r}, which isn't there", "correct it")
+        yield Diagnosis(
+            "plugins", "warn", f"{plugins.DISABLE_VARIABLE} names {name!r}, which isn't there", "correct it"
+        )
 
 
 # --- the machine --------------------------------------------------------------------------------------------------------
 
 
-def check_machine() -> Iterator[Check]:
+def check_machine() -> Iterator[Diagnosis]:
     """Cores, memory, GPUs."""
     import psutil
 
-    yield Check("cpu", "ok", f"{machine.available_cores()} cores, {machine.cpu_name()}")
+    yield Diagnosis("cpu", "ok", f"{machine.available_cores()} cores, {machine.cpu_name()}")
     memory = psutil.virtual_memory()
     enough = memory.available >= 2 << 30
     detail = f"{size(memory.available)} free of {size(memory.total)}"
-    yield Check("memory", "ok" if enough else "warn", detail, "even the tiny recipe wants 2 GiB: end other programs")
+    yield Diagnosis(
+        "memory", "ok" if enough else "warn", detail, "even the tiny recipe wants 2 GiB: end other programs"
+    )
     gpus = machine.accelerators()
     if gpus:
         detail = ", ".join(f"{gpu.name} ({size(gpu.memory_bytes)})" for gpu in gpus)
-        yield Check("gpu", "ok", f"{detail}; driver {gpus[0].driver}")
+        yield Diagnosis("gpu", "ok", f"{detail}; driver {gpus[0].driver}")
     elif shutil.which("nvidia-smi"):
-        yield Check("gpu", "warn", "nvidia-smi is here but finds no GPU", "check the driver, or train on the CPU")
+        yield Diagnosis("gpu", "warn", "nvidia-smi is here but finds no GPU", "check the driver, or train on the CPU")
     else:
-        yield Check("gpu", "ok", "none: training runs on the CPU")
+        yield Diagnosis("gpu", "ok", "none: training runs on the CPU")
 
 
-def check_places() -> Iterator[Check]:
+def check_places() -> Iterator[Diagnosis]:
     """The directories of runs and caches: writable, with room."""
     for name, directory in (("runs", paths.runs_dir()), ("cache", paths.cache_dir())):
         there = next(path for path in (directory, *directory.parents) if path.exists())
         if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
             hint = "choose another directory with MCCORE_BASE_DIR (`mccore setup`)"
-            yield Check(name, "fail", f"{there} can't be written to", hint)
+            yield Diagnosis(name, "fail", f"{there} can't be written to", hint)
             continue
         free = shutil.disk_usage(there).free
         state: State = "ok" if free >= 5 << 30 else "warn" if free >= 1 << 30 else "fail"
-        yield Check(
+        yield Diagnosis(
             name, state, f"{directory}, {size(free)} free", "free some space, or choose another MCCORE_BASE_DIR"
         )
 
@@ -197,41 +205,41 @@ def check_places() -> Iterator[Check]:
 # --- credentials and endpoints ------------------------------------------------------------------------------------------
 
 
-def check_credentials() -> Iterator[Check]:
+def check_credentials() -> Iterator[Diagnosis]:
     """Whether credentials are set; never what they are."""
     yield _check_settings_file()
     for variable, purpose in (("WANDB_API_KEY", "wandb online"), ("HF_TOKEN", "gated data sets")):
         found = bool(os.environ.get(variable, "").strip())
-        yield Check(variable, "ok", "set" if found else f"not set; only needed for {purpose}")
+        yield Diagnosis(variable, "ok", "set" if found else f"not set; only needed for {purpose}")
 
 
-def _check_settings_file() -> Check:
+def _check_settings_file() -> Diagnosis:
     directory = paths.working_directory()
     if directory is None:
-        return Check(settings.FILE_NAME, "warn", "the working directory was deleted", "change to another one")
+        return Diagnosis(settings.FILE_NAME, "warn", "the working directory was deleted", "change to another one")
     path = directory / settings.FILE_NAME
     try:
         values = settings.read_settings()
     except MccoreError as error:
-        return Check(settings.FILE_NAME, "fail", error.message, error.hint or "")
+        return Diagnosis(settings.FILE_NAME, "fail", error.message, error.hint or "")
     if not path.exists():
-        return Check(settings.FILE_NAME, "ok", "none in this directory; `mccore setup` writes one")
+        return Diagnosis(settings.FILE_NAME, "ok", "none in this directory; `mccore setup` writes one")
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        return Check(settings.FILE_NAME, "warn", "others can read it", f"chmod 600 {settings.FILE_NAME}")
-    return Check(settings.FILE_NAME, "ok", f"{len(values)} settings, readable by its owner alone")
+        return Diagnosis(settings.FILE_NAME, "warn", "others can read it", f"chmod 600 {settings.FILE_NAME}")
+    return Diagnosis(settings.FILE_NAME, "ok", f"{len(values)} settings, readable by its owner alone")
 
 
-def check_endpoints() -> Iterator[Check]:
+def check_endpoints() -> Iterator[Diagnosis]:
     """Configured telemetry endpoints: does anything answer there?"""
     configured = [(name, os.environ[name].strip()) for name in _ENDPOINTS if os.environ.get(name, "").strip()]
     if not configured:
-        yield Check("telemetry", "ok", "no endpoint is configured")
+        yield Diagnosis("telemetry", "ok", "no endpoint is configured")
         return
     with ThreadPoolExecutor(len(configured)) as pool:
         yield from pool.map(lambda item: check_endpoint(*item), configured)
 
 
-def check_endpoint(variable: str, address: str) -> Check:
+def check_endpoint(variable: str, address: str) -> Diagnosis:
     """Connect to one endpoint. Credentials in the address aren't shown."""
     try:
         parts = urlsplit(address if "//" in address else f"//{address}")
@@ -239,18 +247,18 @@ def check_endpoint(variable: str, address: str) -> Check:
     except ValueError:
         host, port = None, None
     if not host:
-        return Check(variable, "fail", "its value is no address", "write it as http://HOST:PORT")
+        return Diagnosis(variable, "fail", "its value is no address", "write it as http://HOST:PORT")
     port = port or {"https": 443}.get(parts.scheme, _ENDPOINTS.get(variable, 80))
     try:
         with socket.create_connection((host, port), _CONNECT_SECONDS):
-            return Check(variable, "ok", f"{host}:{port} answers")
+            return Diagnosis(variable, "ok", f"{host}:{port} answers")
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         hint = "start the server, correct the address, or unset the variable; training goes on without it"
-        return Check(variable, "fail", f"{host}:{port} doesn't answer: {reason}", hint)
+        return Diagnosis(variable, "fail", f"{host}:{port} doesn't answer: {reason}", hint)
 
 
-CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
+CHECKS: tuple[Callable[[], Iterator[Diagnosis]], ...] = (
     check_versions,
     check_machine,
     check_places,

@@ -14,7 +14,7 @@ import click
 from mccore.cli.doctor import check_machine, check_versions, print_checks
 from mccore.errors import UsageError
 from mccore.host import env as settings
-from mccore.host.env import FILE_NAME, SETTINGS, Setting
+from mccore.host.env import FILE_NAME, SETTINGS, Variable
 from mccore.host.files import write_theirs
 from mccore.host.paths import expand
 from mccore.host.terminal import echo, one_line
@@ -63,11 +63,11 @@ def setup(yes: bool, **options: str | None) -> None:
     _write(before, values)
 
 
-def _option_value(options: dict[str, str | None], setting: Setting) -> str | None:
+def _option_value(options: dict[str, str | None], setting: Variable) -> str | None:
     return next(options[option] for option, variable in _OPTIONS.items() if variable == setting.variable)
 
 
-def _ask(values: dict[str, str], setting: Setting) -> None:
+def _ask(values: dict[str, str], setting: Variable) -> None:
     """Ask for one setting until the answer can be used. What is secret is neither shown nor echoed."""
     now = values.get(setting.variable, "")
     shown = "set" if now and setting.secret else now or "not set"
@@ -89,7 +89,7 @@ def _ask(values: dict[str, str], setting: Setting) -> None:
             return
 
 
-def _set(values: dict[str, str], setting: Setting, value: str) -> None:
+def _set(values: dict[str, str], setting: Variable, value: str) -> None:
     """Set or, by an empty value, remove a setting. Raises UsageError for a value that can't be right."""
     value = value.strip()
     if not value:

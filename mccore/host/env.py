@@ -22,7 +22,7 @@ FILE_NAME = ".mc_env"
 
 
 @dataclass(frozen=True)
-class Setting:
+class Variable:
     """One variable that `mccore setup` asks for. `choices` limits its values; a `secret` is never shown."""
 
     variable: str
@@ -32,14 +32,14 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("MCCORE_BASE_DIR", "directory for runs and caches"),
-    Setting("WANDB_API_KEY", "Weights & Biases key", secret=True),
-    Setting("WANDB_PROJECT", "Weights & Biases project"),
-    Setting("WANDB_MODE", "Weights & Biases mode", choices=("online", "offline", "disabled")),
-    Setting("HF_TOKEN", "Hugging Face token", secret=True),
-    Setting("OTEL_EXPORTER_OTLP_ENDPOINT", "OpenTelemetry endpoint, such as http://127.0.0.1:4318"),
-    Setting("OTEL_EXPORTER_OTLP_PROTOCOL", "OpenTelemetry protocol", choices=("http/protobuf", "grpc")),
-    Setting("OTEL_EXPORTER_OTLP_HEADERS", "OpenTelemetry headers (name=value,...)", secret=True),
+    Variable("MCCORE_BASE_DIR", "directory for runs and caches"),
+    Variable("WANDB_API_KEY", "Weights & Biases key", secret=True),
+    Variable("WANDB_PROJECT", "Weights & Biases project"),
+    Variable("WANDB_MODE", "Weights & Biases mode", choices=("online", "offline", "disabled")),
+    Variable("HF_TOKEN", "Hugging Face token", secret=True),
+    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "OpenTelemetry endpoint, such as http://127.0.0.1:4318"),
+    Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "OpenTelemetry protocol", choices=("http/protobuf", "grpc")),
+    Variable("OTEL_EXPORTER_OTLP_HEADERS", "OpenTelemetry headers (name=value,...)", secret=True),
 )
 # All that a settings file may have: the settings above, and what providers and caches are told beside them.
 _SIGNALS = ("", "TRACES_", "METRICS_", "LOGS_")

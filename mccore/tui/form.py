@@ -25,7 +25,7 @@ OWN = (
 
 
 @dataclass(frozen=True)
-class Setting:
+class FormField:
     """One setting of the schema: where it is, what it means, how it is edited."""
 
     path: str
@@ -40,19 +40,19 @@ class Setting:
         return self.path.rpartition(".")[0] or "run"
 
 
-def settings() -> list[Setting]:
+def settings() -> list[FormField]:
     """Every setting of the schema, in its order."""
     return list(_settings())
 
 
-def _settings() -> Iterator[Setting]:
+def _settings() -> Iterator[FormField]:
     for path, info in walk_fields(RunConfig):
         if path in OWN:
             continue
         kind = info.annotation
         widget, choices = _widget_of(kind)
         shown = "" if info.is_required() else _spell(info.get_default(call_default_factory=True))
-        yield Setting(path, info.description or "", shown, widget, choices)
+        yield FormField(path, info.description or "", shown, widget, choices)
 
 
 def _widget_of(kind: Any) -> tuple[Widget, tuple[str, ...]]:

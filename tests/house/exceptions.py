@@ -45,10 +45,8 @@ MANY_PARAMETERS: dict[str, str] = {
 }
 
 REPEATED_CLASSES: dict[str, str] = {
-    "Check": "still to be renamed",
     "Piece": "still to be renamed",
     "Progress": "still to be renamed",
-    "Setting": "still to be renamed",
 }
 
 REPEATED_HELPERS: dict[str, str] = {

@@ -13,7 +13,7 @@ from mccore.cli import main
 from mccore.config import RunConfig, walk_fields
 from mccore.errors import MccoreError
 from mccore.resolve.resolve import resolve
-from mccore.tui.form import OWN, Form, Setting, settings
+from mccore.tui.form import OWN, Form, FormField, settings
 
 
 def test_every_setting_of_the_schema_is_there_once() -> None:
@@ -23,7 +23,7 @@ def test_every_setting_of_the_schema_is_there_once() -> None:
     assert [each.path for each in settings() if not each.description] == []
 
 
-def value_of(setting: Setting) -> st.SearchStrategy[str]:
+def value_of(setting: FormField) -> st.SearchStrategy[str]:
     if setting.choices:
         return st.sampled_from(setting.choices)
     if setting.widget == "number":

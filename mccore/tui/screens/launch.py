@@ -25,7 +25,7 @@ from mccore.host.terminal import one_line, visible
 from mccore.plugins import KindName, names
 from mccore.runs.rundir import RunDir
 from mccore.tui import actions
-from mccore.tui.form import Form, Setting, settings
+from mccore.tui.form import Form, FormField, settings
 
 DEBOUNCE_SECONDS = 0.4
 PRESETS = "monitor-presets.json"
@@ -47,7 +47,7 @@ class LaunchScreen(Screen[None]):
         self._root = root
         self.form = Form()
         self._settings = {each.path: each for each in settings()}
-        self._chosen: Setting | None = None
+        self._chosen: FormField | None = None
         self._started: actions.Started | None = None
 
     def compose(self) -> ComposeResult:
