@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -42,7 +43,10 @@ def send(
         if not picked:
             echo(f"{choice.name}: nothing to send")
             continue
+        sizes = {path: path.stat().st_size for path in files}
         (result,) = replay(run, [choice], picked, seconds)
+        for path, size in sizes.items():
+            os.truncate(path, size)  # the provider has kept what it couldn't send, and the file has that already
         results.append(result)
         echo(_words_of(result))
         if result.lost == 0:
@@ -65,8 +69,8 @@ def _refuse_repeats(run: RunDir, choices: Sequence[Choice], *, unsent: bool, aga
         if choice.name in had:
             raise UsageError(
                 f"{choice.name} has had events of the run {run.name!r} before",
-                hint="--again sends them all again: opensearch and wandb keep each once, others may count twice; "
-                "--unsent sends what is missing",
+                hint="--again sends them all again: opensearch and wandb keep each once, others may count twice"
+                + ("; --unsent sends what is missing" if read_unsent(run, choice.name)[0] else ""),
             )
 
 

@@ -68,8 +68,9 @@ def _metrics() -> Iterable[str]:
     yield "## Alerts"
     yield (
         f"A metric that stays outside its band, for so long and for {VALUES_IN_A_ROW} values in a row, is an alert: a line of "
-        "the log, an `alert` event for every telemetry provider, a row of the report. One evaluator finds them, so all agree. "
-        "`docs/operations/prometheus/rules.yaml` has the same bands for Prometheus."
+        "the log, an `alert` event for every telemetry provider, a row of the report. One evaluator finds them for all of these. "
+        "`docs/operations/prometheus/rules.yaml` has the same bands and times for Prometheus, which sees a value only when it "
+        "asks and can't count three in a row."
     )
     yield "\n".join(
         ["| metric | expected | alert after | what to look at next |", "| --- | --- | --- | --- |", *_alerts()]

@@ -205,7 +205,7 @@ class Delivery:
             message = _words(error)
             self._lose(self._open, message)
         else:
-            self._confirm()
+            self._confirm(steady=1)  # nothing comes after it that could fail again
         if self._failing and self._lost > self._reported:
             self._say("failing", message)
 
@@ -214,11 +214,11 @@ class Delivery:
             self._steady += 1
             self._open += 1
 
-    def _confirm(self) -> None:
-        """Everything taken so far has arrived."""
+    def _confirm(self, steady: int = STEADY_EVENTS) -> None:
+        """Everything taken so far has arrived; after a fault, so many events in a row say that it is over."""
         with self._lock:
             self._open = 0
-            recovered = self._failing and self._steady >= STEADY_EVENTS and not self._abandoned
+            recovered = self._failing and self._steady >= steady and not self._abandoned
             if recovered:
                 self._failing = False
         if recovered:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from mccore import plugins
-from mccore.api import TelemetryProvider, TelemetrySpec
+from mccore.api import Placed, TelemetryProvider, TelemetrySpec
 from mccore.config import TRAINING_STAGES, Choice, RunConfig
 from mccore.errors import MccoreError
 from mccore.events import Event
@@ -39,11 +41,25 @@ class Tried:
 
 def probe(choices: Sequence[Choice], config: RunConfig, seconds: float = SECONDS) -> list[Tried]:
     """Send a probe through each provider at once, and wait no longer than that for all."""
-    with tempfile.TemporaryDirectory(prefix="mccore-doctor-", ignore_cleanup_errors=True) as directory:
+    with (
+        tempfile.TemporaryDirectory(prefix="mccore-doctor-", ignore_cleanup_errors=True) as directory,
+        _advice_withheld(),
+    ):
         spec = replace(describe_process(RunDir.create(Path(directory), RUN_NAME, config)), patience_seconds=seconds / 2)
         deadline = time.monotonic() + seconds
         running = [(choice, _in_background(partial(_send_probe, choice, spec))) for choice in choices]
         return [_await_probe(choice, future, deadline, seconds) for choice, future in running]
+
+
+@contextlib.contextmanager
+def _advice_withheld() -> Iterator[None]:
+    """Without warnings of providers: what they say of the run's directory is about one that is deleted at the end."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _in_background(what: Callable[[], Tried]) -> Future[Tried]:
@@ -65,13 +81,30 @@ def _await_probe(choice: Choice, future: Future[Tried], deadline: float, seconds
         return future.result(max(0.0, deadline - time.monotonic()))
     except TooLate:
         return Tried(
-            choice.name, False, f"no answer within {seconds:.0f} s", "is its server there, and does it answer?"
+            choice.name,
+            False,
+            f"no answer within {seconds:.0f} s",
+            "is its server there, and does it answer? A client that takes long to load on a busy machine looks the same",
         )
     except MccoreError as error:
         return Tried(choice.name, False, error.message, error.hint or "")
     except Exception as error:
         words = str(error) or type(error).__name__
-        return Tried(choice.name, False, words, "start the server or correct the address; training goes on without it")
+        return Tried(choice.name, False, words, _hint(words))
+
+
+def _hint(words: str) -> str:
+    """What to look at first, by what the server or the system said."""
+    low = words.lower()
+    if any(mark in low for mark in ("401", "403", "unauthorized", "forbidden", "unauthenticated", "permission")):
+        return "it doesn't take the credentials: look at the user, and at the variables of the password or key"
+    if any(mark in low for mark in ("certificate", "ssl", "tls")):
+        return "the two don't agree on TLS: look at http or https in the address, and at the certificates"
+    if "reset by peer" in low or "bad status line" in low or "remote end closed" in low:
+        return "something else listens there: look at the port, and at the protocol (HTTP or gRPC)"
+    if "404" in low:
+        return "the server is there, and the path isn't: look at the address"
+    return "start the server or correct the address; training goes on without it"
 
 
 def _send_probe(choice: Choice, spec: TelemetrySpec) -> Tried:
@@ -81,7 +114,8 @@ def _send_probe(choice: Choice, spec: TelemetrySpec) -> Tried:
         for event in events:
             provider.record(event)
         provider.flush()
-        detail = _served_address(choice, spec) or f"{len(events)} events sent and accepted"
+        place = provider.place() if isinstance(provider, Placed) else ""
+        detail = place or _served_address(choice, spec) or f"{len(events)} events sent and accepted"
     except BaseException:
         _close_quietly(provider)
         raise

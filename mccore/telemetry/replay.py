@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +91,9 @@ def replay(run: RunDir, choices: Sequence[Choice], events: Sequence[Event], seco
 def read_unsent(run: RunDir, provider: str) -> tuple[list[Event], list[Path]]:
     """The events that a provider couldn't send and kept, and the files that hold them."""
     paths = sorted((run.path / "telemetry").glob(f"{provider}-*unsent.jsonl"))
-    return [event for path in paths for event in _read_unsent_file(path)], paths
+    # Each once: an attempt to send them that was killed may have kept some again.
+    found = {event.to_bytes(): event for path in paths for event in _read_unsent_file(path)}
+    return list(found.values()), paths
 
 
 def _read_unsent_file(path: Path) -> Iterator[Event]:
@@ -108,11 +111,30 @@ def _read_unsent_file(path: Path) -> Iterator[Event]:
 
 
 def sent_before(run: RunDir) -> set[str]:
-    """Providers that have had events of this run: live, or by an earlier replay."""
-    had = set()
+    """Providers that have had events of this run: live, or by an earlier replay. One that lost all of them has had none."""
+    had: set[str] = set()
+    on: set[str] = set()
+    lost: Counter[str] = Counter()  # of this start, in faults that are over and in the one that isn't
+    failing: dict[str, int] = {}
+    written = 0
+
+    def end_start() -> None:
+        had.update(name for name in on if lost[name] + failing.get(name, 0) < written)
+
     for event in EventTail(run.events_dir).drain():
         if event.type == "run.start":
-            had |= set(event.data.get("telemetry") or ())
+            end_start()
+            on, written = set(event.data.get("telemetry") or ()), 0
+            lost.clear()
+            failing.clear()
+        if event.type != "telemetry":
+            written += 1
+            continue
+        name = str(event.data.get("provider"))
+        failing[name] = event.data.get("lost") or 0
+        if event.data.get("state") == "recovered":
+            lost[name] += failing.pop(name)
+    end_start()
     with contextlib.suppress(OSError, ValueError, TypeError):
         had |= {name for name in read_json(run.path / "telemetry" / _MANIFEST) if isinstance(name, str)}
     return had

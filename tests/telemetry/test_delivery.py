@@ -96,6 +96,25 @@ def test_events_given_up_are_counted_as_the_provider_says():
     assert bench.said[0] == ("failing", 3)
 
 
+@pytest.mark.parametrize(("after", "said"), [(2, ("recovered", 3)), (0, ("failing", 3))])
+def test_a_fault_that_is_over_when_the_run_ends_is_said_to_be_over(after, said):
+    class Sending(Batching):
+        def record(self, event):
+            if self.fault is not None:
+                raise self.fault
+            super().record(event)
+
+    provider = Sending()
+    provider.fault = OSError("away")
+    bench = Bench(provider)
+    bench.put(3)
+    wait_for(lambda: bench.delivery._lost == 3)
+    provider.fault = None
+    bench.put(after)  # fewer than it takes while a run goes on
+    bench.close()
+    assert bench.said[-1] == said
+
+
 def test_a_provider_that_cant_close_loses_what_it_took_since_its_last_good_flush():
     provider = Batching()
     bench = Bench(provider, flush_seconds=0.01)

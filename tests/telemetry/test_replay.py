@@ -84,6 +84,8 @@ def test_what_couldnt_be_sent_is_read_back(run: RunDir) -> None:
     lines = [json.dumps({"reason": "429", "event": json.loads(event.to_json())}) for event in events]
     path.write_text("\n".join([lines[0], "torn {", lines[1]]))
     assert read_unsent(run, "one") == (events, [path])
+    path.write_text("\n".join(lines + lines))  # an attempt to send them was killed
+    assert read_unsent(run, "one") == (events, [path])
     assert read_unsent(run, "two") == ([], [])
 
 
@@ -93,3 +95,19 @@ def test_who_had_some_is_known(run: RunDir) -> None:
         writer.emit("run.start", telemetry=["otel"])
     note_sent(run, ["opensearch"])
     assert sent_before(run) == {"otel", "opensearch"}
+
+
+def test_one_that_lost_everything_has_had_nothing(run: RunDir) -> None:
+    """As a run ends whose collector was never there: all of its events are lost, those about telemetry itself too."""
+    with EventWriter(run.events_dir / "launcher.jsonl") as writer:
+        writer.emit("run.start", telemetry=["never", "late", "away"])
+    with EventWriter(run.events_dir / "rank1.jsonl") as writer:
+        for number in range(4):
+            writer.emit("sample", prompt=str(number), text="")
+    with EventWriter(run.events_dir / "telemetry.jsonl") as writer:
+        for provider, state, lost in (
+            ("never", "failing", 1), ("late", "failing", 3), ("late", "recovered", 3), ("never", "failing", 6),
+            ("away", "failing", None),
+        ):  # fmt: skip
+            writer.emit("telemetry", provider=provider, state=state, lost=lost, message="")
+    assert sent_before(run) == {"late", "away"}

@@ -66,7 +66,7 @@ class PrometheusOptions(Options):
     @model_validator(mode="after")
     def _complete(self) -> PrometheusOptions:
         if bool(self.certificate) != bool(self.key):
-            raise ValueError("give certificate and key together")
+            raise ValueError("certificate and key go together: give both or neither")
         if self.client_ca and not self.certificate:
             raise ValueError("client_ca takes a certificate and a key")
         return self
@@ -168,6 +168,11 @@ class _Server:
             try:
                 self._server, self._thread = start_http_server(port, options.address, registry, **tls)
             except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+                    raise ConfigError(
+                        f"can't serve metrics at {options.address}: that is no address of this machine",
+                        hint="127.0.0.1 serves this machine, 0.0.0.0 every network it is in",
+                    ) from None
                 if error.errno is not None or not tls:
                     raise
                 raise ConfigError(

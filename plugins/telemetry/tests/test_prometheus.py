@@ -179,7 +179,8 @@ def test_prometheus_finds_the_run_by_its_file_scrapes_it_and_fires_a_rule(tmp_pa
 
 def start_gateway(cleanup: ExitStack, log: Path, port: int = 0) -> str:
     port = port or free_port()
-    command = [binary("pushgateway"), f"--web.listen-address=127.0.0.1:{port}"]
+    # Debian's keeps what was pushed in a file of the machine.
+    command = [binary("pushgateway"), f"--web.listen-address=127.0.0.1:{port}", "--persistence.file="]
     process = cleanup.enter_context(running(command, log))
     address = f"http://127.0.0.1:{port}"
     wait_for(lambda: answers(f"{address}/-/ready"), process=process)

@@ -12,6 +12,8 @@ from mccore_telemetry.shared.names import prometheus_name
 from mccore_telemetry.shared.values import EXTRA
 
 _ACTIVE = f"and on (run) {prometheus_name(EXTRA['run_active'])} == 1"
+# A gauge keeps its last value: of a stage that is over it says nothing any more.
+_OF_A_STAGE_NOW = f"unless on (run, stage) {prometheus_name(EXTRA['stage_active'])} == 0"
 # Other statistics of a metric and evaluations that are bad on purpose have series of their own.
 _ITSELF = 'part="",condition=""'
 _HEADER = """\
@@ -80,7 +82,7 @@ def _band_rule(row: Metric) -> Rule:
     name = "".join(word.capitalize() for word in row.name.split("_"))
     return Rule(
         f"Mccore{name}",
-        f"({' or '.join(parts)}) {_ACTIVE}",
+        f"({' or '.join(parts)}) {_ACTIVE} {_OF_A_STAGE_NOW}",
         row.hold,
         f"{{{{ $labels.run }}}}: {row.name} is {{{{ $value }}}}, expected {_words(low, high)}",
         row.advice,

@@ -39,8 +39,10 @@ class Metrics:
     def collect(self) -> ExportMetricsServiceRequest:
         """Everything there is now, as one request."""
         request = ExportMetricsServiceRequest()
-        for rank in self._ranks.values():
-            request.MergeFrom(rank.collect())
+        newest = max((rank.newest for rank in self._ranks.values()), default=0.0)
+        for number, rank in self._ranks.items():
+            # A rank is silent while a stage of one rank goes on: the heartbeat is the run's, and its first rank's to tell.
+            request.MergeFrom(rank.collect(newest if number == min(self._ranks) else None))
         return request
 
 
@@ -75,8 +77,14 @@ class _RankMetrics:
                 at = tuple(labels(event, part).items())
                 self._histograms[row.name].record(value, _attributes(at))
 
-    def collect(self) -> ExportMetricsServiceRequest:
-        self._now = by_metric(self._values.samples())
+    @property
+    def newest(self) -> float:
+        return self._values.newest
+
+    def collect(self, newest: float | None) -> ExportMetricsServiceRequest:
+        self._now = by_metric(self._values.samples(newest=newest or 0.0))
+        if newest is None:
+            self._now.pop("heartbeat", None)
         data = self._reader.get_metrics_data()
         request = encode_metrics(data) if data is not None else ExportMetricsServiceRequest()
         for resource in request.resource_metrics:

@@ -124,11 +124,13 @@ class Latest:
         self._collect = collect
         self._answer = answer
         self._backoff = Backoff()
+        self._began = False
         self._since: list[int] = []  # numbers of events since the last accepted request
         self._lost: set[int] = set()
 
     def add(self, number: int) -> None:
         """Note an event whose values are collected."""
+        self._began = True
         self._since.append(number)
 
     @property
@@ -137,8 +139,8 @@ class Latest:
         return False
 
     def send(self, seconds: float, *, deadline: float | None = None, last: bool = False) -> None:
-        """Send the values as they are now, as `Outbox.send` does."""
-        if not self._since and not last:
+        """Send the values as they are now, as `Outbox.send` does: also where no event came, since the heartbeat grows then."""
+        if not self._began:
             return
         try:
             if not self._backoff.ready and not last:

@@ -42,7 +42,7 @@ def _check_url(value: str) -> str:
     except ValueError:  # no port, or no address in brackets
         whole = False
     if not whole:
-        raise PydanticCustomError("address", "give a whole address, such as http://127.0.0.1:4318")
+        raise PydanticCustomError("address", "give the whole address with its scheme, such as http://localhost:PORT")
     return value
 
 

@@ -85,11 +85,16 @@ class Values:
             self._count("events_total", type=event.type)
             self._note(event)
 
-    def samples(self, now: float | None = None) -> Iterator[Sample]:
-        """Everything but histograms, metric by metric; the heartbeat is its age now."""
+    @property
+    def newest(self) -> float:
+        """When the newest event happened, in seconds since the epoch; before the first, when this was made."""
+        return self._newest
+
+    def samples(self, now: float | None = None, newest: float = 0.0) -> Iterator[Sample]:
+        """Everything but histograms, metric by metric; the heartbeat is the age of the newest event, here or as given, now."""
         with self._lock:
             found = {name: dict(series) for name, series in self._values.items()}
-            found["heartbeat"] = {(): max(0.0, (time.time() if now is None else now) - self._newest)}
+            found["heartbeat"] = {(): max(0.0, (time.time() if now is None else now) - max(self._newest, newest))}
         for name, series in found.items():
             for key, value in series.items():
                 yield Sample(ROWS[name], key, value)
@@ -109,6 +114,12 @@ class Values:
         match event.type:
             case "run.start":
                 self._set("run_active", 1)
+                # Zeros, so that a panel without alerts isn't one without data, and the first one counts as a rise.
+                for name in data.get("telemetry") or ():
+                    self._set("telemetry_failing", 0, provider=str(name))
+                for row in METRICS.values():
+                    if row.band is not None:
+                        self._values.setdefault("alerts_total", {}).setdefault(_key({"metric": row.name}), 0.0)
             case "run.end":
                 self._set("run_active", 0)
                 if data.get("outcome") == "finished":

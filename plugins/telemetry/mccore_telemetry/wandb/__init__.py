@@ -22,7 +22,7 @@ from mccore.events import Event
 from mccore.hookspecs import hookimpl
 from mccore_telemetry.shared.batches import Backoff
 from mccore_telemetry.shared.names import wandb_name
-from mccore_telemetry.wandb.access import Access, Mode, choose
+from mccore_telemetry.wandb.access import Access, Mode, check_mode_variable, choose
 from mccore_telemetry.wandb.axes import AXES, TOKENS, Axes
 from mccore_telemetry.wandb.extras import Durations, Samples, levels_histogram, upload_report
 from mccore_telemetry.wandb.record import Attempt, Record
@@ -55,6 +55,7 @@ class WandbTelemetry:
     """A W&B run from the first event on; see the module."""
 
     def __init__(self, options: WandbOptions, spec: TelemetrySpec) -> None:
+        check_mode_variable()
         self._options = options
         self._spec = spec
         self._run: Run | None = None
@@ -82,6 +83,12 @@ class WandbTelemetry:
         if row := self._row(event):
             self._log({**row, **self._axes.at(event), "_timestamp": event.time})
         self._recorded = max(self._recorded, event.time)
+
+    def place(self) -> str:
+        """Whether events stay on this machine or aren't recorded, and why."""
+        if self._access is None or self._access.mode == "online":
+            return ""
+        return f"{'off' if self._access.mode == 'off' else 'would be recorded offline'}: {self._access.why}"
 
     def flush(self) -> None:
         """Note what is surely in W&B's log by now: it is written every second, and flushes are seconds apart."""

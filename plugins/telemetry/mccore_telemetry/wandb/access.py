@@ -9,8 +9,11 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mccore.errors import ConfigError
+
 Mode = Literal["auto", "online", "offline", "off"]
 _PROBE_SECONDS = 2.0
+_KNOWN_MODES = ("", "online", "offline", "disabled", "dryrun", "run", "shared")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ def choose(mode: Mode, settings: Any) -> Access:
     if trouble := unreachable(settings.base_url):
         return Access("offline", f"{settings.base_url} can't be reached: {trouble}")
     return Access("online", f"there is a key for {settings.base_url}, and it answers")
+
+
+def check_mode_variable() -> None:
+    """Raise ConfigError for a WANDB_MODE that W&B doesn't know: its client would say so once the run has begun, at length."""
+    if (named := os.environ.get("WANDB_MODE", "").strip().lower()) not in _KNOWN_MODES:
+        raise ConfigError(f"WANDB_MODE is {named!r}, which W&B doesn't know", hint="set it to online, offline or disabled")
 
 
 def has_key(settings: Any) -> bool:

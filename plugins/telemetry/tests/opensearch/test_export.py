@@ -14,6 +14,7 @@ from mccore.config import RunConfig
 from mccore.events import EventWriter, read_events
 from mccore.runs.rundir import RunDir
 
+from ..servers import free_port
 from .conftest import steps
 
 
@@ -35,6 +36,12 @@ def test_what_couldnt_be_sent_is_sent_later_and_everything_is_stored_once(
     letters = DeadLetters(run.path / "telemetry" / "opensearch-rank0-unsent.jsonl", 1 << 20)
     letters.add(events[10:30], "the node said 429")
     command = ["events", "export", "one", "--to", "opensearch"]
+    nobody = f"http://127.0.0.1:{free_port()}"
+    for _ in range(2):  # it keeps what it has, and no more with every attempt
+        before = letters.path.read_bytes()
+        assert main([*command, "--unsent", "--timeout", "2", "--set", f"opensearch.url={nobody}"]) == 1
+        assert capsys.readouterr().out.startswith("opensearch: 20 events lost")
+        assert letters.path.read_bytes() == before
     command += ["--set", f"opensearch.url={node}", "--set", f"opensearch.stream={stream}"]
     command += ["--set", "opensearch.timeout_seconds=60"]
     assert main([*command, "--unsent"]) == 0

@@ -115,13 +115,19 @@ def test_promtool_accepts_rules_and_configuration(tmp_path: Path) -> None:
 @pytest.mark.servers
 @pytest.mark.parametrize("rule", list(rules()), ids=lambda rule: rule.name)
 def test_a_rule_fires_after_its_time_and_not_before(rule: Rule, tmp_path: Path) -> None:
-    """In Prometheus' own engine: outside of the band, inside of it, and outside in a run that is over."""
+    """In Prometheus' own engine: outside of the band, inside of it, and outside in a run or a stage that is over."""
     (tmp_path / "rules.yaml").write_text(GENERATED["prometheus/rules.yaml"])
     after = rule.hold + 360  # a rate needs five minutes of values
     tests = []
-    for bad, active, fires in ((True, 1, True), (False, 1, False), (True, 0, "run_active" not in rule.expression)):
+    for bad, run, stage, fires in (
+        (True, 1, 1, True),
+        (False, 1, 1, False),
+        (True, 0, 1, "run_active" not in rule.expression),
+        (True, 1, 0, "stage_active" not in rule.expression or "heartbeat" in rule.expression),
+    ):
         series = [
-            {"series": 'mccore_system_run_active{run="r",rank="0"}', "values": f"{active}x400"},
+            {"series": 'mccore_system_run_active{run="r",rank="0"}', "values": f"{run}x400"},
+            {"series": 'mccore_system_stage_active{run="r",rank="0",stage="base"}', "values": f"{stage}x400"},
             *values(rule, bad),
         ]
         checks = [(after, fires)]
@@ -153,7 +159,8 @@ def values(rule: Rule, bad: bool) -> list[dict[str, str]]:
         return [{"series": f'{name}_bucket{{run="r",stage="base",le="{le}"}}', "values": v} for le, v in bounds.items()]
     outside = high + 1 if math.isfinite(high) else low - 1
     inside = high if math.isfinite(high) else low
-    return [{"series": f'{name}{{run="r",rank="0",stage="base"}}', "values": f"{outside if bad else inside}x400"}]
+    of = "" if row.name == "heartbeat" else ',stage="base"'
+    return [{"series": f'{name}{{run="r",rank="0"{of}}}', "values": f"{outside if bad else inside}x400"}]
 
 
 # --- the collector --------------------------------------------------------------------------------------------------------

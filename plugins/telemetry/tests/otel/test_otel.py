@@ -75,6 +75,20 @@ def events_lost(provider: OtelTelemetry, *, closing: bool = False) -> tuple[int,
     return lost.value.count, str(lost.value)
 
 
+def test_the_heartbeat_of_the_run_goes_on_where_no_event_comes(tmp_path: Path) -> None:
+    with ToldCollector() as told:
+        provider = provider_of(told.address, tmp_path)
+        provider.record(Event("sample", time.time(), rank=1))
+        provider.record(Event("sample", time.time()))
+        for _ in range(2):
+            provider.flush()
+        provider.close()
+        beats = told.received.points("mccore.system.heartbeat")
+    ages = [beat["asDouble"] for beat in beats]
+    assert len(ages) == 3, "of rank 0 alone: rank 1 is silent while only one works"
+    assert ages[0] < ages[1] < ages[2]
+
+
 # --- the real collector -----------------------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ def test_a_secret_in_the_wrong_place_is_refused_without_being_shown(values: dict
 
 @pytest.mark.parametrize("address", ["127.0.0.1:4318", "ftp://there", "http://", "http://here:port", "http://[::1"])
 def test_an_address_is_whole(address: str) -> None:
-    with pytest.raises(ValidationError, match="give a whole address"):
+    with pytest.raises(ValidationError, match="give the whole address with its scheme"):
         Keys(endpoint=address)
 
 
