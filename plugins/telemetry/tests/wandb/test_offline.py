@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import psutil
 import pytest
 from mccore_telemetry.shared.names import wandb_name
 from mccore_telemetry.wandb import WandbOptions, mccore_telemetry_provider
+from msgspec.structs import replace
 from PIL import Image
 
 from mccore.api import Extension, Options, TelemetryProvider
