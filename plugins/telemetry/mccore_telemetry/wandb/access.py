@@ -44,7 +44,9 @@ def choose(mode: Mode, settings: Any) -> Access:
 def check_mode_variable() -> None:
     """Raise ConfigError for a WANDB_MODE that W&B doesn't know: its client would say so once the run has begun, at length."""
     if (named := os.environ.get("WANDB_MODE", "").strip().lower()) not in _KNOWN_MODES:
-        raise ConfigError(f"WANDB_MODE is {named!r}, which W&B doesn't know", hint="set it to online, offline or disabled")
+        raise ConfigError(
+            f"WANDB_MODE is {named!r}, which W&B doesn't know", hint="set it to online, offline or disabled"
+        )
 
 
 def has_key(settings: Any) -> bool:
