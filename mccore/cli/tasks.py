@@ -68,8 +68,8 @@ def tasks(
     for each in wanted:
         check_source(each)
     benchmarks = Benchmarks(opened, limit, batch_rows, max_new_tokens, sessions)
-    chat = list(_shown(benchmarks.chat(wanted), wanted))
-    found = list(_shown(benchmarks.core(bundle), [task.label for task in bundle]))
+    chat = list(_with_status(benchmarks.chat(wanted), wanted))
+    found = list(_with_status(benchmarks.core(bundle), [task.label for task in bundle]))
     summary = summarise(chat, found)
     if as_json:
         echo_json({"model": opened.source, **summary})
@@ -91,7 +91,7 @@ def _print_results(chat: list[BenchmarkResult], core: list[CoreResult]) -> None:
         echo(f"{each.label:28} {accuracy}  n {each.accuracy.n}  centred {each.centred:.4f}")
 
 
-def _shown(results: Iterable[ResultT], names: list[str]) -> Iterator[ResultT]:
+def _with_status(results: Iterable[ResultT], names: list[str]) -> Iterator[ResultT]:
     """The results, with a line on the terminal that tells which one is being made."""
     status = StatusLine()
     iterator = iter(results)
