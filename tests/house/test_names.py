@@ -27,6 +27,7 @@ SHARED = {
 
 # file -> why it names a metric
 METRIC_LITERALS: dict[str, str] = {
+    "mccore/report/results.py": "its table has three columns",
     "mccore/events/metrics.py": "the table",
     "mccore/events/types.py": "an event of a metric's name",
     "mccore/eval/chat.py": "measures it",
