@@ -121,23 +121,18 @@ class TreeBackend(Protocol):
 
     def length(self, level: int) -> int:
         """Rows of a level, appended ones included before `flush`."""
-        ...
 
     def append(self, level: int, rows: NDArray[Any]) -> None:
         """Add rows `[m, *shape]` of the level's dtype. Raises ValueError on another shape or dtype, and then adds nothing."""
-        ...
 
     def read(self, level: int, start: int, stop: int) -> NDArray[Any]:
         """Rows `[start, stop)` as `[stop - start, *shape]`, read-only or a copy. Raises IndexError outside the level."""
-        ...
 
     def flush(self) -> None:
         """Make everything appended survive a crash of the process, where the backend has a directory."""
-        ...
 
     def close(self) -> None:
         """Flush and let go of files; harmless when called twice. What was read before stays readable."""
-        ...
 
 
 @runtime_checkable
@@ -148,7 +143,6 @@ class SharedTree(TreeBackend, Protocol):
 
     def refresh(self) -> bool:
         """Show what has been flushed since, and say whether that is more. What was read before stays as it was."""
-        ...
 
 
 @runtime_checkable
@@ -162,16 +156,13 @@ class RepairableTree(TreeBackend, Protocol):
 
     def damage(self) -> tuple[TreeDamage, ...]:
         """Every damaged stretch, level by level, in the order of rows; reads all that is stored."""
-        ...
 
     def restore(self, level: int, start: int, rows: NDArray[Any]) -> bool:
         """Put `rows` in place of `[start, start + len(rows))`, which the caller vouches for. Says whether the checksums of
         what was appended there match; where they don't, these rows are what counts from now on."""
-        ...
 
     def truncate(self, lengths: tuple[int, ...]) -> Path:
         """Cut every level to its length, and give the place where a copy of the tree as it was is kept."""
-        ...
 
 
 # --- allocators -------------------------------------------------------------------------------------------------------
@@ -253,7 +244,6 @@ class Allocator(Protocol):
         A row whose shortest cut (everything collapsed as far as `max_lod` and the tail allow) is still over the budget is
         collapsed that far.
         """
-        ...
 
 
 # --- telemetry --------------------------------------------------------------------------------------------------------
@@ -312,17 +302,14 @@ class TelemetryProvider(Protocol):
 
     def record(self, event: Event) -> None:
         """Take one event. Raise when it is lost: another exception than `EventsLost` stands for this event alone."""
-        ...
 
     def flush(self) -> None:
         """Send what is buffered; called every few seconds. Raise while that fails: `EventsLost` for events that are given up,
         anything else when they are kept for another try."""
-        ...
 
     def close(self) -> None:
         """Send what is buffered within `TelemetrySpec.patience_seconds` and let go of connections; called once. Another
         exception than `EventsLost` means that nothing since the last good flush arrived."""
-        ...
 
 
 @runtime_checkable
@@ -331,7 +318,6 @@ class Placed(Protocol):
 
     def place(self) -> str:
         """Where events go, such as a file or an address, and why there; empty where they are simply sent."""
-        ...
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------

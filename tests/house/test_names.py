@@ -54,6 +54,8 @@ METRIC_LITERALS: dict[str, str] = {
     "mccore/testing/telemetry.py": "an event made up for plugin authors",
     "mccore/train/loop.py": "measures it",
     "mccore/train/objective.py": "measures it",
+    "mccore/host/resources.py": "measures what a process uses",
+    "mccore/tui/widgets/details.py": "a column for each thing that a process uses",
 }
 
 
