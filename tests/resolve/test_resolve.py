@@ -503,7 +503,7 @@ def test_every_number_has_an_upper_bound(described: Described) -> None:
     """A slip of the finger is refused in one line, before memory or hours are spent on it."""
     if described.kind not in (int, float):
         return
-    for value in ("1e300", "-1e300", "1e18"):
+    for value in ("1e300", "-1e300", *(["1e18"] if described.kind is int else [])):
         message = refusal(f"{described.path}={value}", mc=True)
         assert described.path in message
         assert len(message.splitlines()) <= 2
