@@ -446,7 +446,8 @@ FLAGS = """
 --mc-lens-gist-gradient --mc-lens-key-floor --mc-lens-temperature --mc-lens-adv-norm-beta --mc-lens-rank-weight
 --mc-lens-rank-margin --mc-lens-hard-negative-ratio --mc-lens-max-pairs --mc-lens-kl-weight --mc-lens-budget-weight
 --mc-lens-budget-smooth-weight --mc-lens-budget-smooth-beta --search --mc-search-kind --mc-search-span-tokens
---mc-search-query-tokens --mc-search-half-life --mc-positional --mc-token-positions --mc-span-bias --mc-gist-mass
+--mc-search-query-tokens --mc-search-half-life --mc-search-lookup --mc-positional --mc-token-positions
+--mc-span-bias --mc-gist-mass
 --mc-position-skip --mc-num-random-variants --mc-start-wc-fraction --mc-train-wc-length --mc-wc-length-steps --mc-min-history
 --mc-recent-tokens --mc-expanded-blocks --mc-expanded-run --mc-random-share --mc-policy-share --mc-search-share
 --mc-lod2-probability --mc-baseline-share --mc-baseline-tokens --mc-variant-weight --mc-variants-train-gpt --mc-gist-target-weight

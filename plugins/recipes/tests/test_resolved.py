@@ -2,7 +2,8 @@
 
 `resolved.json` was written by commit bdf8b1c: all of `tiny`, and of the others what differs from it; under `-` stand settings of
 `tiny` that they haven't got. Settings that came later aren't in it. Version 1 of the schema said 0 where a number is
-derived: version 2 says None, so the file is read as a version 1 is.
+derived: version 2 says None, so the file is read as a version 1 is. Mixtures were written anew when each task got a
+name of its own.
 """
 
 from __future__ import annotations
