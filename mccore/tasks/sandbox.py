@@ -25,7 +25,7 @@ _SAID = 400  # bytes of what is told of a failure
 _GUARD = r"""
 import ctypes, os, resource, sys
 seconds, memory, file_bytes, said = (int(float(value)) for value in sys.argv[1:5])
-secret, _, program = open(0, encoding="utf-8").read().partition("\n")
+secret, _, program = open(0, encoding="utf-8", closefd=False).read().partition("\n")
 try:
     ctypes.CDLL(None, use_errno=True).unshare(0x10000000 | 0x40000000)  # a user and a network of its own
 except (OSError, AttributeError):

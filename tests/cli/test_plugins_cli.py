@@ -277,7 +277,7 @@ def test_flags_become_paths(arguments: list[str], flags: dict[str, object]) -> N
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--mc-lens-temperature", "0"], "0.0 is not in the range x>0"),
+        (["--mc-lens-temperature", "0"], "0.0 is not in the range 0.0<x"),
         (["--block-size", "1"], "1 is not in the range 2<=x<=128"),
         (["--nproc", "many"], "'many' is not a valid integer"),
         (["--mc-gistnet-layers", "3"], "'3' is not one of '1', '2', '4'"),

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -213,13 +214,15 @@ def test_a_tokenizer_that_is_there_stays(tmp_path, capsys):
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path):
-    os.mkfifo(tmp_path / "endless")
-    command = [sys.executable, "-m", "mccore", "tok", "train", str(tmp_path / "endless"), "--vocab-size", "300"]
+    text = tmp_path / "long.txt"
+    text.write_text(os.urandom(20_000_000).hex(" ", 4))  # no word twice: seconds of training
+    command = [sys.executable, "-m", "mccore", "tok", "train", str(text), "--vocab-size", "30000"]
     with subprocess.Popen([*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True) as process:
-        with open(tmp_path / "endless", "w") as pipe:  # waits until the trainer reads
-            pipe.write("some words " * 1000)
-            pipe.flush()
-            process.send_signal(signal.SIGINT)
+        opened = Path(f"/proc/{process.pid}/fd")
+        deadline = time.monotonic() + 100
+        while not any(os.path.realpath(each) == str(text) for each in opened.iterdir()):
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=200)
     assert process.returncode == 130
     assert "interrupted" in err

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from mccore.config import Choice, MegaContextConfig, SearchConfig
+from mccore.errors import ConfigError
 
 KvPolicy = Literal["exact", "reuse"]
 
@@ -42,5 +45,9 @@ class SessionOptions:
         for name in ("allocator", "tree"):
             if isinstance(choice := given.get(name), Choice):
                 given[name] = choice.model_dump()
-        changed = MegaContextConfig.model_validate({**config.model_dump(), **given})
+        try:
+            changed = MegaContextConfig.model_validate({**config.model_dump(), **given})
+        except ValidationError as error:
+            (first, *_) = error.errors()
+            raise ConfigError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
         return cls(**{each.name: getattr(changed, each.name) for each in fields(cls) if each.name != "rounds"})

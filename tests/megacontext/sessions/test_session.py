@@ -593,7 +593,7 @@ def test_what_was_seen_takes_no_more_memory_the_longer_it_is_watched(monkeypatch
 @pytest.mark.parametrize("mass", [0, 4, 30, 1000])
 @pytest.mark.parametrize("token_positions", ["absolute", "contiguous"])
 def test_a_session_reads_its_working_context_as_training_reads_such_a_cut(mass: int, token_positions: Any) -> None:
-    model = context_model(token_positions=token_positions, gist_mass=mass, kv_policy="exact")
+    model = context_model(token_positions=token_positions, gist_mass=mass or None, kv_policy="exact")
     ids, session = ids_of(110), new_session(model)
     session.append(ids)
     read = session.read()

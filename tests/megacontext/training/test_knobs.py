@@ -176,7 +176,7 @@ KNOBS: dict[str, Knob] = {
     "lens.budget_smooth_beta": Knob(0.1, 0.9, third_loss, {"lens": {"budget_smooth_weight": 1.0}}),
     "positional": Knob("simple", "gaussian"),
     "span_bias": Knob(True, False),
-    "gist_mass": Knob(0, 8),
+    "gist_mass": Knob(None, 8),
     "position_skip": Knob(0, 50, positions),
     "token_positions": Knob("absolute", "contiguous"),
     "num_random_variants": Knob(2, 4, count("adv_delta")),
@@ -218,6 +218,7 @@ SESSION = {
     "kv_policy",
     "surprise",
     "search.kind",
+    "search.lookup",
     "search.span_tokens",
 }
 

@@ -179,7 +179,7 @@ def test_who_fails_fails_alone(bench: Callable[..., Bench], monkeypatch: pytest.
     }  # fmt: skip
     for number in (numbers[0], numbers[2]):
         assert here.last(number)["kind"] == "done"
-        assert 12 < len(here.ids(number)) <= 40
+        assert 0 < len(here.ids(number)) <= 40
 
 
 def test_a_cancelled_answer_keeps_what_was_said(bench: Callable[..., Bench]) -> None:

@@ -111,11 +111,12 @@ def fit_references(rows: Sequence[HistoryEnd], predicted: Sequence[Predicted], v
 
 
 def fit_window_lookup(gpt: GPT, rows: Sequence[NDArray[np.int64]], window: int) -> LookupMixer:
-    """A lookup for raw windows of a model, fitted to the last `MORE` tokens of each row."""
+    """A lookup for raw windows of a model, fitted to the last `MORE` tokens of each row, fewer where it is shorter."""
     parts = []
     for ids in rows:
-        row = HistoryEnd(ids, MORE, window)
-        parts.append(row.examples(Predicted(window_logits(gpt, ids, MORE, window), window_shows(row.begin))))
+        more = min(MORE, len(ids) - window)
+        row = HistoryEnd(ids, more, window)
+        parts.append(row.examples(Predicted(window_logits(gpt, ids, more, window), window_shows(row.begin))))
     return fit(together(parts))
 
 
