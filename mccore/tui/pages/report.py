@@ -14,6 +14,7 @@ from textual.widgets import Footer, Header, MarkdownViewer
 from mccore.host.json_file import BadJson, read_regular
 from mccore.host.terminal import visible
 from mccore.runs.rundir import RunDir
+from mccore.tui.workers import while_shown
 
 
 class ReportScreen(Screen[None]):
@@ -35,6 +36,7 @@ class ReportScreen(Screen[None]):
         self._show()
 
     @work(exclusive=True)
+    @while_shown
     async def _show(self) -> None:
         try:
             text = visible((await asyncio.to_thread(read_regular, self._path)).decode("utf-8", "replace"))

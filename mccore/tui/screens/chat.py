@@ -18,6 +18,7 @@ from mccore.tui.glyphs import Glyphs
 from mccore.tui.panels import StateView, load_panel
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
 from mccore.tui.widgets.panel import PanelPane
+from mccore.tui.workers import while_shown
 
 NARROW = 100  # columns below which the Working Context is below what is said
 MAP = "lod_map"  # the panel that draws it
@@ -80,6 +81,7 @@ class ChatScreen(RunScreen):
         self.set_class(event.size.width < NARROW, "-narrow")
 
     @work
+    @while_shown
     async def _start(self) -> None:
         try:
             await self.conversation.start()

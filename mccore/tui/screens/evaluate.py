@@ -22,6 +22,7 @@ from mccore.runs.rundir import RunDir
 from mccore.tui import actions
 from mccore.tui.glyphs import Glyphs
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
+from mccore.tui.workers import while_shown
 
 REFRESH_SECONDS = 2.0
 
@@ -60,6 +61,7 @@ class EvaluateScreen(RunScreen):
         self._follow()
 
     @work(exclusive=True, group="results")
+    @while_shown
     async def _follow(self) -> None:
         """Read in a thread, now and then; a page that hasn't changed isn't drawn again."""
         await asyncio.to_thread(self._watch.open)
@@ -78,6 +80,7 @@ class EvaluateScreen(RunScreen):
             await self.query_one(Markdown).update(page)
 
     @work
+    @while_shown
     async def action_reload(self) -> None:
         await self._read()
 
@@ -95,6 +98,7 @@ class EvaluateScreen(RunScreen):
             self._measure()
 
     @work(group="measure")
+    @while_shown
     async def _measure(self) -> None:
         """`mccore eval context` in a process of its own: the run is over, so nobody else measures."""
         self._measuring = True

@@ -26,6 +26,7 @@ from mccore.plugins import KindName, names
 from mccore.runs.rundir import RunDir
 from mccore.tui import actions
 from mccore.tui.form import Form, FormField, settings
+from mccore.tui.workers import while_shown
 
 DEBOUNCE_SECONDS = 0.4
 PRESETS = "monitor-presets.json"
@@ -163,6 +164,7 @@ class LaunchScreen(Screen[None]):
     # --- the plan -----------------------------------------------------------------------------------------------------
 
     @work(exclusive=True, group="plan")
+    @while_shown
     async def _plan(self) -> None:
         await asyncio.sleep(DEBOUNCE_SECONDS)
         arguments = self.form.arguments()

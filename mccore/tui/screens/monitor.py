@@ -30,6 +30,7 @@ from mccore.tui.tail import LogTail
 from mccore.tui.widgets.details import Details
 from mccore.tui.widgets.panel import Draw, PanelPane
 from mccore.tui.words import headline, notes, progress_line
+from mccore.tui.workers import while_shown
 
 POLL_SECONDS = 0.25
 TYPING_SECONDS = 0.02  # between two pieces while keys are pressed
@@ -92,6 +93,7 @@ class MonitorScreen(ControlScreen):
     # --- reading ------------------------------------------------------------------------------------------------------
 
     @work(exclusive=True, group="follow")
+    @while_shown
     async def _follow(self) -> None:
         """Read on for ever: what may block in a thread, what takes the processor a few milliseconds at a time."""
         await asyncio.to_thread(self.watch.open)
@@ -110,8 +112,8 @@ class MonitorScreen(ControlScreen):
             now = time.monotonic()
             if now - tail >= POLL_SECONDS:
                 tail = now
-                if (details := self.query_one(Details)).query("#log"):  # its tabs come later than itself
-                    details.add_log(await asyncio.to_thread(self._log.poll))
+                lines = await asyncio.to_thread(self._log.poll) if self.query_one(Details).has_log else []
+                self.query_one(Details).add_log(lines)
                 self.report_start()
                 if not self._dirty and self.watch.outcome.state == "running":
                     self._show_status()

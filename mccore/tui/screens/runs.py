@@ -21,6 +21,7 @@ from mccore.runs.rundir import RunDir, list_runs
 from mccore.tui.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
 from mccore.tui.screens.run_screen import DIGITS
+from mccore.tui.workers import while_shown
 from mccore.units import count, duration, number
 
 REFRESH_SECONDS = 2.0
@@ -76,6 +77,7 @@ class RunsScreen(Screen[None]):
         self.set_interval(REFRESH_SECONDS, self.reload)
 
     @work(exclusive=True, group="runs")
+    @while_shown
     async def reload(self) -> None:
         """Read the directory again, in a thread."""
         if self.is_current:

@@ -15,6 +15,7 @@ from textual.widgets import DataTable, Footer, Header, Static
 from mccore.host.json_file import parse_json
 from mccore.host.terminal import one_line, visible
 from mccore.tui import actions
+from mccore.tui.workers import while_shown
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -49,6 +50,7 @@ class SetupScreen(Screen[None]):
         self._look()
 
     @work(exclusive=True, group="doctor")
+    @while_shown
     async def _look(self) -> None:
         status = self.query_one("#setup-status", Static)
         status.update("looking, as `mccore doctor` does")

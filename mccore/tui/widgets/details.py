@@ -71,11 +71,15 @@ class Details(Vertical):
         self.query_one(TabbedContent).hide_tab("tab-failure")
         self.ready = True
 
+    @property
+    def has_log(self) -> bool:
+        """Whether the tab of the logs is there: tabs come later than the widget itself."""
+        return bool(self.query("#log"))
+
     def add_log(self, lines: Sequence[str]) -> None:
         """Append lines of the logs."""
-        log = self.query_one("#log", RichLog)
         for line in lines:
-            log.write(Text(visible(line)))
+            self.query_one("#log", RichLog).write(Text(visible(line)))
 
     def show(self, state: RunState) -> None:
         """Show a state in the tab that is open; the others follow when they are."""
