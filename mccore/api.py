@@ -314,7 +314,7 @@ class TelemetryProvider(Protocol):
 
 @runtime_checkable
 class Placed(Protocol):
-    """A provider that knows where its events go: what `mccore doctor telemetry` says of it once it took some."""
+    """A provider that knows where its events go: what a run and `mccore doctor telemetry` say of it once it took some."""
 
     def place(self) -> str:
         """Where events go, such as a file or an address, and why there; empty where they are simply sent."""

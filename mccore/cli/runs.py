@@ -149,7 +149,7 @@ def _detail(run: RunDir) -> dict[str, Any]:
 
 
 def _telemetry(events: Iterable[Event]) -> list[dict[str, Any]]:
-    """Each provider that had trouble: how it is, events lost over the whole run, and the newest reason.
+    """Each provider that had something to say: how it is, events lost over the whole run, and the newest reason.
 
     A provider counts from where it began to fail to where it recovered, or the process with it ended.
     """

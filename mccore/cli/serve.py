@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import ipaddress
 import os
@@ -121,8 +122,8 @@ async def _serve(
     count = await asyncio.to_thread(dialogues.load)
     link = WorkerLink(hello, most_jobs=most_waiting, on_state=changed)
     await link.start()
-    with recording(run, "serve", "served", tell if telemetry else lambda text: None) as emitter:
-        teller = _Teller(emitter if telemetry else None)
+    with recording(run, "serve", "served", tell) if telemetry else contextlib.nullcontext() as emitter:
+        teller = _Teller(emitter)
         served = Served(
             run.name,
             link,

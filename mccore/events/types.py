@@ -192,9 +192,9 @@ _RUN = (
         "the state of a telemetry provider",
         {
             "provider": _text("its name"),
-            "state": _text("failing or recovered"),
+            "state": _text("ready, failing or recovered"),
             "lost": _integer("events not delivered"),
-            "message": _text("why"),
+            "message": _text("why; where events go"),
         },
     ),
     EventType(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from mccore.api import EventsLost, TelemetryProvider
+from mccore.api import EventsLost, Placed, TelemetryProvider
 from mccore.events import Event
 
 FLUSH_SECONDS = 5.0
@@ -84,7 +84,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class State:
-    """How a provider is doing, as a `telemetry` event says it."""
+    """How a provider is doing, as a `telemetry` event says it: `ready` (once, with where events go), `failing`, `recovered`."""
 
     provider: str
     state: str
@@ -119,6 +119,7 @@ class Delivery:
         self._steady = 0  # taken in a row
         self._open = 0  # taken since the last good flush
         self._calling = False  # the provider has an event or a call of its own, and hasn't returned
+        self._placed = False  # it has taken an event, and where it puts them was asked
         self._closing = threading.Event()
         self._drain_until = float("inf")
         self._pid = os.getpid()
@@ -181,8 +182,17 @@ class Delivery:
             self._lose(1, _words(error))
         else:
             self._take()
+            self._say_place()
         finally:
             self._calling = False
+
+    def _say_place(self) -> None:
+        """Say once where events go, for a provider that knows: that W&B records offline is news to who gave it a key."""
+        if self._placed or not isinstance(self._provider, Placed):
+            return
+        self._placed = True
+        if place := self._provider.place():
+            self._report(State(self.name, "ready", 0, place[:500]))
 
     def _flush(self) -> None:
         try:

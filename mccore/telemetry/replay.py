@@ -68,7 +68,8 @@ def replay(run: RunDir, choices: Sequence[Choice], events: Sequence[Event], seco
         with lock:
             result = results[state.provider]
             result.lost = earlier.get(state.provider, 0) + (state.lost or 0)
-            result.message = state.message or result.message
+            if state.state != "ready":
+                result.message = state.message or result.message
             if state.state == "recovered":
                 earlier[state.provider] = result.lost
 

@@ -62,6 +62,22 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
+class Local(Batching):
+    """Knows where its events go once it took one."""
+
+    def place(self):
+        return "kept here: there is no key" if self.waiting else ""
+
+
+def test_a_provider_that_keeps_events_here_says_so_once():
+    bench = Bench(Local())
+    bench.put(3)
+    bench.close()
+    assert [(report.state, report.lost, report.message) for report in bench.reports] == [
+        ("ready", 0, "kept here: there is no key")
+    ]
+
+
 def test_what_a_later_flush_delivers_was_never_lost():
     bench = Bench(Batching())
     bench.put(20)

@@ -91,6 +91,43 @@ class TestDoctor:
         assert main(["doctor", "telemetry", "--to", "otel", "--set", endpoint]) == 1
         assert "refused" in capsys.readouterr().out
 
+    @pytest.mark.parametrize(
+        ("status", "hint"),
+        [(401, "credentials"), (403, "credentials"), (404, "the path isn't"), (500, "start the server")],
+    )
+    def test_what_to_do_fits_what_the_server_says(
+        self, run: RunDir, capsys: pytest.CaptureFixture[str], status: int, hint: str
+    ) -> None:
+        with ToldCollector() as told:
+            told.answer = Answer(status)
+            assert main(["doctor", "telemetry", "--to", "otel", "--set", f"otel.endpoint={told.address}"]) == 1
+        out = capsys.readouterr().out
+        assert str(status) in out
+        assert hint in out
+
+    def test_an_address_of_another_machine(self, run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+        foreign = "prometheus.address=192.0.2.1"  # kept for documentation: no machine has it
+        assert main(["doctor", "telemetry", "--to", "prometheus", "--set", foreign]) == 1
+        out = capsys.readouterr().out
+        assert "can't serve metrics at 192.0.2.1: that is no address of this machine" in out
+        assert "0.0.0.0" in out
+
+    def test_weights_and_biases_says_that_it_would_stay_here(
+        self, run: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        assert main(["doctor", "telemetry", "--to", "wandb"]) == 0
+        assert "recorded offline, in the run directory: WANDB_MODE is offline" in capsys.readouterr().out
+
+    def test_a_mode_that_weights_and_biases_doesnt_know(
+        self, run: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WANDB_MODE", "ofline")
+        assert main(["doctor", "telemetry", "--to", "wandb"]) == 1
+        out = capsys.readouterr().out
+        assert "WANDB_MODE is 'ofline', which W&B doesn't know" in out
+        assert "set it to online, offline or disabled" in out
+
     def test_nothing_is_configured(self, run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["doctor", "telemetry"]) == 0
         assert "none" in capsys.readouterr().out
