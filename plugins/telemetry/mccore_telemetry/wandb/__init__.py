@@ -88,7 +88,9 @@ class WandbTelemetry:
         """Whether events stay on this machine or aren't recorded, and why."""
         if self._access is None or self._access.mode == "online":
             return ""
-        return f"{'off' if self._access.mode == 'off' else 'recorded offline, in the run directory'}: {self._access.why}"
+        return (
+            f"{'off' if self._access.mode == 'off' else 'recorded offline, in the run directory'}: {self._access.why}"
+        )
 
     def flush(self) -> None:
         """Note what is surely in W&B's log by now: it is written every second, and flushes are seconds apart."""

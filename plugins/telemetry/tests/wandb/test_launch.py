@@ -9,7 +9,7 @@ from pathlib import Path
 from mccore.events import last_metrics, read_events
 
 from ..servers import wait_for
-from ..test_runs import STEPS, make, reports, start
+from ..test_runs import STEPS, make, start
 from .conftest import logs, rows
 
 
@@ -27,7 +27,9 @@ def test_one_run_through_stages_deaths_and_starts(tmp_path: Path) -> None:
     run.request_stop()
     process.wait(60)
     events = read_events(run.events_dir)
-    assert [(event.data["state"], event.data["lost"]) for event in events if event.type == "telemetry"] == [("ready", 0)] * 2
+    assert [(event.data["state"], event.data["lost"]) for event in events if event.type == "telemetry"] == [
+        ("ready", 0)
+    ] * 2
     assert len(logs(run.path)) == 2
     assert len({log.name for log in logs(run.path)}) == 1, "one id"
     found = rows(run.path)
