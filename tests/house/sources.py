@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -19,13 +19,18 @@ class Module:
     name: str
     path: Path
 
-    @property
+    @cached_property
     def text(self) -> str:
         return self.path.read_text(encoding="utf-8")
 
-    @property
+    @cached_property
     def tree(self) -> ast.Module:
         return ast.parse(self.text)
+
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All nodes of the tree, walked once for all rules."""
+        return tuple(ast.walk(self.tree))
 
     def __str__(self) -> str:
         return self.path.relative_to(ROOT).as_posix()
@@ -83,7 +88,7 @@ def arrows() -> tuple[Arrow, ...]:
 
 
 def _arrows_of(module: Module) -> Iterator[Arrow]:
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "mccore":

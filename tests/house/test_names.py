@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mccore.config.stages import STAGES
 from mccore.events import METRICS
@@ -59,27 +59,27 @@ METRIC_LITERALS: dict[str, str] = {
 }
 
 
-def literals(tree: ast.AST) -> Iterator[str]:
+def literals(nodes: Sequence[ast.AST]) -> Iterator[str]:
     """Texts of a module that aren't docstrings, the fixed parts of f-strings included."""
     docs = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         and node.body
         and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
             yield node.value
 
 
 def test_stages_are_named_in_their_table_only() -> None:
     names = set(STAGES) - WORDS
-    naming = {str(module) for module in modules().values() if names & set(literals(module.tree))}
+    naming = {str(module) for module in modules().values() if names & set(literals(module.nodes))}
     assert naming == set(STAGE_LITERALS)
 
 
 def test_metrics_are_named_where_they_are_measured_and_in_their_table() -> None:
     names = set(METRICS) - SHARED
-    naming = {str(module) for module in modules().values() if names & set(literals(module.tree))}
+    naming = {str(module) for module in modules().values() if names & set(literals(module.nodes))}
     assert naming == set(METRIC_LITERALS)

@@ -21,7 +21,7 @@ def test_plugins_are_built_in_runtime() -> None:
     building = {
         str(module)
         for module in modules().values()
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("plugins.build", "extension.build")
         if room_of(module.name) not in ("runtime", "plugins")
     }
@@ -32,7 +32,7 @@ def test_no_one_below_runtime_looks_for_what_a_plugin_offers() -> None:
     looking = {
         f"{module}:{node.lineno}"
         for module in modules().values()
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) in ("getattr", "hasattr")
         and len(node.args) > 1
