@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mccore.megacontext.tree.tree import dequantize, quantize
-from mccore.megacontext.working_context import assemble, context_targets, model_inputs
+from mccore.megacontext.working_context import assemble, context_inputs, context_targets
 from mccore.runtime.open import open_model
 
 RECENT, SCORED = 48, 32
@@ -54,9 +54,7 @@ def measure(checkpoint: Path, tokens: Path, count: int) -> None:
             made = nets.gistnet(below.reshape(-1, size, below.size(-1)), lod).view(count, -1, below.size(-1))
             levels.append(stored_as(made, kind))
         contexts = assemble(levels, torch.arange(count), level, index, size)
-        hidden = gpt.hidden(
-            **model_inputs(gpt, contexts, inputs, nets.bias, nets.config.positional, nets.config.token_positions)
-        )
+        hidden = gpt.hidden(**context_inputs(gpt, nets, contexts, inputs))
         nll = gpt.hidden_loss(hidden, context_targets(contexts, targets), reduction="none")[:, -SCORED:].mean(dim=1)
         if kind == "fp32":
             exact, plain = levels, nll

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mccore.data.batches.loader import Loader
+from mccore.data.batches.loader import Loader, StepShape
 from mccore.data.batches.packing import pack_text
 from mccore.data.batches.rows import Rows
 from mccore.data.batches.store import TokenStore, build_store, encode_documents
@@ -39,7 +39,7 @@ from mccore.resolve.resolve import resolve
 from mccore.runs.checkpoints import Meta
 from mccore.train.checkpoint.write import CheckpointWriter, write_checkpoint
 from mccore.train.devices import choose_device, choose_dtype
-from mccore.train.loop import Cadence, Progress, train
+from mccore.train.loop import LoopSettings, Progress, train
 from mccore.train.objective import NextTokenObjective
 from mccore.train.world import World
 
@@ -82,9 +82,7 @@ def bench_loop(
 ) -> None:
     objective = NextTokenObjective(gpt)
     world = World(device_name=str(gpt.device))
-    ready = [
-        batch.to(gpt.device) for batch in next(Loader(rows, step_rows=step_rows, micro_rows=micro).steps()).batches
-    ]
+    ready = [batch.to(gpt.device) for batch in next(Loader(rows, StepShape(step_rows, micro)).steps()).batches]
 
     def bare() -> None:
         for _ in range(steps):
@@ -94,17 +92,14 @@ def bench_loop(
             optimizer.step(Schedule(lr=0.01))
 
     def loop() -> None:
-        with Loader(rows, step_rows=step_rows, micro_rows=micro, pin=gpt.device.type == "cuda") as loader:
+        with Loader(rows, StepShape(step_rows, micro), pin=gpt.device.type == "cuda") as loader:
             train(
                 optimizer=optimizer,
                 loader=loader,
                 objective=objective,
-                schedule=lambda step: Schedule(lr=0.01),
-                steps=steps,
-                step_tokens=step_rows * rows.length,
                 hooks=Silence(),
                 world=world,
-                cadence=Cadence(),
+                settings=LoopSettings(steps, step_rows * rows.length, lambda step: Schedule(lr=0.01)),
             )
 
     bare()
@@ -112,7 +107,7 @@ def bench_loop(
     tell("loop", [a for a, _ in rounds], [b for _, b in rounds], "s per step")
 
     def load() -> None:
-        for _ in islice(Loader(rows, step_rows=step_rows, micro_rows=micro).steps(), 4 * steps):
+        for _ in islice(Loader(rows, StepShape(step_rows, micro)).steps(), 4 * steps):
             pass
 
     made = [4 * steps * step_rows / timed(load) for _ in range(repeats)]

@@ -222,6 +222,7 @@ def _behind(
 
     from mccore.config import Choice
     from mccore.data.corpora.catalogue import open_corpus
+    from mccore.eval.context.far.row import LongHistoryOptions
     from mccore.eval.context.far.words import text_kind
     from mccore.eval.context.long_history import evaluate_long_histories
     from mccore.eval.context.rows import HistoryRows
@@ -264,11 +265,7 @@ def _behind(
         lambda: sessions.new().tree,
         ids,
         documents.tolist(),
-        horizon=choices.horizon,
-        conditions=choices.wanted(),
-        twin=other,
-        fit_rows=fit_rows,
-        oracle_spans=choices.spans,
+        LongHistoryOptions(choices.horizon, choices.wanted(), other, fit_rows, choices.spans),
         on_progress=lambda done: line.show(f"{name}: {done} of {len(ids)} rows"),
     )
     return report, ids, kinds
@@ -355,7 +352,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[str]:
         columns = list(next(iter(summary["ranking"].values())))
         lines += ["", "how well a choice ranks what it could show", f"{'':<20}" + "".join(f"{c:>18}" for c in columns)]
         for name, found in summary["ranking"].items():
-            lines.append(f"{name:<20}" + "".join(f"{_number(found[column]):>18}" for column in columns))
+            lines.append(f"{name:<20}" + "".join(f"{_three_digits(found[column]):>18}" for column in columns))
     return lines
 
 
@@ -388,5 +385,5 @@ def _shown(found: dict[str, Any] | None, sign: str) -> str:
     return f"{found['mean']:{sign}.4f} +- {error}"
 
 
-def _number(value: float | None) -> str:
+def _three_digits(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mccore.megacontext.networks.gistnet import pool_of
+from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.networks.positions import (
     Positional,
     SpanBias,
@@ -89,6 +90,12 @@ def model_inputs(
         inputs["key_bias"] = bias.features(contexts.spans)
         inputs["key_bias_weights"] = bias.weights
     return inputs
+
+
+def context_inputs(gpt: GPT, nets: MegaContextNets, contexts: WorkingContexts, tokens: Tensor) -> dict[str, Any]:
+    """`model_inputs` with the bias and the positions of these networks, as sessions and evaluations read."""
+    config = nets.config
+    return model_inputs(gpt, contexts, tokens, nets.bias, config.positional, config.token_positions)
 
 
 def context_targets(contexts: WorkingContexts, targets: Tensor) -> Tensor:

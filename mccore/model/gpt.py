@@ -19,16 +19,16 @@ attn_bias, smear_mask, cache, attend.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mccore.config import ModelConfig
-from mccore.model.attention import Attend, Rotary, attend, rotary, rotate, with_key_bias
+from mccore.model.attention import Attend, Rotary, attend, rotary
+from mccore.model.initialization import init_weights
 from mccore.model.kv_cache import KVCache
+from mccore.model.layers import Block, LayerInputs, Linear
 from mccore.model.ops.cross_entropy import (
     Head,
     capped_logits,
@@ -38,97 +38,8 @@ from mccore.model.ops.cross_entropy import (
     token_cross_entropy,
     weighted_cross_entropy,
 )
-from mccore.model.ops.elementwise import mix, relu_squared, rms_norm
-from mccore.scaling.model import derive_model, has_value_embedding, layer_windows
-
-
-class Linear(nn.Linear):
-    """A matrix without bias, stored in fp32 and applied in the dtype of its input."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
-
-    def reset_parameters(self) -> None:
-        """Nothing: `GPT.init_weights` sets every weight."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
-
-
-class Attention(nn.Module):
-    """Causal self-attention with rotary positions, QK-norm, grouped keys and values, and gated value embeddings."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.config = config
-        self.layer = layer
-        self.window = layer_windows(config)[layer]
-        # The factor on q and on k after their norm goes into the softmax scale: the same scores, one pass less.
-        self.scale = config.qk_scale**2 / config.head_dim**0.5
-        width, kv_width = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
-        self.q = Linear(config.n_embd, width)
-        self.k = Linear(config.n_embd, kv_width)
-        self.v = Linear(config.n_embd, kv_width)
-        self.proj = Linear(width, config.n_embd)
-        self.value_gate: Linear | None = None
-        if has_value_embedding(config, layer):
-            self.value_gate = Linear(config.value_gate_channels, config.n_kv_head)
-
-    def forward(
-        self,
-        x: Tensor,
-        rotary: Rotary,
-        value_embedding: Tensor | None,
-        attend: Attend,
-        attn_bias: Tensor | None,
-        key_bias: Tensor | None,
-        key_bias_weights: Tensor | None,
-        cache: KVCache | None,
-    ) -> Tensor:
-        config = self.config
-        batch, length, _ = x.shape
-        q = self.q(x).view(batch, length, config.n_head, config.head_dim)
-        k = self.k(x).view(batch, length, config.n_kv_head, config.head_dim)
-        v = self.v(x).view(batch, length, config.n_kv_head, config.head_dim)
-        if self.value_gate is not None and value_embedding is not None:
-            gate = config.value_gate_scale * torch.sigmoid(self.value_gate(x[..., : config.value_gate_channels]))
-            v = v + gate.unsqueeze(-1) * value_embedding.view_as(v)
-        # Rotation after the norm: the norm would undo a damping that comes with the angles.
-        q = rotate(rms_norm(q, config.norm_eps), rotary).transpose(1, 2)  # [B, H, T, C]
-        k = rotate(rms_norm(k, config.norm_eps), rotary).transpose(1, 2)  # [B, G, T, C]
-        v = v.transpose(1, 2)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
-        if key_bias is not None and key_bias_weights is not None:
-            q, k, v = with_key_bias(q, k, v, key_bias, key_bias_weights, self.scale)
-        y = attend(q, k, v, scale=self.scale, window=self.window, bias=attn_bias)[..., : config.head_dim]
-        return self.proj(y.transpose(1, 2).reshape(batch, length, -1))
-
-
-class MLP(nn.Module):
-    """Two matrices around a squared ReLU."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.fc = Linear(config.n_embd, config.mlp_ratio * config.n_embd)
-        self.proj = Linear(config.mlp_ratio * config.n_embd, config.n_embd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(relu_squared(self.fc(x)))
-
-
-class Block(nn.Module):
-    """One layer: attention and MLP, each on the normed residual stream."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.eps = config.norm_eps
-        self.attn = Attention(config, layer)
-        self.mlp = MLP(config)
-
-    def forward(self, x: Tensor, *attention_inputs: Any) -> Tensor:
-        x = x + self.attn(rms_norm(x, self.eps), *attention_inputs)
-        return x + self.mlp(rms_norm(x, self.eps))
+from mccore.model.ops.elementwise import mix, rms_norm
+from mccore.scaling.model import derive_model, has_value_embedding
 
 
 class GPT(nn.Module):
@@ -145,6 +56,7 @@ class GPT(nn.Module):
         self.config = config
         self.compute_dtype = compute_dtype
         self.attend: Attend = attend
+        self.value_layers = [layer for layer in range(config.depth) if has_value_embedding(config, layer)]
         kv_width = config.n_kv_head * config.head_dim
         # `_weight` keeps nn.Embedding from initialising: init_weights does, from its own generators.
         self.embedding = nn.Embedding(
@@ -153,8 +65,7 @@ class GPT(nn.Module):
         self.value_embeddings = nn.ModuleDict(
             {
                 str(layer): nn.Embedding(config.vocab_size, kv_width, _weight=torch.empty(config.vocab_size, kv_width))
-                for layer in range(config.depth)
-                if has_value_embedding(config, layer)
+                for layer in self.value_layers
             }
         )
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
@@ -173,49 +84,9 @@ class GPT(nn.Module):
     def device(self) -> torch.device:
         return self.embedding.weight.device
 
-    @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Set every parameter. Each draws from a generator of its own, seeded by `seed` and its name, on its device."""
-        config = self.config
-        bound = (3 / config.n_embd) ** 0.5  # a uniform distribution of standard deviation 1 / sqrt(D)
-        for name, parameter in self.named_parameters():
-            if parameter.is_meta:
-                continue
-            generator = torch.Generator(parameter.device)
-            digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-            generator.manual_seed(int.from_bytes(digest, "little") >> 1)
-            match name.split(".")[:-1]:
-                case ["embedding"]:
-                    parameter.normal_(0.0, config.embedding_std, generator=generator)
-                case ["head"]:
-                    parameter.normal_(0.0, config.head_std, generator=generator)
-                case [*_, "proj"]:
-                    parameter.zero_()
-                case [*_, "value_gate"] | ["smear_gate"]:
-                    # Small and positive: gates start near the middle of their range.
-                    parameter.uniform_(0.0, 0.02, generator=generator)
-                case [*_, "mlp", "fc"]:
-                    parameter.uniform_(-bound * config.fc_init, bound * config.fc_init, generator=generator)
-                case ["value_embeddings", _] | [*_, "attn", "q" | "k" | "v"]:
-                    parameter.uniform_(-bound, bound, generator=generator)
-                case []:
-                    parameter.copy_(self._initial_scalars(name))
-                case _:
-                    raise AssertionError(f"no initialisation for {name}")
-
-    def _initial_scalars(self, name: str) -> Tensor:
-        config = self.config
-        match name:
-            case "residual_scale":
-                return torch.linspace(*config.residual_init, config.depth)
-            case "x0_scale":
-                return torch.linspace(*config.x0_init, config.depth)
-            case "smear_scale":
-                return torch.tensor([config.smear_init])
-            case "backout_scale":
-                return torch.tensor([config.backout_init])
-            case _:
-                raise AssertionError(f"no initialisation for {name}")
+        """Set every parameter that has memory, from `seed` alone: see `model.initialization`."""
+        init_weights(self, self.config, seed)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embeddings [B, T, D] in the compute dtype, as `hidden(embeddings=...)` takes them."""
@@ -263,9 +134,10 @@ class GPT(nn.Module):
         attend: the attention function of this call; default: the model's own.
         Causality and windows always apply, by entry index.
         """
-        config = self.config
         if (tokens is None) == (embeddings is None):
             raise ValueError("give either tokens or embeddings")
+        if rotary is not None and positions is not None:
+            raise ValueError("give either positions or rotary")
         if cache is not None and torch.is_grad_enabled():
             raise ValueError("a cache works without gradients only: call under torch.inference_mode or no_grad")
         x = self.embed(tokens) if embeddings is None else embeddings.to(self.compute_dtype)
@@ -278,47 +150,36 @@ class GPT(nn.Module):
         if (key_bias is None) != (key_bias_weights is None):
             raise ValueError("key_bias and key_bias_weights go together")
         if rotary is None:
-            rotary = self.rotary(
-                torch.arange(start, start + length, device=x.device) if positions is None else positions
-            )
-        elif positions is not None:
-            raise ValueError("give either positions or rotary")
-
-        scores: Tensor | None = None
-        if start and key_bias is not None and key_bias_weights is not None:
-            # Few queries before many keys: a bias costs less than extra channels of all keys. One product for all layers.
-            scores = torch.einsum("lhr,bkr->lbhk", key_bias_weights.float(), key_bias.float()).unsqueeze(3)
-            scores = (scores if attn_bias is None else attn_bias + scores).to(x.dtype)  # [L, B, H, 1 or T, cached + T]
-
-        x = rms_norm(x, config.norm_eps)
-        if config.smear:
+            index = torch.arange(start, start + length, device=x.device) if positions is None else positions
+            rotary = self.rotary(index)
+        attend = self.attend if attend is None else attend
+        inputs = LayerInputs(rotary, attend, attn_bias, key_bias, key_bias_weights, cache=cache)
+        inputs = inputs.with_layer_bias(x.dtype) if start else inputs
+        x = rms_norm(x, self.config.norm_eps)
+        if self.config.smear:
             x = self._smear(x, smear_mask, cache)
-        x0 = x
-        attention = self.attend if attend is None else attend
-        value_layer = 0
+        x = self._layers(x, tokens, value_embeddings, inputs)
+        if cache is not None:
+            cache.advance(length)
+        return rms_norm(x, self.config.norm_eps)
+
+    def _layers(self, x: Tensor, tokens: Tensor | None, value_embeddings: Tensor | None, inputs: LayerInputs) -> Tensor:
+        """Entries [B, T, D] through all blocks."""
+        config, x0 = self.config, x
         middle: Tensor | None = None
         for layer, block in enumerate(self.blocks):
             value: Tensor | None = None
-            if has_value_embedding(config, layer):
+            if layer in self.value_layers:
                 if tokens is not None:
                     value = self.value_embeddings[str(layer)](tokens).to(x.dtype)
                 elif value_embeddings is not None:
-                    value = value_embeddings[value_layer]
-                value_layer += 1
+                    value = value_embeddings[self.value_layers.index(layer)]
             if config.residual_scalars:
                 x = mix(x, x0, self.residual_scale[layer], self.x0_scale[layer])
-            if scores is not None:
-                x = block(x, rotary, value, attention, scores[layer], None, None, cache)
-            else:
-                weights = None if key_bias_weights is None else key_bias_weights[layer]
-                x = block(x, rotary, value, attention, attn_bias, key_bias, weights, cache)
+            x = block(x, value, inputs)
             if config.backout and layer == config.depth // 2:
                 middle = x
-        if middle is not None:
-            x = x - self.backout_scale.to(x.dtype) * middle
-        if cache is not None:
-            cache.advance(length)
-        return rms_norm(x, config.norm_eps)
+        return x if middle is None else x - self.backout_scale.to(x.dtype) * middle
 
     def _smear(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """Add to each entry [B, T, D] a gated share of the one before it; the first of all takes none."""

@@ -201,7 +201,7 @@ class Runtime:
         seed = self.config.seed if split == "train" else 0
         if not stage_spec(stage).chat:
             return Rows(tokens, length, seed=seed)
-        return Rows(tokens, length, seed=seed, kind="chat", loss_on=self.chat_section(stage).loss_on)
+        return Rows(tokens, length, seed=seed, chat=self.chat_section(stage).loss_on)
 
     # --- models ------------------------------------------------------------------------------------------------------
 

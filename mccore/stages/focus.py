@@ -85,7 +85,7 @@ def check_focus(
     progress: Progress,
 ) -> None:
     """Stream rows [R, T] of these documents through Working Contexts, and emit what the focus did. For one rank."""
-    from mccore.eval.context.stream import stream_focus
+    from mccore.eval.context.stream import StreamPlan, stream_focus
 
     config = runtime.config.megacontext
     require_full_context(config)
@@ -94,16 +94,8 @@ def check_focus(
     allocator = build_allocator(runtime.config, max(config.horizon, config.recent_tokens - interval))
     gpt.eval()
     try:
-        report = stream_focus(
-            gpt,
-            nets,
-            rows,
-            allocator,
-            budget=budget,
-            interval=interval,
-            horizon=config.horizon,
-            documents=documents.tolist(),
-        )
+        options = StreamPlan(budget, interval, config.horizon)
+        report = stream_focus(gpt, nets, rows, allocator, options, documents.tolist())
     finally:
         gpt.train()
     delta = report.delta_nll
@@ -158,7 +150,7 @@ def _emit_refocus(runtime: Runtime, report: StreamReport, budget: int, recent: i
 def compare_contexts(runtime: Runtime, gpt: GPT, nets: MegaContextNets, rows: int) -> ContextReport:
     """Every condition of `eval.context` on the first so many validation rows, in contexts of the size that training ends
     with."""
-    from mccore.eval.context.within_sequence import evaluate_contexts
+    from mccore.eval.context.within_sequence import ContextOptions, evaluate_contexts
 
     config = runtime.config.megacontext
     require_full_context(config)
@@ -167,9 +159,8 @@ def compare_contexts(runtime: Runtime, gpt: GPT, nets: MegaContextNets, rows: in
     budget = max(config.train_wc_length, variant_lengths(runtime.config)[-1].expanded, room)
     ids, documents = validation_rows(runtime, rows)
     # Whoever chooses sees the tokens before the horizon alone, as many as LensNet was trained to ask with.
-    return evaluate_contexts(
-        gpt, nets, ids, budget=budget, horizon=config.horizon, expanded=expanded, documents=documents.tolist()
-    )
+    options = ContextOptions(budget, config.horizon, expanded)
+    return evaluate_contexts(gpt, nets, ids, options, documents.tolist())
 
 
 def focus_table(runtime: Runtime, gpt: GPT, nets: MegaContextNets) -> dict[str, Any]:

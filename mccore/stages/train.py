@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mccore.config import ChatTrainConfig
-from mccore.data.batches.loader import Batch, Loader, stack_rows
+from mccore.data.batches.loader import Batch, Loader, StepShape, stack_rows
 from mccore.data.batches.rows import Position, Rows
 from mccore.errors import CheckpointError, ConfigError
 from mccore.host.files import write_atomic
@@ -35,7 +35,7 @@ from mccore.stages.observers.timings import StepTimings
 from mccore.stages.observers.validation import Validation
 from mccore.train.checkpoint.read import load_into
 from mccore.train.devices import device_name, peak_flops
-from mccore.train.loop import Cadence, Progress, train
+from mccore.train.loop import Cadence, LoopSettings, Progress, train
 from mccore.train.probe import choose_rows, free_memory, measure_probes
 
 Results = dict[str, Any]
@@ -61,31 +61,26 @@ def train_stage(runtime: Runtime) -> Results:
     observers = Observers(
         watching, runtime.stop_requested, lambda: world.is_main and take_evaluation_request(runtime.run)
     )
-    loader = Loader(
-        rows,
-        step_rows=plan.rows,
-        micro_rows=micro_rows,
-        rank=world.rank,
-        world_size=world.size,
-        position=start.position,
-        pin=world.device.type == "cuda",
+    settings = LoopSettings(
+        steps=plan.steps,
+        step_tokens=plan.batch_tokens,
+        schedule=lambda step: schedule(step, plan.steps, section, config.optim),
+        cadence=Cadence(section.eval_every_tokens, section.sample_every_tokens, section.checkpoint_every_tokens),
+        seed=config.seed,
+        start=start,
+        flops=lambda steps: flops[steps],
+        peak_flops=peak_flops(world.device, runtime.dtype),
+        count_syncs=training.nets is not None and not runtime.compiled,
     )
-    with loader, checkpoints:
+    shape = StepShape(plan.rows, micro_rows, world.rank, world.size)
+    with Loader(rows, shape, position=start.position, pin=world.device.type == "cuda") as loader, checkpoints:
         progress, finished = train(
             optimizer=training.optimizer,
             loader=loader,
             objective=training.objective,
-            schedule=lambda step: schedule(step, plan.steps, section, config.optim),
-            steps=plan.steps,
-            step_tokens=plan.batch_tokens,
             hooks=observers,
             world=world,
-            cadence=Cadence(section.eval_every_tokens, section.sample_every_tokens, section.checkpoint_every_tokens),
-            seed=config.seed,
-            start=start,
-            flops=lambda steps: flops[steps],
-            peak_flops=peak_flops(world.device, runtime.dtype),
-            count_syncs=training.nets is not None and not runtime.compiled,
+            settings=settings,
         )
     if world.is_main and finished:
         _check_saved(runtime, progress.step)

@@ -61,15 +61,14 @@ def random_cut(
 def random_view(
     rng: np.random.Generator,
     tokens: list[int],
-    block_size: int,
-    max_lod: int,
+    spec: AllocatorSpec,
     recent_tokens: int,
     *,
     scores: Scores = random_scores,
     padding: int = 0,
 ) -> FocusView:
     """A legal view of one row per history length, every array writable, with `padding` more columns than it needs."""
-    rows = [random_cut(rng, n, block_size, max_lod, recent_tokens) for n in tokens]
+    rows = [random_cut(rng, n, spec.block_size, spec.max_lod, recent_tokens) for n in tokens]
     ages = [rng.integers(0, 12, size=len(row)).astype(np.int32) for row in rows]
     width = max((len(row) for row in rows), default=0) + padding
     return pack(rows, [scores(rng, len(row)) for row in rows], ages, width=width)
@@ -101,7 +100,7 @@ def cases(recent_tokens: int) -> Iterator[Case]:
     """Views for an allocator that keeps `recent_tokens`: shapes, budgets and scores, the usual and the awkward."""
     r = recent_tokens
     for seed, (size, max_lod) in enumerate([(4, 2), (4, 3), (8, 2), (2, 5), (32, 2), (5, 3)]):
-        rng = np.random.default_rng(seed)
+        rng, spec = np.random.default_rng(seed), AllocatorSpec(size, max_lod, seed)
         block, top = size, size**max_lod
         lengths = {
             "usual": [r + 3 * top + 5, r + 2 * top, r + top + block, r + 7 * block + 1],
@@ -111,7 +110,7 @@ def cases(recent_tokens: int) -> Iterator[Case]:
             "no rows": [],
         }
         for name, tokens in lengths.items():
-            view = random_view(rng, tokens, size, max_lod, r, padding=int(rng.integers(0, 3)))
+            view = random_view(rng, tokens, spec, r, padding=int(rng.integers(0, 3)))
             entries = [len(row) for row in unpack(view, size)]
             longest = max(entries, default=0)
             searched = replace(view, found=random_found(rng, tokens, size))
@@ -120,7 +119,7 @@ def cases(recent_tokens: int) -> Iterator[Case]:
                 text = f"K={size} max_lod={max_lod} {name} W={budget}{' found' * (turn % 2)}"
                 yield Case(text, size, max_lod, searched if turn % 2 else view, Budget(budget))
         for name, scores in ADVERSARIAL_SCORES.items():
-            view = random_view(rng, [r + 2 * top + 3, r + top], size, max_lod, r, scores=scores)
+            view = random_view(rng, [r + 2 * top + 3, r + top], spec, r, scores=scores)
             longest = max(len(row) for row in unpack(view, size))
             for budget in (longest + size, longest, longest - size, 0):
                 yield Case(f"K={size} max_lod={max_lod} scores {name} W={budget}", size, max_lod, view, Budget(budget))

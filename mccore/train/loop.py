@@ -13,7 +13,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mccore.data.batches.loader import Batch, Loader
+from mccore.data.batches.loader import Batch, Loader, StepData
 from mccore.data.batches.rows import Position
 from mccore.errors import RunError
 from mccore.model.optim.optimizer import Optimizer
@@ -61,6 +61,11 @@ class Progress:
         """The running mean of the loss over about the last ten steps."""
         return self.loss_average / (1 - 0.9**self.step) if self.step else math.nan
 
+    def after_step(self, position: Position, tokens: int, loss: float, seconds: float) -> Progress:
+        """The progress after one more step."""
+        average = 0.9 * self.loss_average + 0.1 * loss
+        return Progress(self.step + 1, self.tokens + tokens, position, average, self.seconds + seconds)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "position": self.position.to_json(),
@@ -91,55 +96,53 @@ class Hooks(Protocol):
     def evaluation_requested(self) -> bool: ...
 
 
+@dataclass(frozen=True)
+class LoopSettings:
+    """What a training is, beside the things that it works on: from where, how far, at which rates, how it is measured."""
+
+    steps: int  # optimizer steps of the whole training
+    step_tokens: int
+    schedule: Callable[[int], Schedule]  # the rates of a step
+    cadence: Cadence = Cadence()
+    seed: int = 0
+    start: Progress = Progress()
+    flops: Callable[[int], float] | None = None  # model FLOPs of the first n steps, for metrics
+    peak_flops: float | None = None  # of one device per second
+    count_syncs: bool = False  # now and then; not for compiled objectives, whose operations aren't seen
+
+
 def train(
     *,
     optimizer: Optimizer,
     loader: Loader,
     objective: Objective,
-    schedule: Callable[[int], Schedule],
-    steps: int,
-    step_tokens: int,
     hooks: Hooks,
     world: World,
-    cadence: Cadence,
-    seed: int = 0,
-    start: Progress | None = None,
-    flops: Callable[[int], float] | None = None,
-    peak_flops: float | None = None,
-    count_syncs: bool = False,
+    settings: LoopSettings,
 ) -> tuple[Progress, bool]:
-    """Train from `start` to `steps` optimizer steps; returns the progress and whether all were done.
+    """Train from `settings.start` to `settings.steps` steps; returns the progress and whether all were done.
 
     A stop asked for on any rank ends training after the step; an evaluation asked for on any comes after it. The last step,
     whichever it is, is followed by a checkpoint; evaluating the finished model is the caller's. Raises RunError when the loss
-    or the gradients stop being numbers; what was computed since the last checkpoint is then given up. `flops`: the model FLOPs
-    that so many steps take, for metrics. `count_syncs`: now and then count a step's waits for the device; not for compiled
-    objectives, whose operations it doesn't see.
+    or the gradients stop being numbers; what was computed since the last checkpoint is then given up.
     """
-    progress = start or Progress()
+    progress, cadence, step_tokens = settings.start, settings.cadence, settings.step_tokens
     saved = progress.step  # the step of the last checkpoint
     gradients = GradientSum(list(optimizer.parameters.values()), world)
     with _quiet_garbage() as collect:
-        while progress.step < steps:
+        while progress.step < settings.steps:
             began = time.perf_counter()
             data = loader.next()
-            torch.manual_seed(step_seed(seed, progress.step, world.rank))
-            settings = schedule(progress.step)
+            torch.manual_seed(step_seed(settings.seed, progress.step, world.rank))
+            rates = settings.schedule(progress.step)
 
-            gradients.clear()
-            passes, loss = StepMetrics(objective.metric_names), torch.zeros((), device=world.device)
-            syncs = HostSyncs() if count_syncs and progress.step % COUNT_SYNCS_EVERY == COUNT_SYNCS_EVERY // 2 else None
+            share = progress.step / settings.steps
+            batches = (replace(each.to(world.device), step=progress.step, progress=share) for each in data.batches)
+            syncs = HostSyncs() if settings.count_syncs and _counts_syncs(progress.step) else None
             with syncs or nullcontext():
-                for last, batch in _mark_last(data.batches):
-                    batch = replace(batch.to(world.device), step=progress.step, progress=progress.step / steps)
-                    with gradients.last_backward() if last else nullcontext():
-                        losses = objective(batch)
-                        losses.loss.backward()  # type: ignore[no-untyped-call]
-                    passes.merge(losses.metrics)
-                    loss = loss + losses.loss.detach()
-                gradients.finish()
+                passes, loss = _accumulate(gradients, objective, batches, len(data.batches), world.device)
                 norm = gradient_norm(optimizer.parameters.values())
-                optimizer.step(settings)
+                optimizer.step(rates)
             stop = torch.full((), float(hooks.stop_requested()), device=world.device)
             asked = torch.full((), float(hooks.evaluation_requested()), device=world.device)
             means, (mean_loss, stops, asks, grad_norm) = passes.fetch(
@@ -151,30 +154,11 @@ def train(
 
             check_finite(metrics, progress.step, saved)
             duration = time.perf_counter() - began
-            progress = Progress(
-                step=progress.step + 1,
-                tokens=progress.tokens + step_tokens,
-                position=data.position,
-                loss_average=0.9 * progress.loss_average + 0.1 * metrics["loss"],
-                seconds=progress.seconds + duration,
-            )
-            speed = step_tokens / duration
-            metrics |= {
-                "lr_multiplier": settings.lr,
-                "tokens_total": progress.tokens,
-                "flops_total": flops(progress.step) if flops else 0.0,
-                "tokens_per_second": speed,
-                "step_duration": duration,
-                "data_wait": data.waited,
-                "epoch": data.epoch,
-                "memory_used": peak_memory(world.device),
-            }
-            if flops and peak_flops:
-                needed = flops(progress.step) - flops(progress.step - 1)
-                metrics["mfu"] = needed / duration / (peak_flops * world.size)
+            progress = progress.after_step(data.position, step_tokens, mean_loss, duration)
+            metrics |= {"lr_multiplier": rates.lr, **_measures(settings, progress, data, duration, world)}
             hooks.on_step(progress, metrics)
 
-            done = progress.step == steps
+            done = progress.step == settings.steps
             if done or stops or _due(cadence.checkpoint, progress.tokens, step_tokens):
                 hooks.save(progress)
                 saved = progress.step
@@ -185,7 +169,42 @@ def train(
             if _due(cadence.sample, progress.tokens, step_tokens):
                 hooks.sample(progress)
             collect(progress.step)
-    return progress, progress.step >= steps
+    return progress, progress.step >= settings.steps
+
+
+def _accumulate(
+    gradients: GradientSum, objective: Objective, batches: Iterable[Batch], count: int, device: torch.device
+) -> tuple[StepMetrics, Tensor]:
+    """The gradients of a step, summed over its `count` passes and all ranks; its metrics, and its loss on this rank."""
+    gradients.clear()
+    passes, loss = StepMetrics(objective.metric_names), torch.zeros((), device=device)
+    for number, batch in enumerate(batches, start=1):
+        with gradients.last_backward() if number == count else nullcontext():
+            losses = objective(batch)
+            losses.loss.backward()  # type: ignore[no-untyped-call]
+        passes.merge(losses.metrics)
+        loss = loss + losses.loss.detach()
+    gradients.finish()
+    return passes, loss
+
+
+def _measures(
+    settings: LoopSettings, progress: Progress, data: StepData, duration: float, world: World
+) -> dict[str, float]:
+    """What a step took, by the names of metrics: `progress` is that after it, `duration` in seconds."""
+    flops, steps = settings.flops, progress.step
+    metrics = {
+        "tokens_total": progress.tokens,
+        "flops_total": flops(steps) if flops else 0.0,
+        "tokens_per_second": settings.step_tokens / duration,
+        "step_duration": duration,
+        "data_wait": data.waited,
+        "epoch": data.epoch,
+        "memory_used": peak_memory(world.device),
+    }
+    if flops and settings.peak_flops:
+        metrics["mfu"] = (flops(steps) - flops(steps - 1)) / duration / (settings.peak_flops * world.size)
+    return metrics
 
 
 class HostSyncs(TorchDispatchMode):
@@ -237,9 +256,8 @@ def peak_memory(device: torch.device) -> float:
     return float(used if sys.platform == "darwin" else used * 1024)
 
 
-def _mark_last(batches: Sequence[Batch]) -> Iterator[tuple[bool, Batch]]:
-    for index, batch in enumerate(batches):
-        yield index == len(batches) - 1, batch
+def _counts_syncs(step: int) -> bool:
+    return step % COUNT_SYNCS_EVERY == COUNT_SYNCS_EVERY // 2
 
 
 def _due(every: int, tokens: int, step_tokens: int) -> bool:

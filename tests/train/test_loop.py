@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mccore.config import ModelConfig, RunConfig
-from mccore.data.batches.loader import Batch, Loader
+from mccore.data.batches.loader import Batch, Loader, StepShape
 from mccore.data.batches.rows import Rows
 from mccore.data.batches.store import Encoded, TokenSplit, build_store
 from mccore.errors import RunError
@@ -21,7 +21,7 @@ from mccore.model import GPT
 from mccore.model.optim.optimizer import Optimizer, build_optimizer
 from mccore.model.schedule import Schedule
 from mccore.scaling.derive import derive
-from mccore.train.loop import Cadence, Progress, gradient_norm, step_seed, train
+from mccore.train.loop import Cadence, LoopSettings, Progress, gradient_norm, step_seed, train
 from mccore.train.objective import Losses, NextTokenObjective, Objective
 from mccore.train.step_metrics import StepMetrics
 from mccore.train.world import World
@@ -95,18 +95,17 @@ def _train(chat: TokenSplit, steps: int = 6, *, micro: int = 4, objective: Objec
     """Train a fresh model; returns (progress, whether finished, hooks, model)."""
     gpt, optimizer = _model(changes.pop("clip", 0.0))
     hooks = changes.pop("hooks", None) or _Hooks()
-    rows = Rows(chat, T, kind="chat", loss_on="assistant")
-    with Loader(rows, step_rows=ROWS, micro_rows=micro) as loader:
+    rows = Rows(chat, T, chat="assistant")
+    with Loader(rows, StepShape(ROWS, micro)) as loader:
         progress, finished = train(
             optimizer=optimizer,
             loader=loader,
             objective=objective or NextTokenObjective(gpt),
-            schedule=lambda step: Schedule(lr=0.1),
-            steps=steps,
-            step_tokens=ROWS * T,
             hooks=hooks,
             world=World(),
-            **{"cadence": Cadence(), "flops": lambda steps: 1280.0 * steps, **changes},
+            settings=LoopSettings(
+                steps, ROWS * T, lambda step: Schedule(lr=0.1), **{"flops": lambda steps: 1280.0 * steps, **changes}
+            ),
         )
     return progress, finished, hooks, gpt
 
@@ -116,8 +115,8 @@ def test_the_loss_is_the_mean_over_the_steps_trained_tokens_however_it_is_cut(ch
     assert curves[1] == pytest.approx(curves[8], abs=1e-5)
     assert curves[3] == pytest.approx(curves[8], abs=1e-5)
     gpt, _ = _model()
-    rows = Rows(chat, T, kind="chat", loss_on="assistant")
-    data = next(Loader(rows, step_rows=ROWS, micro_rows=ROWS).steps())
+    rows = Rows(chat, T, chat="assistant")
+    data = next(Loader(rows, StepShape(ROWS, ROWS)).steps())
     with torch.no_grad():
         expected = gpt.loss(data.batches[0].inputs, data.batches[0].targets).item()  # the mean over all targets
     assert curves[1][0] == pytest.approx(expected, abs=1e-5)
@@ -178,14 +177,14 @@ def test_a_loss_that_is_no_number_ends_training_without_a_checkpoint(chat: Token
 
     objective = _Calling(gpt, diverge)
     hooks = _Hooks()
-    rows = Rows(chat, T, kind="chat", loss_on="assistant")
+    rows = Rows(chat, T, chat="assistant")
     with (
-        Loader(rows, step_rows=ROWS, micro_rows=ROWS) as loader,
+        Loader(rows, StepShape(ROWS, ROWS)) as loader,
         pytest.raises(RunError, match="step 2: loss is") as error,
     ):
         train(
-            optimizer=optimizer, loader=loader, objective=objective, schedule=lambda step: Schedule(), steps=9,
-            step_tokens=1, hooks=hooks, world=World(), cadence=Cadence(checkpoint=2),
+            optimizer=optimizer, loader=loader, objective=objective, hooks=hooks, world=World(),
+            settings=LoopSettings(9, 1, lambda step: Schedule(), Cadence(checkpoint=2)),
         )  # fmt: skip
     assert hooks.calls == [("save", 2)]
     assert "the last checkpoint is of step 2" in error.value.message
@@ -195,15 +194,14 @@ def test_a_loss_that_is_no_number_ends_training_without_a_checkpoint(chat: Token
 def test_progress_survives_json_and_goes_on_exactly(chat: TokenSplit) -> None:
     whole, _, hooks, reference = _train(chat, 6)
     gpt, optimizer = _model()
-    rows = Rows(chat, T, kind="chat", loss_on="assistant")
+    rows = Rows(chat, T, chat="assistant")
 
     def go(steps: int, start: Progress) -> tuple[Progress, _Hooks]:
         part = _Hooks()
-        with Loader(rows, step_rows=ROWS, micro_rows=4, position=start.position) as loader:
+        with Loader(rows, StepShape(ROWS, 4), position=start.position) as loader:
             progress, _ = train(
-                optimizer=optimizer, loader=loader, objective=NextTokenObjective(gpt), start=start,
-                schedule=lambda step: Schedule(lr=0.1), steps=steps, step_tokens=ROWS * T, hooks=part, world=World(),
-                cadence=Cadence(),
+                optimizer=optimizer, loader=loader, objective=NextTokenObjective(gpt), hooks=part, world=World(),
+                settings=LoopSettings(steps, ROWS * T, lambda step: Schedule(lr=0.1), start=start),
             )  # fmt: skip
         return progress, part
 
@@ -296,9 +294,9 @@ def test_uniform_random_tokens_teach_nothing(tmp_path: Path) -> None:
     split = build_store(tmp_path / "s", {}, VOCAB, {"train": documents}).split("train")
     gpt, optimizer = _model()
     hooks = _Hooks()
-    with Loader(Rows(split, T), step_rows=ROWS * 4, micro_rows=ROWS * 4) as loader:
+    with Loader(Rows(split, T), StepShape(ROWS * 4, ROWS * 4)) as loader:
         train(
-            optimizer=optimizer, loader=loader, objective=NextTokenObjective(gpt), steps=40, step_tokens=1, hooks=hooks,
-            schedule=lambda step: Schedule(), world=World(), cadence=Cadence(),
+            optimizer=optimizer, loader=loader, objective=NextTokenObjective(gpt), hooks=hooks, world=World(),
+            settings=LoopSettings(40, 1, lambda step: Schedule()),
         )  # fmt: skip
     assert min(m["loss"] for m in hooks.metrics) > math.log(VOCAB) - 0.05

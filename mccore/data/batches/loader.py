@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,29 +62,26 @@ class StepData:
     waited: float = 0.0  # seconds the training thread waited for it
 
 
+class StepShape(NamedTuple):
+    """How an optimizer step is dealt out: `rows` over all ranks, in forward passes of up to `micro_rows`."""
+
+    rows: int
+    micro_rows: int
+    rank: int = 0
+    world_size: int = 1
+
+
 class Loader:
-    """Deals `rows` into optimizer steps of `step_rows` rows over all ranks, of which this rank gets a consecutive part in
-    forward passes of up to `micro_rows`. Iterating starts a background thread that keeps two steps ready; `close` ends it.
+    """Deals `rows` into optimizer steps, of which this rank gets a consecutive part.
+
+    Iterating starts a background thread that keeps two steps ready; `close` ends it.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        *,
-        step_rows: int,
-        micro_rows: int,
-        rank: int = 0,
-        world_size: int = 1,
-        position: Position | None = None,
-        pin: bool = False,
-    ) -> None:
-        if step_rows % world_size:
-            raise DataError(f"{step_rows} rows per step don't divide among {world_size} ranks")
+    def __init__(self, rows: Rows, shape: StepShape, *, position: Position | None = None, pin: bool = False) -> None:
+        if shape.rows % shape.world_size:
+            raise DataError(f"{shape.rows} rows per step don't divide among {shape.world_size} ranks")
         self.rows = rows
-        self.step_rows = step_rows
-        self.micro_rows = micro_rows
-        self.rank = rank
-        self.world_size = world_size
+        self.shape = shape
         self.start = position or Position()
         self._pin = pin
         self._ready: queue.Queue[StepData | BaseException] = queue.Queue(maxsize=2)
@@ -128,14 +126,15 @@ class Loader:
     def steps(self) -> Iterator[StepData]:
         """The steps from the start on, made here and now."""
         walk = self.rows.walk(self.start)
-        own = self.step_rows // self.world_size
-        start = self.rank * own
+        shape = self.shape
+        own = shape.rows // shape.world_size
+        start = shape.rank * own
         while True:
-            drawn = [next(walk) for _ in range(self.step_rows)]
+            drawn = [next(walk) for _ in range(shape.rows)]
             count = sum(self.rows.row_targets(row) for row, _ in drawn)
             batches = [
-                self._batch([row for row, _ in drawn[first : min(first + self.micro_rows, start + own)]], first, count)
-                for first in range(start, start + own, self.micro_rows)
+                self._batch([row for row, _ in drawn[first : min(first + shape.micro_rows, start + own)]], first, count)
+                for first in range(start, start + own, shape.micro_rows)
             ]
             position = drawn[-1][1]
             yield StepData(batches, position, self.rows.passes(position))

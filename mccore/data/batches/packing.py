@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Piece(NamedTuple):
+class Slice(NamedTuple):
     """Tokens `[start, stop)` of a document, counted from its own first token."""
 
     document: int
@@ -28,7 +28,7 @@ class Piece(NamedTuple):
         return self.stop - self.start
 
 
-Row = list[Piece]
+Row = list[Slice]
 
 
 @dataclass
@@ -58,7 +58,7 @@ def pack_text(lengths: Sequence[int], width: int, rng: np.random.Generator, *, t
     groups: list[list[Row]] = []  # runs of rows that share a document
     while long or short:
         group: list[Row] = []
-        carried: Piece | None = None  # the rest of a long document, which opens the next row
+        carried: Slice | None = None  # the rest of a long document, which opens the next row
         while True:
             row, carried = _fill_row(lengths, width, long, short, carried, rng)
             if sum(piece.length for piece in row) == width:
@@ -81,36 +81,36 @@ def _fill_row(
     width: int,
     long: list[int],
     short: list[tuple[int, int]],
-    carried: Piece | None,
+    carried: Slice | None,
     rng: np.random.Generator,
-) -> tuple[Row, Piece | None]:
+) -> tuple[Row, Slice | None]:
     """One row, and the rest of the long document it ends in (None when it ends with a whole or cropped one)."""
     row: Row = []
     room = width
     if carried is not None:
-        piece = Piece(carried.document, carried.start, min(carried.stop, carried.start + width))
+        piece = Slice(carried.document, carried.start, min(carried.stop, carried.start + width))
         row.append(piece)
         room -= piece.length
         if piece.stop < carried.stop:
-            return row, Piece(piece.document, piece.stop - 1, carried.stop)
+            return row, Slice(piece.document, piece.stop - 1, carried.stop)
     while room:
         at = bisect_right(short, (room, len(lengths)))
         if at:
             # Largest first in every row would sort the rows of a window by document size, and batches with them.
             length, document = short.pop(at - 1 if row else int(rng.integers(at)))
-            row.append(Piece(document, 0, length))
+            row.append(Slice(document, 0, length))
             room -= length
         elif long:
             document = long[-1]
-            row.append(Piece(document, 0, room))
+            row.append(Slice(document, 0, room))
             if room == 1:  # its BOS ends the row as a target; the document itself begins later
                 return row, None
             long.pop()
             # The next row starts at the last token placed, whose successor is its first target.
-            return row, Piece(document, room - 1, lengths[document])
+            return row, Slice(document, room - 1, lengths[document])
         elif short:
             _, document = short.pop(0)
-            row.append(Piece(document, 0, room))
+            row.append(Slice(document, 0, room))
             room = 0
         else:
             break
@@ -141,7 +141,7 @@ def pack_whole(lengths: Sequence[int], width: int, rng: np.random.Generator) -> 
         room = width
         while at := bisect_right(pool, (room, len(lengths))):
             length, document = pool.pop(at - 1)
-            row.append(Piece(document, 0, length))
+            row.append(Slice(document, 0, length))
             room -= length
         rows.append(row)
     packed.rows = [rows[index] for index in rng.permutation(len(rows))]

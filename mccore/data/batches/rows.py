@@ -47,8 +47,9 @@ class Position:
 class Rows:
     """The rows of a token split: packed window by window, in an order given by (seed, epoch).
 
-    kind `text` packs documents into full rows; `chat` packs whole conversations, padded with ignored targets. In chat,
-    conversations longer than a row keep their first T + 1 tokens; those left without a trained target are passed over.
+    Documents are packed into full rows. With `chat` whole conversations are, padded with ignored targets, and it says which
+    of their tokens are trained on; those longer than a row keep their first T + 1 tokens, and those left without a trained
+    target are passed over.
     """
 
     def __init__(
@@ -57,26 +58,25 @@ class Rows:
         length: int,
         *,
         seed: int = 0,
-        kind: Literal["text", "chat"] = "text",
-        loss_on: Literal["all", "assistant"] = "all",
+        chat: Literal["all", "assistant"] | None = None,
         shuffle: bool = True,
         window_rows: int = WINDOW_ROWS,
     ) -> None:
-        if loss_on == "assistant" and split.mask is None:
+        if chat == "assistant" and split.mask is None:
             raise DataError(f"the {split.name} split has no mask of assistant tokens", hint="train on all tokens")
         self.split = split
         self.length = length  # T
         self.width = length + 1
         self.seed = seed
-        self.kind = kind
+        self.chat = chat is not None
         self.shuffle = shuffle
         self.window_tokens = window_rows * self.width
-        self._mask = split.mask if loss_on == "assistant" else None
+        self._mask = split.mask if chat == "assistant" else None
         self._lengths = split.lengths
         self._documents = np.arange(split.documents)
         self.truncated = 0
         self.unusable = 0
-        if kind == "chat":
+        if self.chat:
             self._lengths = np.minimum(self._lengths, self.width)
             self.truncated = int((split.lengths > self.width).sum())
             self.targets = self._count_targets()
@@ -118,7 +118,7 @@ class Rows:
             stop = starts[window + 1] if window + 1 < len(starts) else len(order)
             documents = order[starts[window] : stop].tolist()
             rng = np.random.default_rng((self.seed, epoch, window))
-            pack = pack_text if self.kind == "text" else pack_whole
+            pack = pack_whole if self.chat else pack_text
             packed = pack([int(self._lengths[document]) for document in documents], self.width, rng)
             packed.rows = [[piece._replace(document=documents[piece.document]) for piece in row] for row in packed.rows]
             self._packed_of = (epoch, window, packed)
@@ -150,7 +150,7 @@ class Rows:
 
     def row_targets(self, row: Row) -> int:
         """Trained targets of a row."""
-        if self.kind == "text":
+        if not self.chat:
             return self.length
         return int(sum(self.targets[piece.document] for piece in row))
 
@@ -163,7 +163,7 @@ class Rows:
             first = self.split.offsets[document] + start
             end = at + stop - start
             tokens[at:end] = self.split.tokens[first : first + stop - start]
-            if self.kind == "text":
+            if not self.chat:
                 labels[at:end] = tokens[at:end]
             else:  # a conversation's first token follows another conversation, or nothing
                 labels[at + 1 : end] = tokens[at + 1 : end]
@@ -195,7 +195,7 @@ class Rows:
             "lost": (total - kept + sum(part.lost for part in packed)) / total,
             "long": float(lengths[lengths > self.width].sum()) / total,
         }
-        if self.kind == "chat":
+        if self.chat:
             trained = int(self.targets.sum())
             result |= {"truncated": self.truncated, "unusable": self.unusable, "trained_tokens": trained}
         return result

@@ -1,6 +1,6 @@
 """What a model predicts on the same rows with different Working Contexts: the passes behind `within_sequence`.
 
-Everything goes through `working_context.assemble` and `model_inputs`, as in training. All rows have one length, so all
+Everything goes through `working_context.assemble` and `context_inputs`, as in training. All rows have one length, so all
 contexts of a condition do too, and a cut is given by the level over each block.
 """
 
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mccore.eval.context.geometry import Geometry, Ledger
 from mccore.eval.context.policies import bm25_rows
-from mccore.eval.context.where import level_at, newest_pairs
+from mccore.eval.context.where import NOWHERE, level_at, newest_pairs
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.networks.nodes import AttentionMass
 from mccore.megacontext.networks.positions import Spans
 from mccore.megacontext.search.batched import span_scores
 from mccore.megacontext.training.random_cuts import CutShape, entries_of
-from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
+from mccore.megacontext.working_context import WorkingContexts, assemble, context_inputs, context_targets
 from mccore.model.chance import hash_uniform
 from mccore.model.gpt import GPT
 from mccore.model.ops.elementwise import rms_norm
@@ -28,29 +29,41 @@ from mccore.model.ops.elementwise import rms_norm
 _EPS = 1e-6  # of the norm of mean-pooled gists, GistNet's
 
 
+class ContextModels(NamedTuple):
+    """What reads, and in contexts of which shape; `max_entries` of one forward pass bound the memory."""
+
+    gpt: GPT
+    nets: MegaContextNets
+    geometry: Geometry
+    max_entries: int = 2**15
+
+
 class ContextRows:
     """Some of the rows and every pass over them. `at`: their numbers [b]; `tokens` and `others`, with whose gists theirs are
     swapped, [b, n + 1]."""
 
     def __init__(
-        self,
-        gpt: GPT,
-        nets: MegaContextNets,
-        geometry: Geometry,
-        at: Tensor,
-        tokens: Tensor,
-        others: Tensor | None,
-        ledger: Ledger,
-        max_entries: int,
+        self, models: ContextModels, at: Tensor, tokens: Tensor, others: Tensor | None, ledger: Ledger
     ) -> None:
-        self.gpt, self.nets, self.geometry, self.ledger = gpt, nets, geometry, ledger
-        self.at = at
+        self.gpt, self.nets, self.geometry, self._max_entries = models
+        gpt, nets, geometry = self.gpt, self.nets, self.geometry
+        self.at, self.ledger = at, ledger
         self.inputs, self.targets = tokens[:, :-1], tokens[:, 1:]
         self.levels = nets.pyramid(gpt.embed(self.inputs))
         self.others = None if others is None else nets.pyramid(gpt.embed(others[:, :-1]))
         self.own = torch.arange(len(tokens), device=tokens.device)
         self.place = newest_pairs(tokens, geometry.horizon)  # [b, H]
-        self._max_entries = max_entries
+
+    def distance(self) -> Tensor:
+        """How many tokens back each scored token could be copied from, int64 [b, H], 0 for nowhere."""
+        own = torch.arange(self.geometry.tokens + 1 - self.geometry.horizon, self.geometry.tokens + 1)
+        return torch.where(self.place == NOWHERE, 0, own.to(self.place.device) - self.place)
+
+    def run(self, query_tokens: int, oracle: bool, seed: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Every condition, entered in the ledger; returns what `run_policies` does."""
+        full, attention = self.run_full()
+        self.run_plain()
+        return self.run_policies(full, attention, query_tokens=query_tokens, oracle=oracle, seed=seed)
 
     # --- contexts and passes ------------------------------------------------------------------------------------------
 
@@ -69,14 +82,7 @@ class ContextRows:
 
     def score(self, contexts: WorkingContexts, recorder: AttentionMass | None = None) -> tuple[Tensor, Tensor]:
         """The tokens scored and their losses, each [r, H]."""
-        inputs = model_inputs(
-            self.gpt,
-            contexts,
-            self.inputs,
-            self.nets.bias,
-            self.nets.config.positional,
-            self.nets.config.token_positions,
-        )
+        inputs = context_inputs(self.gpt, self.nets, contexts, self.inputs)
         horizon = slice(-self.geometry.horizon, None)
         hidden = self.gpt.hidden(**inputs, attend=recorder)[:, horizon]
         wanted = context_targets(contexts, self.targets)[:, horizon]

@@ -13,34 +13,23 @@ entries doesn't show. Routers may also choose the few between these and the tail
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mccore.errors import ConfigError, DataError
-from mccore.eval.context.catalogue import LONG_HISTORY, names
+from mccore.errors import DataError
 from mccore.eval.context.far.lookups import LookupConditions
-from mccore.eval.context.far.routers import Routers
-from mccore.eval.context.policies import GivenSpans
+from mccore.eval.context.far.row import LOOKUPS, HistoryRow, LongHistoryOptions, token_losses
 from mccore.eval.context.statistics import Comparison, Values
 from mccore.eval.context.within_sequence import swap_partners
-from mccore.megacontext.sessions.cache import WorkingContextCache
 from mccore.megacontext.sessions.model import SessionModel
-from mccore.megacontext.sessions.session import Session
-from mccore.megacontext.tree.cut import Cut
-from mccore.megacontext.tree.tree import Entries, Tree
+from mccore.megacontext.tree.tree import Tree
 from mccore.model.gpt import GPT
 
-ROUTERS = names((each for each in LONG_HISTORY if each.name != "context"), "policy")
-ORACLES = names(LONG_HISTORY, "oracle")
-CONDITIONS = names(LONG_HISTORY)
-LOOKUPS = tuple(each.name for each in LONG_HISTORY if each.looks_up)
-ON_DEMAND = names(each for each in LONG_HISTORY if each.on_demand)
 _ROWS = 16  # windows of one pass
 
 
@@ -59,100 +48,126 @@ def evaluate_long_histories(
     new_tree: Callable[[], Tree],
     rows: NDArray[Any],
     documents: Sequence[int],
-    *,
-    horizon: int = 32,
-    conditions: Iterable[str] | None = None,
-    twin: GPT | None = None,
-    fit_rows: NDArray[Any] | None = None,
-    oracle_spans: int = 2,
-    seed: int = 0,
+    options: LongHistoryOptions,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> LongHistoryReport:
-    """Predict the last `horizon` tokens of rows [R, n + horizon], each of one of `documents` [R], in the given conditions, by
-    default all but `full` and the oracles; `context` and `window` always, and a twin's where there is one. Conditions that a
-    model or rows don't have are left out: those of a search that it hasn't got, and other histories where all rows are of one
-    document.
+    """Predict the last tokens of rows [R, n + horizon], each of one of `documents` [R], in the conditions asked for.
 
-    `new_tree` makes an empty tree; `twin` is a plain model with the same tokenizer; `fit_rows` [F, n + horizon] are of other
-    documents, which conditions that look up are fitted to; `oracle_spans` is how many spans an oracle picks, as many as the
-    allocator shows.
-
-    Raises DataError where histories fit the Working Context as they are, or the horizon is longer than an interval,
-    ConfigError for a condition that doesn't exist.
+    `new_tree` makes an empty tree. Conditions that a model or rows don't have are left out: those of a search that it hasn't
+    got, and other histories where all rows are of one document. Raises DataError where histories fit the Working Context as
+    they are, or the horizon is longer than an interval, ConfigError for a condition that doesn't exist.
     """
-    options = model.options
-    usual = set(CONDITIONS) - set(ON_DEMAND)
-    asked = usual if conditions is None else {"context", "window", "twin", "twin_full", *conditions}
-    unknown = sorted(asked - set(CONDITIONS))
-    if unknown:
-        raise ConfigError(
-            f"there is no condition {unknown[0]!r} of long histories", hint=f"choose among {', '.join(CONDITIONS)}"
-        )
-    if not len(rows) or len(documents) != len(rows):
-        raise DataError(f"{len(rows)} rows and {len(documents)} documents: give the document of each row")
-    history = rows.shape[1] - horizon
-    if history <= options.wc_length:
-        raise DataError(f"histories of {history} tokens fit a Working Context of {options.wc_length} as they are")
-    if not 0 < horizon <= options.refocus_interval:
-        raise DataError(
-            f"a horizon of {horizon} tokens needs refocuses more than {options.refocus_interval} tokens apart"
-        )
+    asked = options.asked()
+    history = _check_rows(model, rows, documents, options.horizon)
     ids = np.asarray(documents, dtype=np.int64)
     partners = swap_partners(len(rows), ids)
-    losses: dict[str, list[Tensor]] = {}
-    shapes: list[tuple[int, int, int]] = []
-    scores: dict[str, list[NDArray[np.float64]]] = {}
-    utilities: list[Tensor] = []
-    trees: dict[int, Tree] = {}
-
-    lookups = None
-    if fit_rows is not None and len(fit_rows) and asked & set(LOOKUPS):
-        lookups = LookupConditions(model, new_tree, list(fit_rows.astype(np.int64)), horizon, twin)
-
-    def tree_of(row: int) -> Tree:
-        if row not in trees:
-            trees[row] = new_tree()
-            trees[row].append(rows[row, :history])
-        return trees[row]
-
+    trees = _Trees(new_tree, rows[:, :history])
+    lookups = _lookups(model, new_tree, options) if asked & set(LOOKUPS) else None
+    measured = _Measured()
     for row in range(len(rows)):
-        other = None if partners is None else tree_of(int(partners[row]))
-        part = _Row(model, tree_of(row), other, rows[row], horizon, oracle_spans, np.random.default_rng([seed, row]))
-        for name, found in part.conditions(asked):
-            losses.setdefault(name, []).append(found)
+        partner = None if partners is None else int(partners[row])
+        other = None if partner is None else trees.of(partner)
+        part = HistoryRow(model, options, row, rows[row], trees.of(row), other)
+        measured.add(part, part.conditions(asked))
         if lookups is not None:
-            foreign = None if partners is None else rows[int(partners[row]), :history]
-            for name, found in lookups.of(part.ids, part.again, foreign):
-                if name in asked:
-                    losses.setdefault(name, []).append(found)
-        shapes.append(part.shape)
-        for name, each in part.scores.items():
-            scores.setdefault(name, []).append(each[: part.candidates])
-        if part.utilities is not None:
-            utilities.append(part.utilities)
+            foreign = None if partner is None else rows[partner, :history]
+            found = lookups.of(part.ids, part.again, foreign)
+            measured.add_losses((name, each) for name, each in found if name in asked)
         on_progress(row + 1)
-    table = {name: torch.stack(values).double().cpu().numpy() for name, values in losses.items()}
-    room = options.wc_length - options.refocus_interval
-    for name, gpt, kept in (
-        ("window", model.gpt, room),
-        ("window_full", model.gpt, options.wc_length),
-        ("full", model.gpt, history),
-        ("twin", twin, room),
-        ("twin_full", twin, options.wc_length),
-    ):
-        if gpt is not None and name in asked:
-            table[name] = window_losses(gpt, rows[:, history - kept :], horizon)
-    entries, far, tail = np.array(shapes, dtype=np.float64).mean(axis=0)
+    table = {name: torch.stack(values).double().cpu().numpy() for name, values in measured.losses.items()}
+    table |= _windows(model, rows, options, asked)
+    entries, far, tail = np.array(measured.shapes, dtype=np.float64).mean(axis=0)
+    utilities = measured.utilities
     return LongHistoryReport(
         losses=table,
         documents=ids,
-        scores={name: np.stack(values) for name, values in scores.items()},
+        scores={name: np.stack(values) for name, values in measured.scores.items()},
         utilities=torch.stack(utilities).double().cpu().numpy() if utilities else None,
         history=history,
         entries=float(entries),
         far_tokens=float(far),
         tail=float(tail),
     )
+
+
+def _check_rows(model: SessionModel, rows: NDArray[Any], documents: Sequence[int], horizon: int) -> int:
+    """The tokens of a history. Raises DataError for rows that nothing can be measured on."""
+    options = model.options
+    if not len(rows) or len(documents) != len(rows):
+        raise DataError(f"{len(rows)} rows and {len(documents)} documents: give the document of each row")
+    history: int = rows.shape[1] - horizon
+    if history <= options.wc_length:
+        raise DataError(f"histories of {history} tokens fit a Working Context of {options.wc_length} as they are")
+    if not 0 < horizon <= options.refocus_interval:
+        raise DataError(
+            f"a horizon of {horizon} tokens needs refocuses more than {options.refocus_interval} tokens apart"
+        )
+    return history
+
+
+def _lookups(model: SessionModel, new_tree: Callable[[], Tree], options: LongHistoryOptions) -> LookupConditions | None:
+    """The conditions that look up, fitted; None without documents apart to fit them to."""
+    apart = options.fit_rows
+    if apart is None or not len(apart):
+        return None
+    return LookupConditions(model, new_tree, list(apart.astype(np.int64)), options.horizon, options.twin)
+
+
+class _Trees:
+    """The tree of every row's history [R, n], made when it is first asked for."""
+
+    def __init__(self, new_tree: Callable[[], Tree], histories: NDArray[Any]) -> None:
+        self._new_tree, self._histories = new_tree, histories
+        self._made: dict[int, Tree] = {}
+
+    def of(self, row: int) -> Tree:
+        if row not in self._made:
+            self._made[row] = self._new_tree()
+            self._made[row].append(self._histories[row])
+        return self._made[row]
+
+
+@dataclass
+class _Measured:
+    """What is known of all rows so far, row by row."""
+
+    losses: dict[str, list[Tensor]] = field(default_factory=dict)
+    scores: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
+    utilities: list[Tensor] = field(default_factory=list)
+    shapes: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def add_losses(self, conditions: Iterable[tuple[str, Tensor]]) -> None:
+        for name, losses in conditions:
+            self.losses.setdefault(name, []).append(losses)
+
+    def add(self, row: HistoryRow, conditions: Iterable[tuple[str, Tensor]]) -> None:
+        """The conditions of a row, which it is measured in here, and what it says of itself."""
+        self.add_losses(conditions)
+        self.shapes.append(row.shape)
+        for name, each in row.scores.items():
+            self.scores.setdefault(name, []).append(each[: row.candidates])
+        if row.utilities is not None:
+            self.utilities.append(row.utilities)
+
+
+def _windows(
+    model: SessionModel, rows: NDArray[Any], options: LongHistoryOptions, asked: set[str]
+) -> dict[str, Values]:
+    """Losses of the conditions that read the newest tokens as they are."""
+    horizon, budget = options.horizon, model.options.wc_length
+    history, room = rows.shape[1] - horizon, budget - model.options.refocus_interval
+    windows = (
+        ("window", model.gpt, room),
+        ("window_full", model.gpt, budget),
+        ("full", model.gpt, history),
+        ("twin", options.twin, room),
+        ("twin_full", options.twin, budget),
+    )
+    return {
+        name: window_losses(gpt, rows[:, history - kept :], horizon)
+        for name, gpt, kept in windows
+        if gpt is not None and name in asked
+    }
 
 
 @torch.inference_mode()
@@ -162,183 +177,6 @@ def window_losses(gpt: GPT, rows: NDArray[Any], horizon: int) -> Values:
     ids = torch.from_numpy(rows.astype(np.int64)).to(gpt.device)
     for start in range(0, len(ids), _ROWS):
         part = ids[start : start + _ROWS]
-        found.append(_losses(gpt, gpt.hidden(part[:, :-1])[:, -horizon:], part[:, -horizon:]))
+        found.append(token_losses(gpt, gpt.hidden(part[:, :-1])[:, -horizon:], part[:, -horizon:]))
     values: Values = torch.cat(found).double().cpu().numpy()
     return values
-
-
-def _losses(gpt: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Of hidden states [R, H, D], fp32 [R, H]."""
-    return gpt.hidden_loss(hidden.reshape(-1, hidden.size(-1)), targets.reshape(-1), reduction="none").view(
-        targets.shape
-    )
-
-
-class _Row:
-    """One history in all conditions. `other` is another document's, as long."""
-
-    def __init__(
-        self,
-        model: SessionModel,
-        tree: Tree,
-        other: Tree | None,
-        ids: NDArray[Any],
-        horizon: int,
-        oracle_spans: int,
-        rng: np.random.Generator,
-    ) -> None:
-        self.model, self.tree, self.other, self.rng = model, tree, other, rng
-        self.oracle_spans = oracle_spans
-        self.scores: dict[str, NDArray[np.float64]] = {}  # of all spans of the history [J], by router
-        self.utilities: Tensor | None = None  # of the candidates [J]
-        self.history = len(ids) - horizon
-        self.ids = ids.astype(np.int64)
-        self.later = torch.from_numpy(self.ids[self.history :]).to(model.gpt.device)
-        self.session = Session(model, tree)
-        self.session.read()
-        self.cut = self.session.focus.cut
-        coarse = np.flatnonzero(self.cut.level > 0)
-        self.tail = self.history - (int(self.cut.stop[coarse[-1]]) if len(coarse) else 0)
-        self.shape = (len(self.cut), int((self.cut.level == 0).sum()) - self.tail, self.tail)
-
-    @torch.inference_mode()
-    def conditions(self, asked: set[str]) -> Iterable[tuple[str, Tensor]]:
-        """Condition -> losses of the horizon [H], those of windows but for `tail` left out."""
-
-        def wanted(name: str) -> bool:
-            return name in asked
-
-        yield "context", self._behind(self.session)
-        if wanted("tail"):
-            own = torch.from_numpy(self.ids[self.history - self.tail :]).to(self.later.device).unsqueeze(0)
-            hidden = self.model.gpt.hidden(own[:, :-1])[:, -len(self.later) :]
-            yield "tail", _losses(self.model.gpt, hidden, self.later.unsqueeze(0))[0]
-        if wanted("gists_zeroed"):
-            yield "gists_zeroed", self._read(lambda cut: _replaced(cut, self.tree.entries(cut), None))
-        if wanted("gists_hidden"):
-            yield "gists_hidden", self._read_tokens(self.tail)
-        if wanted("gists_to_tail"):
-            yield "gists_to_tail", self._read_tokens(self.tail + int((self.cut.level > 0).sum()))
-        if self.other is not None and wanted("gists_swapped"):
-            other = self.other
-            yield "gists_swapped", self._read(lambda cut: _replaced(cut, self.tree.entries(cut), other.entries(cut)))
-        if self.other is not None and wanted("history_swapped"):
-            yield "history_swapped", self._read(self._far_from_elsewhere)
-        kind = self.model.nets.config.token_positions
-        turned = "absolute" if kind == "contiguous" else "contiguous"
-        if wanted(turned):
-            yield turned, self._placed(turned)
-        search = self.session.search
-        if search is None:
-            return
-        if wanted("nothing_found"):
-            yield "nothing_found", self._showing(self._only([]))
-        routers = Routers(self.model, self.tree, self.ids, self.history, self.tail, self.rng)
-        self.scores["ngram"] = routers.scores("ngram", search)
-        for name in ROUTERS:
-            if wanted(name):
-                self.scores[name] = routers.scores(name, search)
-                yield name, self._showing(self.scores[name])
-        if self.candidates and any(wanted(name) for name in ORACLES):
-            yield from self._oracles()
-
-    def again(self) -> Session:
-        """The session as it was before it read anything. The history must not grow in it: others share its tree."""
-        return Session(self.model, self.tree)
-
-    @property
-    def candidates(self) -> int:
-        """Spans that a window of as many entries doesn't show."""
-        search, options = self.session.search, self.model.options
-        return 0 if search is None else (self.history - (options.wc_length - options.refocus_interval)) // search.span
-
-    def _showing(self, scores: NDArray[np.float64]) -> Tensor:
-        """Losses [H] behind a session whose search finds all spans by `scores`, [J]."""
-        assert self.session.search is not None
-        given = GivenSpans(self.session.search.span, self.history, scores)
-        session = Session(self.model, self.tree, search=given)
-        session.read()
-        return self._behind(session)
-
-    def _oracles(self) -> Iterable[tuple[str, Tensor]]:
-        nothing = self._showing(self._only([]))
-        alone = torch.stack([self._showing(self._only([span])) for span in range(self.candidates)])  # [J, H]
-        self.utilities = nothing.mean() - alone.mean(dim=1)
-        every = torch.arange(len(nothing), device=nothing.device)
-        yield "oracle_bound", self._showing(self._only(self._greedy(alone, every)))
-        if len(every) > 1:  # a single token has no others
-            even, odd = every[0::2], every[1::2]
-            losses = self._showing(self._only(self._greedy(alone, odd)))
-            losses[odd] = self._showing(self._only(self._greedy(alone, even)))[odd]
-            yield "oracle", losses
-
-    def _greedy(self, alone: Tensor, judges: Tensor) -> list[int]:
-        """The candidates that a greedy search picks by the losses of some of the scored tokens; `alone` [J, H] are the losses
-        with one candidate shown."""
-        picked: list[int] = []
-        losses = alone
-        for turn in range(min(self.oracle_spans, self.candidates)):
-            if turn:
-                losses = torch.stack([self._showing(self._only([*picked, span])) for span in range(self.candidates)])
-                losses[picked] = torch.inf
-            picked.append(int(losses[:, judges].mean(dim=1).argmin()))
-        return picked
-
-    def _only(self, spans: list[int]) -> NDArray[np.float64]:
-        """Scores that find these spans and nothing else."""
-        assert self.session.search is not None
-        scores = np.zeros(self.history // self.session.search.span)
-        scores[spans] = 1.0
-        return scores
-
-    def _read(self, entries_of: Callable[[Cut], Entries]) -> Tensor:
-        """Losses behind the session's cut with other entries."""
-        context = WorkingContextCache(self.model.gpt, self.model.nets, self.model.options.wc_length)
-        return self._rest(context, self.model.gpt.logits(context.read(self.cut, entries_of))[0])
-
-    def _read_tokens(self, tail: int) -> Tensor:
-        """Losses behind the session's spans and a tail of so many tokens: no gists."""
-        begin = self.history - tail
-        far = self.cut.index[(self.cut.level == 0) & (self.cut.start < begin)]
-        shown = np.concatenate([far, np.arange(begin, self.history)])
-        cut = Cut(np.zeros(len(shown), dtype=np.int8), shown, self.cut.block_size)
-        context = WorkingContextCache(self.model.gpt, self.model.nets, self.model.options.wc_length)
-        return self._rest(context, self.model.gpt.logits(context.read(cut, self.tree.entries))[0])
-
-    def _placed(self, token_positions: Any) -> Tensor:
-        nets = self.model.nets
-        own = nets.config
-        nets.config = own.model_copy(update={"token_positions": token_positions})
-        try:
-            return self._read(self.tree.entries)
-        finally:
-            nets.config = own
-
-    def _far_from_elsewhere(self, cut: Cut) -> Entries:
-        """Entries whose gists and tokens before the tail are the other history's."""
-        assert self.other is not None
-        own, other = self.tree.entries(cut), self.other.entries(cut)
-        far = torch.from_numpy(cut.start < self.history - self.tail).to(own.tokens.device)
-        return Entries(
-            torch.where(far.unsqueeze(1), other.embeddings, own.embeddings), torch.where(far, other.tokens, own.tokens)
-        )
-
-    def _behind(self, session: Session) -> Tensor:
-        logits = session.reading.logits  # the model's own, whatever is looked up
-        assert logits is not None
-        return self._rest(session.working_context, logits)
-
-    def _rest(self, context: WorkingContextCache, logits: Tensor) -> Tensor:
-        """Losses [H] of the tokens behind what a cache has read, from the logits [V] that this gave."""
-        first = F.cross_entropy(logits.float(), self.later[0]).unsqueeze(0)
-        if len(self.later) == 1:
-            return first
-        hidden = context.read_tokens(self.later[:-1], self.history)
-        return torch.cat([first, _losses(self.model.gpt, hidden.unsqueeze(0), self.later[1:].unsqueeze(0))[0]])
-
-
-def _replaced(cut: Cut, own: Entries, other: Entries | None) -> Entries:
-    """Entries with gists of zeros, or of others."""
-    coarse = torch.from_numpy(cut.level > 0).to(own.tokens.device).unsqueeze(1)
-    with_ = torch.zeros_like(own.embeddings) if other is None else other.embeddings
-    return Entries(torch.where(coarse, with_, own.embeddings), own.tokens)

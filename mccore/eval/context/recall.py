@@ -24,7 +24,7 @@ from mccore.megacontext.networks.positions import Spans
 from mccore.megacontext.training.draw import StepDraw
 from mccore.megacontext.training.objective import MegaContextObjective
 from mccore.megacontext.training.random_cuts import CutShape, entries_of
-from mccore.megacontext.working_context import WorkingContexts, assemble, model_inputs
+from mccore.megacontext.working_context import WorkingContexts, assemble, context_inputs
 from mccore.model.gpt import GPT
 from mccore.model.optim.optimizer import Optimizer, assign_groups, gpt_groups
 from mccore.model.schedule import Schedule
@@ -223,14 +223,7 @@ class _Contexts:
         return assemble(levels or self.levels, torch.arange(len(state)), *entries_of(shape, state), size)
 
     def hidden(self, contexts: WorkingContexts, recorder: AttentionMass | None = None) -> Tensor:
-        inputs = model_inputs(
-            self.gpt,
-            contexts,
-            self.drawn.inputs,
-            self.nets.bias,
-            self.nets.config.positional,
-            self.nets.config.token_positions,
-        )
+        inputs = context_inputs(self.gpt, self.nets, contexts, self.drawn.inputs)
         return self.gpt.hidden(**inputs, attend=recorder)
 
     def accuracy(self, hidden: Tensor) -> float:

@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from mccore.api import Allocator
+from mccore.config import MegaContextConfig
 from mccore.errors import DataError
 from mccore.eval.context.statistics import MeanEstimate, estimate
 from mccore.megacontext.focus.controller import lens_score, prefill_focus, refocus
 from mccore.megacontext.focus.measures import Refocus, summarize
-from mccore.megacontext.focus.state import Focus, FocusError, Limits, append_tokens
+from mccore.megacontext.focus.state import FocusError, FocusState, Limits, append_tokens, start_focus
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.tree.cut import Cut
 from mccore.megacontext.tree.edits import append
-from mccore.megacontext.working_context import WorkingContexts, assemble, context_targets, model_inputs
+from mccore.megacontext.working_context import WorkingContexts, assemble, context_inputs, context_targets
 from mccore.model.gpt import GPT
 
 
@@ -37,7 +38,7 @@ class StreamReport:
     delta_nll: MeanEstimate
     metrics: dict[str, float]
     refocuses: list[Refocus]
-    focuses: list[Focus]  # at the end
+    focuses: list[FocusState]  # at the end
     scored: int
 
 
@@ -48,98 +49,83 @@ class _Part(NamedTuple):
     cuts: list[Cut]
 
 
+@dataclass(frozen=True)
+class StreamPlan:
+    """How rows are streamed.
+
+    budget: entries of a Working Context.
+    interval: tokens between two refocuses; None takes megacontext.refocus_interval.
+    horizon: tokens after each refocus that are scored; None takes `interval`, and a longer one scores some tokens under
+        several contexts. A refocus leaves room for either.
+    start: tokens that are there at once, focused by `prefill_focus`; None takes as many as fit, so that the first refocus is
+        at `budget` tokens.
+    max_entries: entries of one forward pass, which bounds the memory.
+    """
+
+    budget: int
+    interval: int | None = None
+    horizon: int | None = None
+    start: int | None = None
+    max_entries: int = 2**15
+
+
 @torch.inference_mode()
 def stream_focus(
     gpt: GPT,
     nets: MegaContextNets,
     rows: Tensor,
     allocator: Allocator,
-    *,
-    budget: int,
-    interval: int = 0,
-    horizon: int = 0,
-    start: int = 0,
+    options: StreamPlan,
     documents: Sequence[int] | None = None,
-    max_entries: int = 2**15,
 ) -> StreamReport:
-    """Read rows [R, T] from `start` tokens on, in pieces of `interval` tokens with a refocus after each.
+    """Read rows [R, T], piece by piece, with a refocus after each. documents: that of each row, for the standard error.
 
-    interval: 0 takes megacontext.refocus_interval. horizon: tokens after each refocus that are scored; 0 takes `interval`, and
-    a longer one scores some tokens under several contexts. A refocus leaves room for either. start: tokens that are there at
-    once, focused by `prefill_focus`; 0 takes as many as fit, so that the first refocus is at `budget` tokens. documents: the
-    document of each row, for the standard error. Raises DataError for rows too short for a refocus, FocusError for a history
-    that can't fit the budget.
+    Raises DataError for rows too short for a refocus, FocusError for a history that can't fit the budget.
     """
-    config = nets.config
-    interval = interval or config.refocus_interval
-    horizon = horizon or interval
-    limits = Limits(budget, config.block_size, config.max_lod, room=max(interval, horizon))
-    if limits.entries < 1:
-        raise FocusError(
-            f"a Working Context of {budget} entries has no room for the {limits.room} tokens behind a refocus",
-            hint="raise the budget, or lower megacontext.refocus_interval or megacontext.horizon",
-        )
-    start = start or limits.entries
-    length = rows.size(1)
+    interval = options.interval or nets.config.refocus_interval
+    horizon = options.horizon or interval
+    limits = _limits(nets.config, options.budget, max(interval, horizon))
+    start, length = options.start or limits.entries, rows.size(1)
     if start + interval + horizon > length:
         raise DataError(
             f"rows of {length} tokens are too short: after {start} and {interval} more tokens comes the first refocus, and "
             f"it is judged by the next {horizon}",
             hint="give longer rows, or a smaller budget",
         )
-    rows = rows.to(gpt.device).long()
-    stream = _Stream(gpt, nets, rows, max_entries)
-    focuses = prefill_focus([start] * len(rows), stream.embeddings, nets.lensnet, allocator, limits, dtype=nets.dtype)
+    stream = _Stream(gpt, nets, rows.to(gpt.device).long(), options.max_entries)
+    score = lens_score(nets.lensnet, stream.embeddings, allocator, nets.dtype)
+    starts = [start_focus(start, limits, allocator.recent_tokens)] * len(rows)
+    focuses = prefill_focus(starts, score, allocator, limits)
     parts: list[_Part] = []
     done: list[Refocus] = []
     for tokens in range(start, length - horizon + 1, interval):
-        cuts = [focus.cut for focus in focuses]
         if tokens > limits.entries:  # before, nothing is gists
-            parts.append(_Part(tokens, cuts))
+            parts.append(_Part(tokens, [focus.cut for focus in focuses]))
         if tokens + interval > length:
             break
         focuses = [append_tokens(focus, interval, limits) for focus in focuses]
         if tokens + interval + horizon <= length:
-            score = lens_score(nets.lensnet, stream.embeddings, allocator, nets.dtype)
             done.append(refocus(focuses, score, allocator, limits))
             focuses = done[-1].focuses
-    delta = stream.delta_nll(parts, horizon)
     ids = None if documents is None else np.asarray(documents, dtype=np.int64)
-    found = estimate(delta, ids)
-    assert found.mean is not None
-    return StreamReport(
-        found,
-        {"delta_nll": found.mean, **summarize(done), **_dwell(done[-1:])},
-        done,
-        focuses,
-        scored=len(parts) * horizon,
-    )
+    delta = estimate(stream.delta_nll(parts, horizon), ids)
+    assert delta.mean is not None
+    metrics = {"delta_nll": delta.mean, **summarize(done), **_dwell(done[-1:])}
+    return StreamReport(delta, metrics, done, focuses, scored=len(parts) * horizon)
+
+
+def _limits(config: MegaContextConfig, budget: int, room: int) -> Limits:
+    limits = Limits(budget, config.block_size, config.max_lod, room=room)
+    if limits.entries < 1:
+        raise FocusError(
+            f"a Working Context of {budget} entries has no room for the {room} tokens behind a refocus",
+            hint="raise the budget, or lower megacontext.refocus_interval or megacontext.horizon",
+        )
+    return limits
 
 
 def _dwell(refocuses: list[Refocus]) -> dict[str, float]:
     return {name: value for name, value in summarize(refocuses).items() if name.startswith("dwell")}
-
-
-def focus_check(
-    gpt: GPT,
-    nets: MegaContextNets,
-    rows: Tensor,
-    allocator: Allocator,
-    *,
-    budget: int,
-    refocuses: int = 8,
-    max_entries: int = 2**15,
-) -> dict[str, float]:
-    """The focus metrics on a few rows [R, T] in a few seconds: the last `refocuses` refocuses of a stream, by their names in
-    `mccore.events.METRICS`.
-
-    Costs `refocuses` + 1 passes over R Working Contexts and one over the rows. Fewer refocuses where the rows are short;
-    otherwise as `stream_focus`.
-    """
-    interval = nets.config.refocus_interval
-    start = max(budget - interval, rows.size(1) - (refocuses + 1) * interval)
-    report = stream_focus(gpt, nets, rows, allocator, budget=budget, start=start, max_entries=max_entries)
-    return report.metrics
 
 
 class _Stream:
@@ -183,14 +169,7 @@ class _Stream:
             rows, tokens, cuts = zip(*jobs[start : start + step], strict=True)
             row = torch.tensor(rows, device=total.device)
             contexts = self.contexts(row, cuts)
-            inputs = model_inputs(
-                self.gpt,
-                contexts,
-                self.inputs,
-                self.nets.bias,
-                self.nets.config.positional,
-                self.nets.config.token_positions,
-            )
+            inputs = context_inputs(self.gpt, self.nets, contexts, self.inputs)
             hidden = self.gpt.hidden(**inputs)
             step_ahead = torch.arange(horizon, device=row.device)
             lengths = torch.tensor([len(cut) for cut in cuts], device=row.device)

@@ -19,12 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mccore.config import MegaContextConfig
 from mccore.errors import DataError
 from mccore.eval.context.catalogue import POLICIES, WITHIN_SEQUENCE, pairs
-from mccore.eval.context.conditions import ContextRows
+from mccore.eval.context.conditions import ContextModels, ContextRows
 from mccore.eval.context.geometry import Geometry, Ledger
 from mccore.eval.context.statistics import Comparison, MeanEstimate, Values, estimate
-from mccore.eval.context.where import NOWHERE, by_distance, by_lod
+from mccore.eval.context.where import by_distance, by_lod
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.model.gpt import GPT
 
@@ -90,72 +91,80 @@ class ContextReport(Comparison):
         }
 
 
+@dataclass(frozen=True)
+class ContextOptions:
+    """How contexts are compared.
+
+    budget: entries of a Working Context (W), the scored tokens' included.
+    horizon: tokens scored (H); None takes megacontext.horizon.
+    expanded: blocks that are expanded (e); None takes megacontext.expanded_blocks.
+    oracle: measure the utility of every far block, a pass over a Working Context each, times e. Without it there are no
+        utilities either.
+    query_tokens: newest tokens of the history that BM25 and raw attention ask with; the n-gram search asks with
+        megacontext.search.query_tokens of them.
+    recall_k: recall is reported at this many blocks and at e.
+    max_entries: entries of one forward pass, which bounds the memory.
+    """
+
+    budget: int
+    horizon: int | None = None
+    expanded: int | None = None
+    oracle: bool = True
+    query_tokens: int = 128
+    recall_k: int = 8
+    seed: int = 0
+    max_entries: int = 2**15
+
+    def geometry(self, config: MegaContextConfig, tokens: int) -> Geometry:
+        """The contexts of rows of `tokens` tokens. Raises ConfigError when nothing is far or the budget is too small."""
+        horizon = config.horizon if self.horizon is None else self.horizon
+        geometry = Geometry(
+            tokens=tokens,
+            horizon=horizon,
+            budget=self.budget,
+            expanded=config.expanded_blocks if self.expanded is None else self.expanded,
+            block_size=config.block_size,
+            max_lod=config.max_lod,
+            recent=max(horizon, config.recent_tokens or horizon + config.block_size),
+        )
+        geometry.check()
+        return geometry
+
+
 @torch.inference_mode()
 def evaluate_contexts(
     gpt: GPT,
     nets: MegaContextNets,
     rows: Tensor,
-    *,
-    budget: int,
-    horizon: int = 0,
-    expanded: int = 0,
+    options: ContextOptions,
     documents: Sequence[int] | None = None,
-    oracle: bool = True,
-    query_tokens: int = 128,
-    recall_k: int = 8,
-    seed: int = 0,
-    max_entries: int = 2**15,
 ) -> ContextReport:
     """Predict the last tokens of the same rows in every condition.
 
-    Args:
-        rows: token ids [R, T], each from one document, T well beyond `budget`.
-        budget: entries of a Working Context (W), the scored tokens' included.
-        horizon: tokens scored (H); 0 takes megacontext.horizon.
-        expanded: blocks that are expanded (e); 0 takes megacontext.expanded_blocks.
-        documents: the document of each row. Gists are then swapped with another document's.
-        oracle: measure the utility of every far block, a pass over a Working Context each, times e. Without it there are no
-            utilities either.
-        query_tokens: newest tokens of the history that BM25 and raw attention ask with; the n-gram search asks with
-            megacontext.search.query_tokens of them.
-        recall_k: recall is reported at this many blocks and at e.
-        max_entries: entries of one forward pass, which bounds the memory.
-
-    Raises ConfigError when nothing is far or the budget is too small, DataError for rows that aren't any.
+    rows: token ids [R, T], each from one document, T well beyond the budget. documents: the document of each row; gists are
+    then swapped with another document's. Raises ConfigError when nothing is far or the budget is too small, DataError for
+    rows that aren't any.
     """
-    config = nets.config
     if rows.dim() != 2 or not len(rows) or rows.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
         raise DataError(f"rows are token ids [R, T], not {rows.dtype} {list(rows.shape)}")
     if documents is not None and len(documents) != len(rows):
         raise DataError(f"{len(rows)} rows, but {len(documents)} documents")
-    horizon, expanded = horizon or config.horizon, expanded or config.expanded_blocks
-    geometry = Geometry(
-        tokens=rows.size(1) - 1,
-        horizon=horizon,
-        budget=budget,
-        expanded=expanded,
-        block_size=config.block_size,
-        max_lod=config.max_lod,
-        recent=max(horizon, config.recent_tokens or horizon + config.block_size),
-    )
-    geometry.check()
+    geometry = options.geometry(nets.config, rows.size(1) - 1)
     rows = rows.to(gpt.device).long()
     ids = None if documents is None else np.asarray(documents, dtype=np.int64)
     partners = swap_partners(len(rows), ids)
-    ledger = Ledger(rows[:, -horizon:])
+    models = ContextModels(gpt, nets, geometry, options.max_entries)
+    ledger = Ledger(rows[:, -geometry.horizon :])
     scores: dict[str, list[Tensor]] = {}
     utilities: list[Tensor] = []
     distances: list[Tensor] = []
-    step = max(1, max_entries // geometry.tokens)
+    step = max(1, options.max_entries // geometry.tokens)
     for start in range(0, len(rows), step):
-        at = torch.arange(start, min(start + step, len(rows)))
+        own = torch.arange(start, min(start + step, len(rows)))
         others = None if partners is None else rows[torch.from_numpy(partners[start : start + step]).to(rows.device)]
-        part = ContextRows(gpt, nets, geometry, at, rows[start : start + step], others, ledger, max_entries)
-        own = torch.arange(geometry.tokens + 1 - horizon, geometry.tokens + 1, device=part.place.device)
-        distances.append(torch.where(part.place == NOWHERE, 0, own - part.place))
-        full, attention = part.run_full()
-        part.run_plain()
-        found, useful = part.run_policies(full, attention, query_tokens=query_tokens, oracle=oracle, seed=seed)
+        part = ContextRows(models, own, rows[start : start + step], others, ledger)
+        distances.append(part.distance())
+        found, useful = part.run(options.query_tokens, options.oracle, options.seed)
         for name, values in found.items():
             scores.setdefault(name, []).append(values)
         if useful is not None:
@@ -169,7 +178,7 @@ def evaluate_contexts(
         scores={name: torch.cat(values).double().cpu().numpy() for name, values in scores.items()},
         utilities=torch.cat(utilities).cpu().numpy() if utilities else None,
         documents=ids,
-        recall_k=sorted({expanded, recall_k}),
+        recall_k=sorted({geometry.expanded, options.recall_k}),
     )
 
 

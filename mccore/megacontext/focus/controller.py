@@ -26,12 +26,11 @@ from mccore.megacontext.focus.measures import Refocus, measure_all
 from mccore.megacontext.focus.state import (
     MEMORY,
     UNCHOSEN_AGE,
-    Focus,
     FocusError,
+    FocusState,
     Limits,
     Nodes,
     check_fits,
-    start_focus,
 )
 from mccore.megacontext.focus.view import apply_batch, carry_ages, pack
 from mccore.megacontext.networks.lensnet import LensNet, squash
@@ -81,7 +80,7 @@ def scores_for(
 
 
 def refocus(
-    focuses: Sequence[Focus], score: Score, allocator: Allocator, limits: Limits, found: Found | None = None
+    focuses: Sequence[FocusState], score: Score, allocator: Allocator, limits: Limits, found: Found | None = None
 ) -> Refocus:
     """Score, plan, check, apply and measure, timed until the device is done. `score` gives the scores of the cuts of `focuses`,
     `lens_score` those of LensNet; `found` is what a search of their histories found.
@@ -103,12 +102,12 @@ def lens_score(lensnet: LensNet, read: Read, allocator: Allocator, dtype: torch.
 
 
 def plan_and_apply(
-    focuses: Sequence[Focus],
+    focuses: Sequence[FocusState],
     scores: Sequence[NDArray[Any]],
     allocator: Allocator,
     limits: Limits,
     found: Found | None = None,
-) -> tuple[list[Focus], list[tuple[Nodes, Nodes]]]:
+) -> tuple[list[FocusState], list[tuple[Nodes, Nodes]]]:
     """The focuses after what the allocator plans for these scores, and the edits of each: all of them, or an error."""
     cuts = [focus.cut for focus in focuses]
     for cut in cuts:
@@ -121,37 +120,32 @@ def plan_and_apply(
     )
     edits = [(_of_row(planned.expand, row), _of_row(planned.collapse, row)) for row in range(len(cuts))]
     return [
-        Focus(cut, carry_ages(focus.cut, cut, focus.age), (*focus.recent, made)[-MEMORY:])
+        FocusState(cut, carry_ages(focus.cut, cut, focus.age), (*focus.recent, made)[-MEMORY:])
         for focus, cut, made in zip(focuses, after, edits, strict=True)
     ], edits
 
 
 def prefill_focus(
-    tokens: Sequence[int],
-    read: Read,
-    lensnet: LensNet,
+    focuses: Sequence[FocusState],
+    score: Score,
     allocator: Allocator,
     limits: Limits,
     *,
-    dtype: torch.dtype = torch.float32,
     rounds: int = 8,
-    coarse: bool = False,
     found: Found | None = None,
-) -> list[Focus]:
-    """Focuses for histories of so many tokens: `start_focus`, then refined by up to `rounds` refocuses, until none edits.
+) -> list[FocusState]:
+    """First focuses of histories (`start_focus`), refined by up to `rounds` refocuses, until none edits.
 
-    What was there before LensNet looked may be changed at once, whatever residency the allocator asks for; what a round
+    What was there before a score looked may be changed at once, whatever residency the allocator asks for; what a round
     chose stays. Ages count from the end.
     """
-    focuses = [start_focus(each, limits, allocator.recent_tokens, coarse=coarse) for each in tokens]
     focuses = [replace(focus, age=np.full(len(focus.cut), UNCHOSEN_AGE, dtype=np.int32)) for focus in focuses]
     for _ in range(rounds):
         cuts = [focus.cut for focus in focuses]
-        scores = scores_for(allocator, lensnet, read, cuts, dtype)
-        focuses, edits = plan_and_apply(focuses, scores, allocator, limits, found)
+        focuses, edits = plan_and_apply(focuses, score(cuts), allocator, limits, found)
         if not any(len(nodes) for made in edits for nodes in made):
             break
-    return [Focus(focus.cut, np.zeros(len(focus.cut), dtype=np.int32)) for focus in focuses]
+    return [FocusState(focus.cut, np.zeros(len(focus.cut), dtype=np.int32)) for focus in focuses]
 
 
 def _check_scores(scores: Sequence[NDArray[Any]], cuts: Sequence[Cut]) -> None:

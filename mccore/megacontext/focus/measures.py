@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mccore.megacontext.focus.state import Focus, Limits, Nodes
+from mccore.megacontext.focus.state import FocusState, Limits, Nodes
 from mccore.megacontext.tree.cut import Cut
 
 
@@ -36,7 +36,7 @@ class Measures:
 class Refocus:
     """A refocus of several sessions: the new focus, edits and measures of each, and the seconds all took together."""
 
-    focuses: list[Focus]
+    focuses: list[FocusState]
     edits: list[tuple[Nodes, Nodes]]
     measures: list[Measures]
     duration: float = 0.0
@@ -46,8 +46,8 @@ class Refocus:
 
 
 def measure_all(
-    before: Sequence[Focus],
-    after: list[Focus],
+    before: Sequence[FocusState],
+    after: list[FocusState],
     edits: list[tuple[Nodes, Nodes]],
     recent_tokens: int,
     limits: Limits,
@@ -59,7 +59,9 @@ def measure_all(
     return Refocus(after, edits, measures, duration)
 
 
-def measure(before: Focus, after: Focus, edits: tuple[Nodes, Nodes], recent_tokens: int, limits: Limits) -> Measures:
+def measure(
+    before: FocusState, after: FocusState, edits: tuple[Nodes, Nodes], recent_tokens: int, limits: Limits
+) -> Measures:
     """What a refocus by these edits did."""
     cut, size = after.cut, limits.block_size
     editable = max(0, cut.tokens - recent_tokens) // size

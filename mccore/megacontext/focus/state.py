@@ -39,7 +39,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Focus:
+class FocusState:
     """The focus of one session: its cut, the refocuses that each entry has kept its level, and the edits of the last
     `MEMORY` refocuses, oldest first, as (expanded nodes, collapsed parents)."""
 
@@ -51,7 +51,7 @@ class Focus:
 # --- states -----------------------------------------------------------------------------------------------------------
 
 
-def start_focus(tokens: int, limits: Limits, recent_tokens: int, *, coarse: bool = False) -> Focus:
+def start_focus(tokens: int, limits: Limits, recent_tokens: int, *, coarse: bool = False) -> FocusState:
     """The focus of a history nobody has looked at: all of it where it fits, else detail that only grows with time, or with
     `coarse` the shortest cut. Raises FocusError when even that is longer than a refocus may leave.
     """
@@ -61,10 +61,10 @@ def start_focus(tokens: int, limits: Limits, recent_tokens: int, *, coarse: bool
         cut = finest(tokens, limits.block_size)
     else:
         cut = coarsest(*shape) if coarse else recency_pyramid(*shape, limits.entries)
-    return Focus(cut, np.zeros(len(cut), dtype=np.int32))
+    return FocusState(cut, np.zeros(len(cut), dtype=np.int32))
 
 
-def append_tokens(focus: Focus, tokens: int, limits: Limits) -> Focus:
+def append_tokens(focus: FocusState, tokens: int, limits: Limits) -> FocusState:
     """The focus with `tokens` new tokens behind it. Raises FocusError when they don't fit: a refocus is due."""
     if len(focus.cut) + tokens > limits.budget:
         raise FocusError(

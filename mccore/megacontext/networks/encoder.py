@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mccore.model.gpt import Linear
+from mccore.model.layers import Linear
 from mccore.model.ops.elementwise import relu_squared, rms_norm
 
 EPS = 1e-6

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mccore.config import LensConfig
 from mccore.megacontext.networks.encoder import EPS, EncoderHead, EncoderLayer
 from mccore.megacontext.networks.positions import Spans
-from mccore.model.gpt import Linear
+from mccore.model.layers import Linear
 from mccore.model.ops.elementwise import rms_norm
 
 FEATURES = 3  # log distance, its square, and whether the entry is a token

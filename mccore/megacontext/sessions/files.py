@@ -29,7 +29,7 @@ from pydantic import JsonValue
 
 from mccore.host.files import is_private, private_folder, write_atomic
 from mccore.host.json_file import read_regular
-from mccore.megacontext.focus.state import Focus
+from mccore.megacontext.focus.state import FocusState
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.mounts import MountedTree, Trees, mount, open_shared, refer
 from mccore.megacontext.sessions.session import Session
@@ -238,10 +238,10 @@ def _restore(session: Session, state: SessionState, directory: Path) -> None:
         )
     model = session.model
     recent = tuple((_nodes(expanded), _nodes(collapsed)) for expanded, collapsed in state.recent)
-    focus = Focus(cut, np.array(state.age, dtype=np.int32), recent)
+    focus = FocusState(cut, np.array(state.age, dtype=np.int32), recent)
     sharpened = sharpen_tail(cut, min(model.recent_tokens, cut.tokens))
     if len(sharpened) != len(cut):
-        focus = Focus(sharpened, np.zeros(len(sharpened), dtype=np.int32))
+        focus = FocusState(sharpened, np.zeros(len(sharpened), dtype=np.int32))
     session.restore(focus, since=state.since, refocuses=state.refocuses)
     same = state.budget == model.options.wc_length and state.kv_policy == model.options.kv_policy
     if same and state.keys is not None and len(sharpened) == len(cut):

@@ -63,14 +63,7 @@ class SessionModel:
                 f"{self.block_size} take up to {shortest}",
                 hint="raise megacontext.wc_length, or lower the allocator's recent_tokens or megacontext.refocus_interval",
             )
-        self.encoder = BlockEncoder(
-            gpt.embed,
-            nets.gistnet,
-            max_lod=self.levels,
-            stored=stored,
-            compute=nets.dtype,
-            device=gpt.device,
-        )
+        self.encoder = BlockEncoder(gpt.embed, nets.gistnet, max_lod=self.levels, stored=stored, compute=nets.dtype)
 
     def look_up_with(self, mixer: LookupMixer | None) -> None:
         """Let sessions look up, where they are to: with what a lookup may say of this model, or None where nobody learned it."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mccore.megacontext.focus.state import Focus
+from mccore.megacontext.focus.state import FocusState
 from mccore.megacontext.tree.edits import append
 
 
@@ -20,17 +20,17 @@ class Reading:
     rest; only `finish` begins it again.
     """
 
-    def __init__(self, focus: Focus) -> None:
+    def __init__(self, focus: FocusState) -> None:
         self.restore(focus, since=0, refocuses=0)
 
-    def restore(self, focus: Focus, *, since: int, refocuses: int) -> None:
+    def restore(self, focus: FocusState, *, since: int, refocuses: int) -> None:
         """Go on from a focus that was saved; nothing of it has been read yet."""
         if since < 0 or refocuses < 0:
             raise ValueError(f"counts can't be negative: {since} tokens since the last of {refocuses} refocuses")
         self._set(focus)
         self._since, self._refocuses, self._refocus_wanted = since, refocuses, False
 
-    def _set(self, focus: Focus) -> None:
+    def _set(self, focus: FocusState) -> None:
         self._focus, self._grown = focus, 0
         self._focused = focus.cut.tokens
         self._has_gists = bool(focus.cut.level.any())
@@ -42,7 +42,7 @@ class Reading:
         self._mixed: Tensor | None = None
 
     @property
-    def focus(self) -> Focus:
+    def focus(self) -> FocusState:
         """The cut of what is covered, and how long its entries have been in it."""
         if self._grown:  # arrays that grow by one per token would cost too much
             self._focus, self._focused = grown(self._focus, self._grown), self.covered
@@ -118,7 +118,7 @@ class Reading:
         if not self._has_gists:
             self._refocus_wanted = False
 
-    def refocused(self, focus: Focus, count: int) -> None:
+    def refocused(self, focus: FocusState, count: int) -> None:
         """Another focus, which covers `count` tokens more."""
         if focus.cut.tokens != self.covered + count:
             raise ValueError(f"a focus of {focus.cut.tokens} tokens isn't one of {self.covered} and {count} more")
@@ -133,7 +133,7 @@ class Reading:
         return logits
 
 
-def grown(focus: Focus, count: int) -> Focus:
+def grown(focus: FocusState, count: int) -> FocusState:
     """A focus with `count` new tokens behind it, whether they fit or not."""
     age = np.concatenate([focus.age, np.zeros(count, dtype=np.int32)])
     return replace(focus, cut=append(focus.cut, count), age=age)

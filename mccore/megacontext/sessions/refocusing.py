@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from mccore.api import Found
-from mccore.megacontext.focus.controller import plan_and_apply, prefill_focus, scores_for
+from mccore.megacontext.focus.controller import lens_score, plan_and_apply, prefill_focus
 from mccore.megacontext.focus.measures import Refocus, measure
-from mccore.megacontext.focus.state import Focus, Nodes, check_fits
+from mccore.megacontext.focus.state import FocusState, Nodes, check_fits, start_focus
 from mccore.megacontext.search.ngram import HistorySearch
 from mccore.megacontext.sessions.history import APPEND, History
 from mccore.megacontext.sessions.model import SessionModel
@@ -30,7 +30,7 @@ class Refocuser:
     def __init__(self, model: SessionModel, history: History, seed: int, search: HistorySearch | None) -> None:
         self.model, self.history, self.seed, self.search = model, history, seed, search
 
-    def __call__(self, focus: Focus, count: int, number: int) -> tuple[Focus, Refocus]:
+    def __call__(self, focus: FocusState, count: int, number: int) -> tuple[FocusState, Refocus]:
         """The focus after refocus `number`, with `count` unread tokens and room for those until the next one.
 
         Raises FocusError for scores that aren't numbers or a history that can't fit, IllegalEdit for an allocator's mistake.
@@ -41,20 +41,18 @@ class Refocuser:
         limits = model.limits(tokens)
         check_fits(tokens, limits, model.recent_tokens)
         allocator = model.allocator(limits.max_lod, mix(self.seed, number))
-        lens, dtype = model.nets.lensnet, model.nets.dtype
+        score = lens_score(model.nets.lensnet, self._embeddings, allocator, model.nets.dtype)
         found = self._find(tokens)
         before = grown(focus, count)
         in_use = len(before.cut)
         if count > OVERHANG * limits.budget:
             in_use = len(focus.cut)  # of a long prompt none was in the Working Context when the refocus began
             rounds = model.options.rounds
-            (after,) = prefill_focus(
-                [tokens], self._embeddings, lens, allocator, limits, dtype=dtype, rounds=rounds, found=found
-            )
+            start = [start_focus(tokens, limits, model.recent_tokens)]
+            (after,) = prefill_focus(start, score, allocator, limits, rounds=rounds, found=found)
             edits = _NO_EDITS
         else:
-            scores = scores_for(allocator, lens, self._embeddings, [before.cut], dtype)
-            (after,), (edits,) = plan_and_apply([before], scores, allocator, limits, found)
+            (after,), (edits,) = plan_and_apply([before], score([before.cut]), allocator, limits, found)
         measures = measure(before, after, edits, model.recent_tokens, limits)
         measures = replace(measures, residency=in_use / limits.budget)
         return after, Refocus([], [edits], [measures], time.perf_counter() - began)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mccore.megacontext.focus.measures import Refocus
-from mccore.megacontext.focus.state import Focus
+from mccore.megacontext.focus.state import FocusState
 from mccore.megacontext.search.bigram_index import BigramIndex
 from mccore.megacontext.search.ngram import HistorySearch
 from mccore.megacontext.sessions.cache import WorkingContextCache, cut_part
@@ -61,7 +61,7 @@ class Session:
         self.search = search or model.new_search(index)
         self.lookup = None if model.mixer is None else SessionLookup(self.history, index)
         self.working_context = WorkingContextCache(model.gpt, model.nets, model.options.wc_length)
-        self.reading = Reading(Focus(self.working_context.cut, np.zeros(0, dtype=np.int32)))
+        self.reading = Reading(FocusState(self.working_context.cut, np.zeros(0, dtype=np.int32)))
         self.directory: Path | None = None  # where it lives, when it is saved
         self.recent: deque[Refocus] = deque(maxlen=KEPT_REFOCUSES)
         self._refocuser = Refocuser(model, self.history, seed, self.search)
@@ -107,7 +107,7 @@ class Session:
         return self.history.tokens - self.reading.covered
 
     @property
-    def focus(self) -> Focus:
+    def focus(self) -> FocusState:
         """The cut of what has been read, and how long its entries have been in it."""
         return self.reading.focus
 
@@ -241,7 +241,7 @@ class Session:
             self._views.add(focus.cut)
         self.recent.append(done)
 
-    def restore(self, focus: Focus, *, since: int, refocuses: int) -> None:
+    def restore(self, focus: FocusState, *, since: int, refocuses: int) -> None:
         """Go on from a focus that was saved; nothing of it has been read yet."""
         self.reading.restore(focus, since=since, refocuses=refocuses)
 

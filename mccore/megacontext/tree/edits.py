@@ -46,7 +46,7 @@ def apply(cut: Cut, expand: ArrayLike, collapse: ArrayLike, *, budget: int, rece
 
     Raises IllegalEdit naming the first edit at fault; the cut given is never changed.
     """
-    expansions, parents = _nodes(expand, "expand"), _nodes(collapse, "collapse")
+    expansions, parents = _sorted_nodes(expand, "expand"), _sorted_nodes(collapse, "collapse")
     if len(expansions) == 0 and len(parents) == 0 and len(cut) <= budget:
         _check_tail(cut, recent_tokens)
         return cut
@@ -73,7 +73,7 @@ def apply(cut: Cut, expand: ArrayLike, collapse: ArrayLike, *, budget: int, rece
     return cut
 
 
-def _nodes(edits: ArrayLike, kind: str) -> Indices:
+def _sorted_nodes(edits: ArrayLike, kind: str) -> Indices:
     """Edits as int64 [E, 2], sorted. Raises IllegalEdit on another shape or a node listed twice."""
     nodes = np.asarray(edits)
     if nodes.size == 0:

@@ -37,12 +37,11 @@ class BlockEncoder:
     """What turns blocks into gists, shared by the trees of many sessions.
 
     Args:
-        embed: ids int64 [...] on `device` -> embeddings [..., D].
-        gistnet: children [N, K, D] and their parents' level -> gists [N, D].
+        embed: ids int64 [...] on GistNet's device -> embeddings [..., D].
+        gistnet: children [N, K, D] and their parents' level -> gists [N, D], all on its device.
         max_lod: coarsest level that is made.
         stored: dtype of gists in the tree: fp32, bf16, fp16, or int8 with a scale per gist (`quantize`).
         compute: dtype that GistNet gets its children in.
-        device: where embeddings and gists are computed.
         call_blocks: most blocks of one GistNet call, which bounds the memory of a long prefill; a multiple of 4.
     """
 
@@ -54,7 +53,6 @@ class BlockEncoder:
         max_lod: int,
         stored: torch.dtype = torch.float32,
         compute: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
         call_blocks: int = 1024,
     ) -> None:
         if stored not in _STORED:
@@ -66,7 +64,7 @@ class BlockEncoder:
         self.max_lod = max_lod
         self.stored = stored
         self.compute = compute
-        self.device = torch.device(device)
+        self.device = next(gistnet.parameters()).device
         self._embed = embed
         self._call_blocks = call_blocks
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -66,21 +68,21 @@ def balance_variance(x: Tensor, variance: Tensor, decay: float) -> Tensor:
     return balanced * (_norm(x) / _norm(balanced).clamp(min=EPS)).to(x.dtype)
 
 
-def muon_update(
-    gradient: Tensor,
-    velocity: Tensor,
-    variance: Tensor,
-    *,
-    momentum: float,
-    second_momentum: float,
-    steps: int,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """The direction to subtract, [K, m, n] in `dtype`; `velocity` [K, m, n] and `variance` are updated in place."""
-    velocity.lerp_(gradient, 1.0 - momentum)
-    update = gradient.lerp(velocity, momentum).to(dtype)  # a look ahead, as in Nesterov's method
-    update = snap_norm(orthogonalize(equalize_rows(update), steps))
-    return balance_variance(update, variance, second_momentum)
+class MuonRates(NamedTuple):
+    """How an update is made: the decay of both running means, and how well matrices are orthogonalised, in which dtype."""
+
+    momentum: float
+    second_momentum: float
+    steps: int  # of the polynomial
+    dtype: torch.dtype = torch.float32
+
+
+def muon_update(gradient: Tensor, velocity: Tensor, variance: Tensor, rates: MuonRates) -> Tensor:
+    """The direction to subtract, [K, m, n] in the rates' dtype; `velocity` [K, m, n] and `variance` are updated in place."""
+    velocity.lerp_(gradient, 1.0 - rates.momentum)
+    update = gradient.lerp(velocity, rates.momentum).to(rates.dtype)  # a look ahead, as in Nesterov's method
+    update = snap_norm(orthogonalize(equalize_rows(update), rates.steps))
+    return balance_variance(update, variance, rates.second_momentum)
 
 
 def descend(weight: Tensor, update: Tensor, lr: float, weight_decay: float) -> Tensor:

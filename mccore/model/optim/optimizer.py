@@ -18,7 +18,7 @@ from torch.optim.adamw import adamw
 
 from mccore.config import OptimConfig, RunConfig, StageName
 from mccore.errors import CheckpointError, ConfigError
-from mccore.model.optim.muon import descend, muon_update, variance_shape
+from mccore.model.optim.muon import MuonRates, descend, muon_update, variance_shape
 from mccore.model.schedule import Schedule
 from mccore.scaling.plan import stage_config
 
@@ -172,15 +172,9 @@ class MuonGroup:
     def step(self, schedule: Schedule) -> None:
         parameters = list(self.parameters.values())
         gradient = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]).float()
-        update = muon_update(
-            gradient,
-            self.velocity,
-            self.variance,
-            momentum=schedule.momentum,
-            second_momentum=self.optim.second_momentum,
-            steps=self.optim.orthogonalize_steps,
-            dtype=self.dtype,
-        ).float()
+        optim = self.optim
+        rates = MuonRates(schedule.momentum, optim.second_momentum, optim.orthogonalize_steps, self.dtype)
+        update = muon_update(gradient, self.velocity, self.variance, rates).float()
         weight = torch.stack(list(parameters)).float()
         weight = descend(weight, update, self.lr * schedule.lr, self.group.weight_decay * schedule.weight_decay)
         torch._foreach_copy_(parameters, list(weight.unbind(0)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mccore.data.batches.loader import Loader, StepData, stack_rows, validation_batches
+from mccore.data.batches.loader import Loader, StepData, StepShape, stack_rows, validation_batches
 from mccore.data.batches.rows import IGNORED, Position, Rows
 from mccore.data.batches.store import Encoded, TokenSplit, build_store
 from mccore.errors import DataError
@@ -48,14 +48,14 @@ def _rows(split: TokenSplit, **changes) -> Rows:
 
 
 def _chat_rows(split: TokenSplit, **changes) -> Rows:
-    return _rows(split, kind="chat", **{"loss_on": "assistant", **changes})
+    return _rows(split, **{"chat": "assistant", **changes})
 
 
 def _steps(rows: Rows, count: int, *, ranks: int = 1, micro: int = 4, position: Position | None = None):
     """The first steps over all ranks: per step (inputs, targets) of all rows in order, and the data of rank 0."""
     parts = []
     for rank in range(ranks):
-        loader = Loader(rows, step_rows=12, micro_rows=micro, rank=rank, world_size=ranks, position=position)
+        loader = Loader(rows, StepShape(12, micro, rank, ranks), position=position)
         parts.append(list(islice(loader.steps(), count)))
     joined = []
     for step in zip(*parts, strict=True):
@@ -151,7 +151,7 @@ def test_rows_may_begin_in_the_middle_of_long_documents_only(text: TokenSplit) -
 
 @pytest.mark.parametrize("loss_on", ["assistant", "all"])
 def test_every_supervised_token_is_trained_exactly_once_per_epoch(chat: TokenSplit, loss_on: str) -> None:
-    rows = _chat_rows(chat, loss_on=loss_on)
+    rows = _chat_rows(chat, chat=loss_on)
     _, targets = stack_rows(rows, [row for row, _ in _epoch(rows)])
     trained = Counter(targets[targets != IGNORED].tolist())
     assert chat.mask is not None
@@ -166,7 +166,7 @@ def test_every_supervised_token_is_trained_exactly_once_per_epoch(chat: TokenSpl
 
 
 def test_chat_targets_follow_their_own_conversation(chat: TokenSplit) -> None:
-    rows = _chat_rows(chat, loss_on="all")
+    rows = _chat_rows(chat, chat="all")
     inputs, targets = stack_rows(rows, [row for row, _ in _epoch(rows)])
     trained = targets != IGNORED
     assert torch.equal(targets[trained], inputs[trained] + 1)
@@ -190,7 +190,7 @@ def test_step_targets_count_what_all_ranks_train(text: TokenSplit, chat: TokenSp
 
 
 def test_passes_rise_steadily(text: TokenSplit) -> None:
-    loader = Loader(_rows(text), step_rows=12, micro_rows=12)
+    loader = Loader(_rows(text), StepShape(12, 12))
     passes = [step.epoch for step in islice(loader.steps(), 120)]
     assert passes == sorted(passes)
     per_epoch = _rows(text).count() / 12
@@ -200,7 +200,7 @@ def test_passes_rise_steadily(text: TokenSplit) -> None:
 def test_the_background_thread_gives_the_same_steps(text: TokenSplit) -> None:
     rows = _rows(text)
     expected = _steps(rows, 8)
-    with Loader(_rows(text), step_rows=12, micro_rows=4) as loader:
+    with Loader(_rows(text), StepShape(12, 4)) as loader:
         for inputs, targets, step in expected:
             data = loader.next()
             assert torch.equal(torch.cat([batch.inputs for batch in data.batches]), inputs)
@@ -218,7 +218,7 @@ def test_what_goes_wrong_in_the_background_is_raised(text: TokenSplit) -> None:
         raise OSError("the disk went away")
 
     rows.fill = broken  # type: ignore[method-assign]
-    with Loader(rows, step_rows=12, micro_rows=4) as loader, pytest.raises(OSError, match="went away"):
+    with Loader(rows, StepShape(12, 4)) as loader, pytest.raises(OSError, match="went away"):
         loader.next()
 
 
@@ -245,6 +245,6 @@ def test_errors_say_what_to_do(tmp_path: Path, text: TokenSplit) -> None:
     with pytest.raises(DataError, match="don't fill one row of 16"):
         _rows(small)
     with pytest.raises(DataError, match="no mask"):
-        _rows(text, loss_on="assistant")
+        _rows(text, chat="assistant")
     with pytest.raises(DataError, match="don't divide among 5 ranks"):
-        Loader(_rows(text), step_rows=12, micro_rows=4, world_size=5)
+        Loader(_rows(text), StepShape(12, 4, world_size=5))

@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from mccore import plugins
 from mccore.config import SearchConfig
 from mccore.errors import ConfigError, DataError
-from mccore.eval.context import long_history
+from mccore.eval.context.far import row as far_row
+from mccore.eval.context.far.row import CONDITIONS, LOOKUPS, ON_DEMAND, LongHistoryOptions
 from mccore.eval.context.long_history import (
-    CONDITIONS,
-    LOOKUPS,
-    ON_DEMAND,
     LongHistoryReport,
     evaluate_long_histories,
     window_losses,
@@ -70,7 +68,9 @@ def evaluate(model: SessionModel, rows: NDArray[Any], documents: Any = None, **c
         return Tree(ram.build(ram.options(), model.encoder.spec()), model.encoder)
 
     own = list(range(len(rows))) if documents is None else documents
-    return evaluate_long_histories(model, new_tree, rows, own, **{"horizon": rows.shape[1] - HISTORY, **changes})
+    on_progress = changes.pop("on_progress", lambda done: None)
+    options = LongHistoryOptions(**{"horizon": rows.shape[1] - HISTORY, **changes})
+    return evaluate_long_histories(model, new_tree, rows, own, options, on_progress)
 
 
 def streamed(model: SessionModel, row: NDArray[np.int64], **options: Any) -> tuple[Session, list[float]]:
@@ -268,7 +268,7 @@ def test_routers_show_the_spans_of_highest_score(model: SessionModel, monkeypatc
             super().__init__(*args, **options)
             opened.append(self)
 
-    monkeypatch.setattr(long_history, "Session", Kept)
+    monkeypatch.setattr(far_row, "Session", Kept)
     rows = rows_of(4, seed=1)
     report = evaluate(model, rows, conditions=["random", "bm25", "lens"])
     assert len(opened) == 4 * 4

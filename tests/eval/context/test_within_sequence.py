@@ -17,16 +17,16 @@ from mccore.api import Allocator, AllocatorSpec
 from mccore.config import MegaContextConfig, ModelConfig
 from mccore.errors import ConfigError, DataError
 from mccore.eval.context.catalogue import POLICIES
-from mccore.eval.context.conditions import ContextRows, mean_pyramid
+from mccore.eval.context.conditions import ContextModels, ContextRows, mean_pyramid
 from mccore.eval.context.geometry import Geometry, Ledger
 from mccore.eval.context.policies import K1, K3, B, bm25
 from mccore.eval.context.statistics import estimate, ratio, recall_at, spearman
-from mccore.eval.context.stream import _Stream, focus_check, stream_focus
-from mccore.eval.context.within_sequence import ContextReport, evaluate_contexts, swap_partners
+from mccore.eval.context.stream import StreamPlan, _Stream, stream_focus
+from mccore.eval.context.within_sequence import ContextOptions, ContextReport, evaluate_contexts, swap_partners
 from mccore.eval.statistics import mean_and_stderr
 from mccore.events import METRICS
 from mccore.megacontext.focus.controller import lens_score, prefill_focus, refocus
-from mccore.megacontext.focus.state import FocusError, Limits, append_tokens
+from mccore.megacontext.focus.state import FocusError, Limits, append_tokens, start_focus
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.search.ngram import NgramSearch
 from mccore.megacontext.tree.cut import check
@@ -78,7 +78,10 @@ def random_rows(count: int, length: int = T, seed: int = 0) -> Tensor:
 
 
 def evaluate(gpt: GPT, nets: MegaContextNets, rows: Tensor, **changes: Any) -> ContextReport:
-    return evaluate_contexts(gpt, nets, rows, **{"budget": W, "horizon": H, "expanded": E, **changes})
+    documents = changes.pop("documents", None)
+    return evaluate_contexts(
+        gpt, nets, rows, ContextOptions(**{"budget": W, "horizon": H, "expanded": E, **changes}), documents
+    )
 
 
 def greedy(**options: Any) -> Allocator:
@@ -222,7 +225,7 @@ def test_the_oracle_measures_again_after_each_choice() -> None:
     rows = random_rows(4)
     report = evaluate(gpt, nets, rows)
     assert report.utilities is not None
-    part = ContextRows(gpt, nets, report.geometry, torch.arange(4), rows, None, Ledger(rows[:, -H:]), 2**15)
+    part = ContextRows(ContextModels(gpt, nets, report.geometry), torch.arange(4), rows, None, Ledger(rows[:, -H:]))
     first = torch.from_numpy(report.utilities.argmax(axis=1))
     tried = np.full(report.utilities.shape, np.inf)
     for other in range(tried.shape[1]):
@@ -239,7 +242,7 @@ def test_the_oracle_picks_on_other_tokens_than_it_is_scored_on() -> None:
     gpt, nets = networks()
     rows = random_rows(4)
     report = evaluate(gpt, nets, rows, expanded=1)
-    part = ContextRows(gpt, nets, report.geometry, torch.arange(4), rows, None, Ledger(rows[:, -H:]), 2**15)
+    part = ContextRows(ContextModels(gpt, nets, report.geometry), torch.arange(4), rows, None, Ledger(rows[:, -H:]))
     assert report.utilities is not None
     losses = []
     for candidate in range(report.utilities.shape[1]):
@@ -496,7 +499,7 @@ def test_a_stream_keeps_within_its_budget_and_gives_the_metrics_of_the_table() -
     gpt, nets = networks()
     rows = random_rows(3, 151)
     planner = greedy(expand_threshold=0.0, collapse_threshold=0.0, hysteresis=0.0, min_residency=1)
-    report = stream_focus(gpt, nets, rows, planner, budget=W)
+    report = stream_focus(gpt, nets, rows, planner, StreamPlan(W))
     assert set(report.metrics) == FOCUS_METRICS
     assert {name.partition("/")[0] for name in report.metrics} <= set(METRICS)
     starts = list(range(W - 6, 151 - 6 + 1, 6))
@@ -515,7 +518,7 @@ def test_a_stream_keeps_within_its_budget_and_gives_the_metrics_of_the_table() -
 
 
 def test_a_stream_of_a_model_that_knows_nothing_costs_nothing() -> None:
-    report = stream_focus(*networks(stirred=False), random_rows(4, 120), greedy(), budget=W)
+    report = stream_focus(*networks(stirred=False), random_rows(4, 120), greedy(), StreamPlan(W))
     assert abs(report.metrics["delta_nll"]) < 0.01
 
 
@@ -524,15 +527,14 @@ def test_a_stream_is_what_a_session_over_a_tree_predicts() -> None:
     length, interval, start = 97, 6, 85
     row = random_rows(1, length)
     options = {"expand_threshold": 0.0, "collapse_threshold": 0.0, "hysteresis": 0.0, "min_residency": 0}
-    report = stream_focus(gpt, nets, row, greedy(**options), budget=W, start=start)
+    report = stream_focus(gpt, nets, row, greedy(**options), StreamPlan(W, start=start))
     extension = plugins.load("tree", "ram")
     encoder = BlockEncoder(gpt.embed, nets.gistnet, max_lod=2)
     tree = Tree(extension.build(extension.options(), encoder.spec()), encoder)
     planner, limits = greedy(**options), Limits(W, K, 2, room=interval)
     tree.append(row[0, :start].numpy())
-    (focus,) = prefill_focus(
-        [start], lambda cuts: [tree.entries(cut).embeddings for cut in cuts], nets.lensnet, planner, limits
-    )
+    score = lens_score(nets.lensnet, lambda cuts: [tree.entries(cut).embeddings for cut in cuts], planner)
+    (focus,) = prefill_focus([start_focus(start, limits, planner.recent_tokens)], score, planner, limits)
     with torch.no_grad():
         full = gpt.loss(row[:, :-1], row[:, 1:], reduction="none")[0]
     gaps = []
@@ -566,21 +568,9 @@ def test_streams_do_not_depend_on_the_size_of_a_pass() -> None:
     gpt, nets = networks()
     rows = random_rows(3, 120)
     one, other = (
-        stream_focus(gpt, nets, rows, greedy(min_residency=0), budget=W, max_entries=size) for size in (2**15, 130)
+        stream_focus(gpt, nets, rows, greedy(min_residency=0), StreamPlan(W, max_entries=size)) for size in (2**15, 130)
     )
     assert one.metrics["delta_nll"] == pytest.approx(other.metrics["delta_nll"], abs=1e-5)
-
-
-def test_a_check_is_the_end_of_a_stream() -> None:
-    gpt, nets = networks()
-    rows = random_rows(3, 151)
-    found = focus_check(gpt, nets, rows, greedy(), budget=W, refocuses=4)
-    assert set(found) == FOCUS_METRICS
-    report = stream_focus(gpt, nets, rows, greedy(), budget=W, start=151 - 5 * 6)
-    assert len(report.refocuses) == 4
-    assert found["delta_nll"] == report.metrics["delta_nll"]
-    short = focus_check(gpt, nets, rows[:, :70], greedy(), budget=W, refocuses=100)
-    assert set(short) == FOCUS_METRICS
 
 
 def test_a_horizon_longer_than_the_interval_has_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -596,7 +586,7 @@ def test_a_horizon_longer_than_the_interval_has_its_room(monkeypatch: pytest.Mon
     rows = random_rows(2)
     for horizon in (2, 6, 14):
         lengths.clear()
-        report = stream_focus(gpt, nets, rows, greedy(), budget=W, interval=6, horizon=horizon)
+        report = stream_focus(gpt, nets, rows, greedy(), StreamPlan(W, interval=6, horizon=horizon))
         assert report.scored == 8 * horizon
         assert W - K < max(lengths) <= W  # the scored tokens are in it
     assert report.metrics["dwell"] == np.mean([each.dwell for each in report.refocuses[-1].measures])
@@ -605,8 +595,8 @@ def test_a_horizon_longer_than_the_interval_has_its_room(monkeypatch: pytest.Mon
 def test_streams_that_cannot_be_are_refused() -> None:
     gpt, nets = networks()
     with pytest.raises(DataError, match="rows of 50 tokens are too short"):
-        stream_focus(gpt, nets, random_rows(2, 50), greedy(), budget=W)
+        stream_focus(gpt, nets, random_rows(2, 50), greedy(), StreamPlan(W))
     with pytest.raises(FocusError, match="has no room for the 6 tokens"):
-        stream_focus(gpt, nets, random_rows(2), greedy(), budget=6)
+        stream_focus(gpt, nets, random_rows(2), greedy(), StreamPlan(6))
     with pytest.raises(FocusError, match="takes at least"):
-        stream_focus(gpt, nets, random_rows(2, 400), greedy(), budget=26, start=390 - 12)
+        stream_focus(gpt, nets, random_rows(2, 400), greedy(), StreamPlan(26, start=390 - 12))

@@ -19,7 +19,7 @@ from mccore.api import Allocator, AllocatorSpec, Budget, Edits, FocusView
 from mccore.events import METRICS
 from mccore.megacontext.focus.controller import Score, lens_score, prefill_focus, refocus, score_cuts
 from mccore.megacontext.focus.measures import Refocus, block_ages, summarize
-from mccore.megacontext.focus.state import Focus, FocusError, Limits, append_tokens, start_focus
+from mccore.megacontext.focus.state import FocusError, FocusState, Limits, append_tokens, start_focus
 from mccore.megacontext.networks.lensnet import LensNet
 from mccore.megacontext.tree.cut import Cut, IllegalEdit, check, coarsest, finest, from_levels, recency_pyramid
 from tests.support.networks import networks, run_config
@@ -58,14 +58,14 @@ def by_lens(lensnet: LensNet, entries: Sequence[Tensor]) -> Score:
     return lens_score(lensnet, lambda cuts: entries, allocator("greedy"))
 
 
-def legal(focus: Focus, tokens: int, budget: int) -> None:
+def legal(focus: FocusState, tokens: int, budget: int) -> None:
     check(focus.cut, tokens, max_lod=MAX_LOD, recent_tokens=RECENT, budget=budget)
     assert focus.age.shape == (len(focus.cut),)
 
 
-def focus_of(*levels: int, age: int | Sequence[int] = 0) -> Focus:
+def focus_of(*levels: int, age: int | Sequence[int] = 0) -> FocusState:
     cut = from_levels(levels, K)
-    return Focus(cut, np.broadcast_to(np.int32(age), len(cut)).copy() if isinstance(age, int) else np.int32(age))
+    return FocusState(cut, np.broadcast_to(np.int32(age), len(cut)).copy() if isinstance(age, int) else np.int32(age))
 
 
 # --- gates 5 and 9 ----------------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_a_broken_lensnet_stops_the_refocus() -> None:
 
 def test_a_refocus_is_its_scores_planned_and_applied() -> None:
     focuses = [
-        Focus(cut, np.full(len(cut), 9, dtype=np.int32))
+        FocusState(cut, np.full(len(cut), 9, dtype=np.int32))
         for cut in (recency_pyramid(n, K, MAX_LOD, RECENT, 33) for n in (70, 120))
     ]
     cuts = [focus.cut for focus in focuses]
@@ -278,15 +278,16 @@ def test_prefill_refines_what_it_started_from(coarse: bool) -> None:
         return [table[torch.from_numpy(cut.start % 400)] for cut in cuts]
 
     planner = allocator("greedy", expand_threshold=0.0, collapse_threshold=0.0, hysteresis=0.0)
-    focuses = prefill_focus(lengths, read, lensnet, planner, LIMITS, coarse=coarse)
+    starts, score = [start_focus(n, LIMITS, RECENT, coarse=coarse) for n in lengths], lens_score(lensnet, read, planner)
+    focuses = prefill_focus(starts, score, planner, LIMITS)
     for focus, tokens in zip(focuses, lengths, strict=True):
         legal(focus, tokens, LIMITS.entries)
         assert not focus.age.any()
         assert focus.recent == ()
-    started = [start_focus(n, LIMITS, RECENT, coarse=coarse).cut for n in lengths]
+    started = [focus.cut for focus in starts]
     assert focuses[0].cut != started[0]
     assert focuses[2].cut == finest(20, K)
-    none = prefill_focus(lengths, read, lensnet, planner, LIMITS, coarse=coarse, rounds=0)
+    none = prefill_focus(starts, score, planner, LIMITS, rounds=0)
     assert [focus.cut for focus in none] == started
 
 
@@ -298,7 +299,7 @@ def only(done: Refocus) -> Any:
     return done.measures[0]
 
 
-def edited(focus: Focus, **edits: Any) -> Refocus:
+def edited(focus: FocusState, **edits: Any) -> Refocus:
     return refocus([focus], given_scores([np.zeros(len(focus.cut))]), Scripted(**edits), LIMITS)
 
 
@@ -349,7 +350,7 @@ def test_p95_counts_blocks_not_entries() -> None:
     assert np.sort(np.repeat(ages, weights))[76] == 7  # the 77th of 81: 95 % aren't older
     limits = Limits(200, K, MAX_LOD)
     measured = refocus(
-        [Focus(cut, np.int32(age))], given_scores([np.zeros(len(cut))]), Scripted(recent_tokens=4), limits
+        [FocusState(cut, np.int32(age))], given_scores([np.zeros(len(cut))]), Scripted(recent_tokens=4), limits
     )
     assert only(measured).dwell_p95 == 8  # one refocus later
 

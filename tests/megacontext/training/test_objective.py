@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mccore.config import RunConfig
-from mccore.data.batches.loader import Batch, Loader
+from mccore.data.batches.loader import Batch, Loader, StepShape
 from mccore.data.batches.rows import Rows
 from mccore.data.batches.store import Encoded, TokenSplit, build_store
 from mccore.errors import ConfigError
@@ -25,7 +25,7 @@ from mccore.runs.checkpoints import Meta
 from mccore.scaling.plan import train_plan
 from mccore.train.checkpoint.read import load_into
 from mccore.train.checkpoint.write import write_checkpoint
-from mccore.train.loop import Cadence, Progress, train
+from mccore.train.loop import LoopSettings, Progress, train
 from mccore.train.objective import Losses, NextTokenObjective, Objective
 from mccore.train.world import World
 from tests.support.networks import (
@@ -426,18 +426,14 @@ def trained(
 
     hooks = _Hooks(save, stop)
     rows = Rows(split, T, seed=1)
-    with Loader(rows, step_rows=8, micro_rows=micro, position=start.position) as loader:
+    with Loader(rows, StepShape(8, micro), position=start.position) as loader:
         progress, _ = train(
             optimizer=optimizer,
             loader=loader,
             objective=objective_of(config, gpt, nets),
-            schedule=lambda step: Schedule(lr=1 - step / 10),
-            steps=6,
-            step_tokens=8 * T,
             hooks=hooks,
             world=World(),
-            cadence=Cadence(),
-            start=start,
+            settings=LoopSettings(6, 8 * T, lambda step: Schedule(lr=1 - step / 10), start=start),
         )
     return module, {k: v.clone() for k, v in optimizer.state_dict().items()}, progress, hooks.metrics
 
@@ -469,17 +465,14 @@ def test_tokens_and_data_are_those_of_plain_training(split: TokenSplit) -> None:
     for kind, micro in (("plain", 8), ("mega", 2)):
         gpt, nets = networks(mega, stirred=False)
         objective = _Noting(NextTokenObjective(gpt) if kind == "plain" else objective_of(mega, gpt, nets))
-        with Loader(Rows(split, T, seed=1), step_rows=8, micro_rows=micro) as loader:
+        with Loader(Rows(split, T, seed=1), StepShape(8, micro)) as loader:
             progress, _ = train(
                 optimizer=optimizer_of(gpt, nets, mega),
                 loader=loader,
                 objective=objective,
-                schedule=lambda step: Schedule(),
-                steps=3,
-                step_tokens=8 * T,
                 hooks=_Hooks(lambda _: None, 99),
                 world=World(),
-                cadence=Cadence(),
+                settings=LoopSettings(3, 8 * T, lambda step: Schedule()),
             )
         assert progress.tokens == 3 * 8 * T
         assert {batch.step_targets for batch in objective.batches} == {8 * T}

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mccore.model.optim.muon import (
+    MuonRates,
     balance_variance,
     descend,
     equalize_rows,
@@ -74,15 +75,13 @@ def test_momentum_looks_ahead() -> None:
     ahead = 0.1 * gradient + 0.9 * moved
     expected = snap_norm(orthogonalize(equalize_rows(ahead), 5))
     state, variance = velocity.clone(), torch.zeros(1, 6, 1)
-    got = muon_update(gradient, state, variance, momentum=0.9, second_momentum=0.9, steps=5)
+    got = muon_update(gradient, state, variance, MuonRates(0.9, 0.9, 5))
     torch.testing.assert_close(state, moved)
     torch.testing.assert_close(got, balance_variance(expected, torch.zeros(1, 6, 1), 0.9))
 
 
 def test_zero_gradient_gives_zero_update() -> None:
-    update = muon_update(
-        torch.zeros(2, 4, 8), torch.zeros(2, 4, 8), torch.zeros(2, 1, 8), momentum=0.9, second_momentum=0.9, steps=5
-    )
+    update = muon_update(torch.zeros(2, 4, 8), torch.zeros(2, 4, 8), torch.zeros(2, 1, 8), MuonRates(0.9, 0.9, 5))
     assert not update.any()
 
 

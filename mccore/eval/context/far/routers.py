@@ -16,7 +16,7 @@ from mccore.megacontext.search.ngram import HistorySearch
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.tree.cut import Cut
 from mccore.megacontext.tree.tree import Tree
-from mccore.megacontext.working_context import WorkingContexts, model_inputs
+from mccore.megacontext.working_context import WorkingContexts, context_inputs
 
 
 class Routers:
@@ -98,6 +98,6 @@ class Routers:
         asked = min(config.lens.queries, len(cut) - gists)
         first, limit = torch.full_like(row, len(cut) - asked), torch.full_like(row, gists)
         recorder = AttentionMass(first, asked, 1, len(cut), limit, gpt.attend)
-        inputs = model_inputs(gpt, contexts, tokens, nets.bias, config.positional, config.token_positions)
+        inputs = context_inputs(gpt, nets, contexts, tokens)
         gpt.hidden(**inputs, attend=recorder)
         return self._by_span(recorder.excess()[0].sum(dim=0)[:gists].double().cpu().numpy(), search)

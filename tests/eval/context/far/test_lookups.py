@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from mccore.eval.context.far.references import Bag, NgramCache, corpus_shares, fit_bag, fit_ngram_cache
+from mccore.eval.context.far.row import LOOKUPS
 from mccore.eval.context.far.words import FAR_ONLY, places
-from mccore.eval.context.long_history import LOOKUPS, LongHistoryReport
+from mccore.eval.context.long_history import LongHistoryReport
 from mccore.megacontext.search.lookup import Matches
 from mccore.megacontext.search.mixing import LookupMixer
 from mccore.megacontext.sessions.lookup.fit import collect, examples_of, fit
