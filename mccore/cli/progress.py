@@ -10,7 +10,7 @@ from typing import IO, Any
 from mccore.events import METRICS, Event
 from mccore.events.alerts import describe_alert
 from mccore.host.terminal import echo, echo_json_text, one_line, visible
-from mccore.launch.launcher import Listener
+from mccore.launch.listener import Listener
 from mccore.runs.series import language_loss
 from mccore.units import count, duration, number
 

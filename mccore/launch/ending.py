@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from mccore.config import StageName
+from mccore.events import Event
+from mccore.runs.rundir import RunDir
 
 EXIT_STOPPED = 3
 
@@ -22,6 +27,75 @@ class Ending:
     told: bool = True
     log: str = ""
     hint: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a stage whose processes are gone."""
+
+    run: RunDir
+    stage: StageName
+    code: int  # exit code of its process, negative for a signal
+    log: str  # the end of what it wrote
+    ends: Sequence[Event]  # its stage.end events, of all ranks
+    signals: int  # how often a person asked for its end
+    many_ranks: bool  # which must meet first
+    met: bool  # whether any of them was heard of
+
+
+def judge(evidence: Evidence) -> Ending:
+    """How a stage ended: by its own word, else by its exit code."""
+    ends, code, signals, stage = evidence.ends, evidence.code, evidence.signals, evidence.stage
+    own = next((event for event in reversed(ends) if event.rank == 0), None)
+    if own is not None and own.data.get("outcome") in ("finished", "stopped"):
+        return Ending(own.data["outcome"], str(own.data.get("message") or ""))
+    if failed := _judge_ranks(evidence, own):
+        return failed
+    if signals and not evidence.met and evidence.many_ranks:
+        return Ending("stopped", f"{stage} was stopped before its ranks had met", told=False)
+    if signals > 1:
+        return Ending("interrupted", f"{stage} was ended before it could save")
+    if code == EXIT_STOPPED:
+        return Ending("stopped", told=False)
+    last_lines = _last_lines(evidence.log)
+    if code == 0:
+        if evidence.run.completed(stage):
+            return Ending("finished", told=False)
+        return Ending("failed", f"{stage} ended without a result", told=False, log=last_lines)
+    how = f"was killed ({signal_name(-code)}){likely_cause(-code)}" if code < 0 else f"failed with exit code {code}"
+    last = last_lines.splitlines()[-1].strip() if last_lines else ""
+    said = f": {last}" if last and code > 0 else ""
+    return Ending("failed", f"{stage} {how}{said}; {_advice(evidence)}", told=False, log=last_lines)
+
+
+def _judge_ranks(evidence: Evidence, own: Event | None) -> Ending | None:
+    """The failure of the rank that failed first, None where none is known to have; `own` is the last word of rank 0."""
+    failures = [event for event in evidence.ends if event.data.get("outcome") == "failed"]
+    last_lines = _last_lines(evidence.log)
+    killed = find_killed_rank(evidence.log)
+    if killed is not None and not (failures and failures[0].rank == killed.rank):
+        # The other ranks only noticed that a peer was gone.
+        how = f"{signal_name(killed.signal)}){likely_cause(killed.signal)}"
+        message = f"rank {killed.rank} was killed ({how}; {_advice(evidence)}"
+        return Ending("failed", message, told=False, log=last_lines)
+    if not failures:
+        return None
+    first = failures[0]
+    message = str(first.data.get("message") or "failed")
+    if evidence.many_ranks:
+        message = f"rank {first.rank}: {message}"
+    # What other ranks say later is that a peer was gone: the last word must be that of the one that failed.
+    told = first is own and first is evidence.ends[-1]
+    log, hint = str(first.data.get("traceback") or last_lines), str(first.data.get("hint") or "")
+    return Ending("failed", message, told=told, log=log, hint=hint)
+
+
+def _last_lines(log: str) -> str:
+    return "\n".join(log.splitlines()[-LOG_LINES:])
+
+
+def _advice(evidence: Evidence) -> str:
+    return f"`mccore run --resume {evidence.run.name}` goes on from the last checkpoint"
 
 
 def read_log_tail(log: Path, start: int, limit: int = 65_536) -> str:

@@ -123,7 +123,7 @@ WRITERS = {
     "mccore/data/batches/store.py": "large files into a directory that is renamed when whole",
     "mccore/data/hub/download.py": "appends what comes, and renames the file when it is whole and checked",
     "mccore/events/log.py": "appends a line per system call",
-    "mccore/launch/launcher.py": "appends to the log of a stage",
+    "mccore/launch/stage_process.py": "appends to the log of a stage",
     "mccore/telemetry/relay.py": "appends to the log of a process",
     "mccore/tui/actions.py": "the output of a process that is started",
     "mccore/train/checkpoint/tensor_files.py": "into a directory that is renamed when whole",
