@@ -89,16 +89,11 @@ def context(
     history: tuple[int, ...],
     stage: str | None,
     tokens: int,
-    allocator: str | None,
-    search: str | None,
-    tree: str | None,
-    wc_length: int | None,
-    refocus_interval: int | None,
-    kv_policy: str | None,
     texts: tuple[Path, ...],
     scratch: Path | None,
     device: str,
     as_json: bool,
+    **flags: Any,
 ) -> None:
     """Measure what the sessions of RUN's model cost by the length of their history, beside plain decoding at as many entries.
 
@@ -117,23 +112,15 @@ def context(
     from mccore.host import paths
 
     opened = open_on(checkpoint, device)
-    sessions = open_sessions(
-        opened,
-        allocator=allocator,
-        tree=tree,
-        wc_length=wc_length,
-        refocus_interval=refocus_interval,
-        kv_policy=kv_policy,
-        search=search,
-    )
-    progress = Progress()
+    sessions = open_sessions(opened, **flags)
+    line = StatusLine()
     try:
-        progress("reading text")
+        line.show("reading text")
         corpus = chosen.config.data.corpus
         text = read_text(opened.tokenizer, corpus, texts, max(history), paths.cache_dir())
-        costs = measure_context(sessions, text, history, tokens=tokens, scratch=scratch, on_progress=progress)
+        costs = measure_context(sessions, text, history, tokens=tokens, scratch=scratch, on_progress=line.show)
     finally:
-        progress.clear()
+        line.clear()
     about = {
         **opened.source,
         "allocator": sessions.model.options.allocator.name,
@@ -251,17 +238,3 @@ def _ratio(ratio: Ratio | None) -> str:
 
 def _memory(value: int | None) -> str:
     return "-" if value is None else size(value)
-
-
-class Progress:
-    """What is being measured, on one line of the terminal."""
-
-    def __init__(self) -> None:
-        self._line = StatusLine()
-
-    def __call__(self, text: str) -> None:
-        self._line.show(text)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        self._line.clear()

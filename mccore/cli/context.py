@@ -84,7 +84,7 @@ def build(
     from mccore.runtime.open import open_on
 
     opened = open_on(checkpoint, device)
-    progress = Progress(sum(file.size for file in files))
+    progress = BuildLine(sum(file.size for file in files))
     try:
         built = build_context(
             opened.sessions(),
@@ -294,7 +294,7 @@ def _show_repair(done: Repair) -> None:
         echo("hint: --truncate cuts the history before what is lost, and keeps a copy of the tree as it was")
 
 
-class Progress:
+class BuildLine:
     """How far a build is, on one line of the terminal."""
 
     def __init__(self, total: int) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from mccore.host.terminal import echo, echo_json, visible
+
+if TYPE_CHECKING:
+    from mccore.report.shape import Report
 
 
 @click.command()
@@ -37,7 +41,7 @@ def report(run: str, as_json: bool, path_only: bool, open_it: bool) -> None:
         click.launch(str(paths.markdown))
 
 
-def _show_summary(data: dict[str, object]) -> None:
+def _show_summary(data: Report) -> None:
     from mccore.report.pages.summary import render_summary
 
     text = render_summary(data)

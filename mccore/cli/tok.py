@@ -63,7 +63,6 @@ def train(
     A folder stands for all files below it, hidden ones and those that aren't text left out. Rows of parquet files and lines
     of JSON Lines files are a document each, any other file is one. Nothing is written before the training has ended.
     """
-    from mccore.data.tokenizer.formats import WRITERS
     from mccore.data.tokenizer.tokenizer import FILE_NAME, Tokenizer
 
     if (out / FILE_NAME).exists() and not force:
@@ -72,7 +71,7 @@ def train(
         )
     files = find_files(paths)
     _check_writable(out)
-    progress = Progress()
+    progress = TrainerLine()
     began = time.perf_counter()
     try:
         if any(is_records(path) or not is_clean(path) for path in files):
@@ -84,14 +83,7 @@ def train(
     seconds = time.perf_counter() - began
     if not progress.bytes:
         raise DataError("there is no text to train on: all files are empty", hint="check the paths")
-    try:
-        # Our own file comes last: where it is, the others are complete.
-        for name in formats:
-            file, write = WRITERS[name]
-            write(tokenizer, out / file)
-        tokenizer.save(out)
-    except RunError as error:
-        raise RunError(error.message, hint="make room or correct the permissions, or choose another --out") from error
+    _save(tokenizer, out, formats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     found = {
         "vocab_size": tokenizer.vocab_size,
@@ -113,6 +105,19 @@ def train(
         f"{duration(seconds)} ({seconds:.3f} s), {found['mb_per_second']:.1f} MB/s, peak memory of the process {size(peak)}"
     )
     echo(found["path"])
+
+
+def _save(tokenizer: Tokenizer, out: Path, formats: tuple[str, ...]) -> None:
+    """Write a tokenizer in our format, and before it in others: where ours is, the others are complete. Raises RunError."""
+    from mccore.data.tokenizer.formats import WRITERS
+
+    try:
+        for name in formats:
+            file, write = WRITERS[name]
+            write(tokenizer, out / file)
+        tokenizer.save(out)
+    except RunError as error:
+        raise RunError(error.message, hint="make room or correct the permissions, or choose another --out") from error
 
 
 @tok.command("eval")
@@ -211,7 +216,7 @@ def _texts(files: list[Path], field: str) -> Iterator[str]:
             yield from document
 
 
-class Progress:
+class TrainerLine:
     """What the trainer tells, on one line of the terminal; `bytes` is how much text it has read."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,8 +15,23 @@ from mccore.host.text import stdin_text, typed
 from mccore.runtime.open import STAGES, find_checkpoint, find_run, open_on
 
 if TYPE_CHECKING:
+    from mccore.cli.chat.sessions import ChatHistory
+    from mccore.cli.chat.stream import Stream
+    from mccore.cli.chat.terminal import Terminal
+    from mccore.config import ChatConfig
+    from mccore.generate.chat import ChatSession
     from mccore.generate.engine import Engine
+    from mccore.generate.memory import Memory, TextMemory, WindowMemory
+    from mccore.generate.sampling import Sampling
+    from mccore.runs.rundir import RunDir
     from mccore.runtime.open import OpenModel
+
+_SAMPLING = {  # flag -> the field of a message to a server
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "max_new_tokens": "max_tokens",
+    "seed": "seed",
+}
 
 
 @click.command()
@@ -68,24 +83,17 @@ def chat(
     run: str | None,
     prompt: str | None,
     stage: str | None,
-    temperature: float | None,
-    top_k: int | None,
-    max_new_tokens: int | None,
-    seed: int | None,
     system: str | None,
     name: str | None,
     context: str | None,
     files: tuple[Path, ...],
     megacontext: bool | None,
-    wc_length: int | None,
-    refocus_interval: int | None,
-    allocator: str | None,
-    search: str | None,
     device: str,
     server: str | None,
     step: int | None,
     as_json: bool,
     stream: bool,
+    **flags: Any,
 ) -> None:
     """Talk to the model of RUN: a run's name, its directory, or `latest`. Default: the newest run that has a model.
 
@@ -94,79 +102,101 @@ def chat(
 
     A run with MegaContext remembers everything that was said, however long; with --session it still does tomorrow.
     """
-    from mccore.cli.chat.sessions import SessionPlace, open_history, saved_model
+    from mccore.cli.chat.sessions import SessionPlace, saved_model
 
+    sampling = {field: flags.pop(flag) for flag, field in _SAMPLING.items()}
     if server is not None:
         from mccore.cli.chat.remote import RemoteChat
 
-        sampling_fields = {"temperature": temperature, "top_k": top_k, "max_tokens": max_new_tokens, "seed": seed}
-        elsewhere = (
-            run,
-            stage,
-            context,
-            megacontext,
-            wc_length,
-            refocus_interval,
-            allocator,
-            search,
-            step,
-            stream or None,
-        )
-        RemoteChat(server, sampling_fields, system, name, as_json=as_json).run(prompt, files, elsewhere)
-        return
-    place = SessionPlace(name, context)
-    flags = {"wc_length": wc_length, "refocus_interval": refocus_interval, "allocator": allocator, "search": search}
+        elsewhere = (run, stage, context, megacontext, step, stream or None, *flags.values())
+        return RemoteChat(server, sampling, system, name, as_json=as_json).run(prompt, files, elsewhere)
+    place, known = SessionPlace(name, context), None
     session_wanted = any(value is not None for value in (name, context, *flags.values()))
     if megacontext is False and session_wanted:
         raise UsageError("--no-mc goes with a window, and a window has no session", hint="leave one of them away")
-    known = None
     if run is None and (name is not None or context is not None):
         run, stage, known = saved_model(place, stage)
     chosen = find_run(run)
     stage, checkpoint = find_checkpoint(chosen, stage, step)
     checkpoint = checkpoint if step is not None else known or checkpoint
-    text = stdin_text() if prompt == "-" else None if prompt is None else typed(prompt)
+    text = _message(prompt)
     if stream and (text is not None or as_json):
         raise UsageError("--stream takes its messages from standard input", hint="leave -p and --json away")
-    if text is not None and not text.strip():
-        raise UsageError("the prompt is empty", hint="give a message with -p, or leave -p away to chat")
 
-    from mccore.cli.chat.recorder import recorded
-    from mccore.cli.chat.stream import Stream
-    from mccore.cli.chat.terminal import Terminal
     from mccore.cli.options import open_sessions
-    from mccore.generate.chat import ChatSession
-    from mccore.generate.memory import TextMemory, WindowMemory
-    from mccore.generate.sampling import Sampling
 
     opened = open_on(checkpoint, device)
-    engine = opened.engine()
-    defaults = chosen.config.chat
-    sampling = Sampling(
-        temperature=defaults.temperature if temperature is None else temperature,
-        top_k=defaults.top_k if top_k is None else top_k,
-        max_new_tokens=max_new_tokens or defaults.max_new_tokens,
-        seed=int.from_bytes(os.urandom(4)) if seed is None else seed,
-    )
-    plain, history = not stage_spec(stage).chat, None
+    engine, plain, history = opened.engine(), not stage_spec(stage).chat, None
     if megacontext is not False and (megacontext or session_wanted or chosen.config.megacontext.enabled):
+        from mccore.cli.chat.sessions import open_history
+
         history = open_history(engine, open_sessions(opened, **flags), place, plain, opened.source)
-    window = TextMemory(engine) if plain else WindowMemory(engine)
-    system = None if system is None else typed(system)
-    session = ChatSession(engine.tokenizer, history.memory if history else window, sampling, system)
-    source = {**opened.source, **({"session": name} if name else {})}
-    terminal = (Stream if stream else Terminal)(session, source, as_json=as_json, history=history)
+    memory = history.memory if history else _window(engine, plain)
+    session = _session(engine, memory, _sampling(chosen.config.chat, sampling), system)
     try:
-        with recorded(chosen, lambda: terminal.history) as terminal.on_answer:
-            for path in files:
-                terminal.attach(path)
-            if text is not None:
-                terminal.answer_once(text)
-            else:
-                terminal.converse(describe(opened, engine))
+        front = _front(session, {**opened.source, **place.source}, history, stream=stream, as_json=as_json)
+        _talk(front, chosen, files, text, describe(opened, engine))
     finally:
         if history is not None:
             history.close()
+
+
+def _message(prompt: str | None) -> str | None:
+    """The one message to answer, None for a chat. Raises UsageError for an empty one."""
+    text = stdin_text() if prompt == "-" else None if prompt is None else typed(prompt)
+    if text is not None and not text.strip():
+        raise UsageError("the prompt is empty", hint="give a message with -p, or leave -p away to chat")
+    return text
+
+
+def _window(engine: Engine, plain: bool) -> TextMemory | WindowMemory:
+    """The memory of a conversation without a session; `plain` for a model that was never taught to answer."""
+    from mccore.generate.memory import TextMemory, WindowMemory
+
+    return TextMemory(engine) if plain else WindowMemory(engine)
+
+
+def _session(engine: Engine, memory: Memory, sampling: Sampling, system: str | None) -> ChatSession:
+    from mccore.generate.chat import ChatSession
+
+    return ChatSession(engine.tokenizer, memory, sampling, None if system is None else typed(system))
+
+
+def _front(
+    session: ChatSession, source: dict[str, Any], history: ChatHistory | None, *, stream: bool, as_json: bool
+) -> Terminal | Stream:
+    """Who talks with the model: a program by lines of JSON, or a person."""
+    from mccore.cli.chat.stream import Stream
+    from mccore.cli.chat.terminal import Terminal
+
+    return Stream(session, source, history=history) if stream else Terminal(session, source, as_json, history=history)
+
+
+def _sampling(defaults: ChatConfig, flags: dict[str, Any]) -> Sampling:
+    """How tokens are drawn: by the flags, else by the run, and by a seed of its own every time."""
+    from mccore.generate.sampling import Sampling
+
+    return Sampling(
+        temperature=defaults.temperature if flags["temperature"] is None else flags["temperature"],
+        top_k=defaults.top_k if flags["top_k"] is None else flags["top_k"],
+        max_new_tokens=flags["max_tokens"] or defaults.max_new_tokens,
+        seed=int.from_bytes(os.urandom(4)) if flags["seed"] is None else flags["seed"],
+    )
+
+
+def _talk(front: Terminal | Stream, run: RunDir, files: tuple[Path, ...], text: str | None, banner: str) -> None:
+    """Answer the one message, or what comes; the first goes with the files."""
+    from mccore.cli.chat.lines import note
+    from mccore.cli.chat.recorder import recorded
+    from mccore.cli.chat.terminal import Terminal
+
+    with recorded(run, lambda: front.history) as front.on_answer:
+        for path in files:
+            note(f"({front.attach(path)})")
+        if text is not None and isinstance(front, Terminal):
+            front.answer_once(text)
+        else:
+            front.converse(banner)
 
 
 def describe(opened: OpenModel, engine: Engine) -> str:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from mccore.cli.chat import lines
 from mccore.errors import Interrupted, MccoreError, UsageError
 from mccore.host.json_file import BadJson, parse_json
 from mccore.host.paths import expand
-from mccore.host.terminal import echo, echo_json, style, write_answer
-from mccore.host.text import open_regular, spell, stdin_lines, stdin_text, typed
+from mccore.host.terminal import echo_json, write_answer
+from mccore.host.text import open_regular, spell, stdin_text, typed
 
 TOKEN_VARIABLE = "MCCORE_SERVE_TOKEN"
 PATIENCE = 600.0  # seconds without a word of the server: a long file is read meanwhile
@@ -57,48 +57,30 @@ class RemoteChat:
         if prompt is not None:
             self._answer(stdin_text() if prompt == "-" else typed(prompt))
             return
-        echo(style(f"(session {self.session} at {self.url}; /help lists commands)", dim=True), err=True)
-        for line in self._lines():
-            try:
-                if line.startswith("/") and not line.startswith("//"):
-                    if not self._command(line):
-                        return
-                elif line.strip():
-                    self._answer(line.removeprefix("/") if line.startswith("//") else line)
-            except MccoreError as error:
-                echo(error.render(), err=True)
+        lines.note(f"(session {self.session} at {self.url}; /help lists commands)")
+        lines.converse(self._answer, lambda: self._commands)
 
-    def _lines(self) -> Iterator[str]:
-        if sys.stdin is None or not sys.stdin.isatty():
-            yield from stdin_lines()
-            return
-        while True:
-            try:
-                yield typed(input("> "))
-            except EOFError:
-                return
+    @property
+    def _commands(self) -> dict[str, lines.Command]:
+        return {"help": self._help, "file": self._take, "branch": self._branch, "cut": self._cut}
 
-    def _command(self, line: str) -> bool:
-        name, _, argument = line.partition(" ")
-        match name:
-            case "/quit":
-                return False
-            case "/help":
-                echo(_HELP, err=True)
-            case "/file":
-                self._file(expand(argument.strip()))
-            case "/branch":
-                self.session = str(self._json("POST", f"sessions/{self.session}/branch", {})["id"])
-                echo(f"(going on in the session {self.session})", err=True)
-            case "/cut":
-                cut = self._json("GET", f"sessions/{self.session}/cut")
-                echo(
-                    f"({cut['entries']:,} of {cut['budget']:,} entries show {cut['covered']:,} of {cut['tokens']:,} tokens)",
-                    err=True,
-                )
-            case _:
-                raise UsageError(f"there is no command {name}", hint="/help lists them")
-        return True
+    def _help(self, argument: str) -> None:
+        lines.note(_HELP)
+
+    def _take(self, argument: str) -> None:
+        if not argument:
+            raise UsageError("a file is missing", hint="/file PATH")
+        self._file(expand(argument))
+
+    def _branch(self, argument: str) -> None:
+        self.session = str(self._json("POST", f"sessions/{self.session}/branch", {})["id"])
+        lines.note(f"(going on in the session {self.session})")
+
+    def _cut(self, argument: str) -> None:
+        cut = self._json("GET", f"sessions/{self.session}/cut")
+        lines.note(
+            f"({cut['entries']:,} of {cut['budget']:,} entries show {cut['covered']:,} of {cut['tokens']:,} tokens)"
+        )
 
     def _answer(self, text: str) -> None:
         done: dict[str, Any] = {}
@@ -110,7 +92,7 @@ class RemoteChat:
             for line in response:
                 if not line.startswith(b"data: "):
                     continue
-                event = _object(line[6:])
+                event = _json_object(line[6:])
                 if event["event"] == "said":
                     said.append(event)
                     if not self.as_json:
@@ -137,10 +119,10 @@ class RemoteChat:
             length = os.fstat(file.fileno()).st_size
             where = f"sessions/{self.session}/files?name={quote(spell(path.name))}"
             answer = self._ask("POST", where, file, {"Content-Length": str(length), "Content-Type": "text/plain"})
-        echo(f"({path.name}: {_object(answer.read())['tokens']:,} tokens are in the history)", err=True)
+        lines.note(f"({path.name}: {_json_object(answer.read())['tokens']:,} tokens are in the history)")
 
     def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        return _object(self._ask(method, path, body).read())
+        return _json_object(self._ask(method, path, body).read())
 
     def _ask(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
@@ -160,7 +142,7 @@ class RemoteChat:
             response = connection.getresponse()
             if response.status < 300:
                 return response
-            error = _object(response.read()).get("error", {})
+            error = _json_object(response.read()).get("error", {})
         except (OSError, http.client.HTTPException) as failed:
             raise ServerError(
                 f"can't reach {self.url}: {failed}", hint="is it running? mccore serve starts one"
@@ -169,7 +151,7 @@ class RemoteChat:
         raise ServerError(f"{self.url} says: {error.get('message', response.status)}", hint=hint)
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def _json_object(text: bytes) -> dict[str, Any]:
     try:
         value = parse_json(text)
     except BadJson as error:

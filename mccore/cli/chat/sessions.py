@@ -24,6 +24,11 @@ class SessionPlace(NamedTuple):
     name: str | None = None
     context: str | None = None
 
+    @property
+    def source(self) -> dict[str, str]:
+        """What an answer says of it beside the model."""
+        return {} if self.name is None else {"session": self.name}
+
 
 def saved_model(place: SessionPlace, stage: str | None) -> tuple[str | None, str | None, Path | None]:
     """The run, the stage and, where it is known, the checkpoint that a session or a context was made with.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mccore.cli.chat.terminal import Terminal
+from mccore.cli.chat.front import ChatFront
 from mccore.data.tokenizer.reply import Piece
 from mccore.errors import MccoreError, UsageError
 from mccore.host.json_file import BadJson, parse_json
@@ -21,7 +21,7 @@ from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.cut import encode_runs
 
 
-class Stream(Terminal):
+class Stream(ChatFront):
     """One conversation with a program."""
 
     _shown = -1  # refocuses of the session that the program knows of
@@ -45,32 +45,21 @@ class Stream(Terminal):
         if isinstance(request, Mapping) and isinstance(text := request.get("message"), str) and text.strip():
             self._answer(mend(text))
         elif isinstance(request, Mapping) and request.get("new") is True:
-            self._clear("")
+            self.clear()
             self._shown = -1
             _say("cleared")
         else:
             raise UsageError("a line has no message", hint='write {"message": "..."} or {"new": true}')
 
     def _answer(self, text: str) -> None:
-        pieces: list[Piece] = []
-        with self._interrupts():
-            answer = self.session.ask(text)
-            try:
-                for piece in answer:
-                    pieces.append(piece)
-                    _say("piece", part=piece.type, text=piece.text)
-                    self._show_context()
-                    if self._interrupted:
-                        break
-            finally:
-                answer.close()
-                if self.history is not None:
-                    self.history.save()
-        stats = self.session.turns[-1]
-        self.on_answer(stats)
+        text, pieces, stats = self.ask(text, self._show)
         self._shown = -1
         self._show_context()
-        _say("answer", **self._record(text, pieces, stats), remarks=list(self._remarks(stats)))
+        _say("answer", **self.record(text, pieces, stats), remarks=list(self.remarks(stats)))
+
+    def _show(self, piece: Piece) -> None:
+        _say("piece", part=piece.type, text=piece.text)
+        self._show_context()
 
     def _show_context(self) -> None:
         if self.history is not None and self.history.session.refocuses != self._shown:
