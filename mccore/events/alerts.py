@@ -43,12 +43,16 @@ class Alert:
         """The metric's definition."""
         return METRICS[self.metric]
 
+    def band(self) -> list[float | None]:
+        """The ends of the metric's band, None for an open one; empty where it has none."""
+        return [None if math.isinf(end) else end for end in self.row.band or ()]
+
     def data(self) -> dict[str, Any]:
         """The fields of an `alert` event."""
         return {
             "metric": self.metric,
             "value": self.value,
-            "band": [None if math.isinf(end) else end for end in self.row.band or ()],
+            "band": self.band(),
             "since": round(self.fired - self.began, 3),
             "began": round(self.began, 6),
             "advice": self.row.advice,

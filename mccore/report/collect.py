@@ -14,7 +14,9 @@ from mccore.config.stages import REPORT_STAGE, STAGES, evaluations
 from mccore.errors import RunError
 from mccore.events import Event, find_alerts
 from mccore.report.environment import changed_settings, describe_environment
+from mccore.report.evaluation import describe_samples
 from mccore.report.megacontext import collect_megacontext
+from mccore.report.shape import Absent, AlertEntry, OutcomeEntry, Reached, Report, StageEntry
 from mccore.runs.rundir import RunDir
 from mccore.runs.series import (
     curves,
@@ -30,7 +32,7 @@ REPORT_VERSION = 1
 _LAST = 10  # steps of a mean, about those of a result's `loss`
 
 
-def collect(run: RunDir, events: list[Event]) -> dict[str, Any]:
+def collect(run: RunDir, events: list[Event]) -> Report:
     """Everything a report says, as plain data; events oldest first."""
     config = run.config
     results: dict[str, dict[str, Any] | None] = {}
@@ -43,11 +45,11 @@ def collect(run: RunDir, events: list[Event]) -> dict[str, Any]:
     refocuses = refocus_curves(events)
     steps = training_series(curves(events, step_metrics))
     megacontext = collect_megacontext(config, events, results, steps, refocuses)
-    missing = _missing(run, results, damaged, events)
+    missing = _missing_results(run, results, damaged, events)
     if megacontext is not None:
         # What a setting switches off is named in its own section alone.
         absent = [entry for entry in megacontext["missing"] if not entry["why"].startswith("megacontext.")]
-        missing += [{**entry, "what": f"MegaContext: {entry['what']}"} for entry in absent]
+        missing += [Absent(what=f"MegaContext: {entry['what']}", why=entry["why"]) for entry in absent]
     model = config.model
     known = bool(model.n_embd and model.vocab_size)
     return {
@@ -68,25 +70,29 @@ def collect(run: RunDir, events: list[Event]) -> dict[str, Any]:
         "token_loss": _token_losses(events),
         "seconds": _wall_seconds(events),
         "results": {stage: result for stage, result in results.items() if result is not None and stage != REPORT_STAGE},
-        "samples": _samples(events),
+        "samples": describe_samples(events),
         "alerts": _alerts(run, events),
         "megacontext": megacontext,
         "missing": missing,
     }  # fmt: skip
 
 
-def _alerts(run: RunDir, events: Iterable[Event]) -> list[dict[str, Any]]:
+def _alerts(run: RunDir, events: Iterable[Event]) -> list[AlertEntry]:
     """Every alert, found again from the events: also for a run whose launcher was killed. Those still on come first."""
     found = find_alerts(events, time.time() if run.is_running() else None)
     return [
-        {
-            **alert.data(),
-            "stage": alert.stage,
-            "step": alert.step,
-            "began": _utc(alert.began),
-            "until": None if alert.until is None else _utc(alert.until),
-            "seconds": round((alert.until or alert.fired) - alert.began, 3),
-        }
+        AlertEntry(
+            metric=alert.metric,
+            value=alert.value,
+            band=alert.band(),
+            since=round(alert.fired - alert.began, 3),
+            began=_utc(alert.began),
+            advice=alert.row.advice,
+            stage=alert.stage,
+            step=alert.step,
+            until=None if alert.until is None else _utc(alert.until),
+            seconds=round((alert.until or alert.fired) - alert.began, 3),
+        )
         for alert in sorted(found, key=lambda alert: (alert.until is not None, alert.began))
     ]
 
@@ -104,14 +110,14 @@ def _token_losses(events: Iterable[Event]) -> dict[str, float]:
 # --- the parts --------------------------------------------------------------------------------------------------------
 
 
-def _outcome(run: RunDir) -> dict[str, Any]:
+def _outcome(run: RunDir) -> OutcomeEntry:
     outcome = run.outcome()
     if outcome.state == "running" and all(run.completed(stage) for stage in run.config.stages if stage != REPORT_STAGE):
         return {"state": "finished", "stage": None, "message": ""}  # the report itself is what still runs
-    return asdict(outcome)
+    return {"state": outcome.state, "stage": outcome.stage, "message": outcome.message, "hint": outcome.hint}
 
 
-def _stage(run: RunDir, stage: str, events: list[Event]) -> dict[str, Any]:
+def _stage(run: RunDir, stage: str, events: list[Event]) -> StageEntry:
     """How one stage went: outcome, attempts, wall seconds over all attempts, and why it ended early."""
     mine = [event for event in events if event.stage == stage]
     attempts, seconds = 0, 0.0
@@ -151,7 +157,7 @@ def _stage(run: RunDir, stage: str, events: list[Event]) -> dict[str, Any]:
     }
 
 
-def _reached(events: list[Event]) -> dict[str, Any] | None:
+def _reached(events: list[Event]) -> Reached | None:
     """How far a training stage got: its last step, of how many, and the metrics there."""
     step = next((event for event in reversed(events) if event.type == "step" and event.rank == 0), None)
     if step is None:
@@ -180,29 +186,11 @@ def _wall_seconds(events: list[Event]) -> float | None:
     return total or None
 
 
-def _samples(events: list[Event]) -> dict[str, list[dict[str, Any]]]:
-    """The last samples of every stage."""
-    found: dict[str, list[Event]] = {}
-    for event in events:
-        if event.type == "sample" and event.stage is not None:
-            samples = found.setdefault(event.stage, [])
-            if samples and samples[-1].step != event.step:
-                samples.clear()
-            samples.append(event)
-    return {
-        stage: [
-            {"step": event.step, "prompt": event.data.get("prompt"), "text": event.data.get("text")}
-            for event in samples
-        ]
-        for stage, samples in found.items()
-    }
-
-
-def _missing(
+def _missing_results(
     run: RunDir, results: Mapping[str, Any], damaged: Mapping[str, str], events: list[Event]
-) -> list[dict[str, str]]:
+) -> list[Absent]:
     """What a reader may look for and not find, each with the reason."""
-    missing: list[dict[str, str]] = []
+    missing: list[Absent] = []
 
     def add(what: str, why: str) -> None:
         missing.append({"what": what, "why": why})

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
-from typing import Any
+from typing import cast
 
 from mccore.config import RunConfig
 from mccore.config.diff import differences, flatten
 from mccore.events import Event
 from mccore.host.json_file import read_object
 from mccore.host.machine import accelerators, available_cores, cpu_name, source_commit
+from mccore.report.shape import Environment, SettingEntry
 from mccore.runs.rundir import RunDir
 
 
-def changed_settings(config: RunConfig) -> dict[str, dict[str, Any]]:
+def changed_settings(config: RunConfig) -> dict[str, SettingEntry]:
     """The settings that aren't the schema's defaults: path -> default and value."""
     set_here = flatten(config)
     return {
@@ -25,13 +26,13 @@ def changed_settings(config: RunConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-def describe_environment(run: RunDir, events: list[Event]) -> dict[str, Any]:
+def describe_environment(run: RunDir, events: list[Event]) -> Environment:
     """The machine and the software. What a report of this run already says stays: it was there when the run was."""
     started = max((event.time for event in events if event.type == "run.start"), default=None)
     try:
         before = read_object(run.report_dir / "report.json")["environment"]
         if isinstance(before, dict) and before.get("run_started") == started and before.get("during_run"):
-            return before
+            return cast(Environment, before)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no earlier report, or none that can be read: it is about to be replaced
     return {

@@ -1,30 +1,25 @@
-"""What an evaluation of Working Contexts measured, as rows for a report."""
+"""What evaluations of Working Contexts measured, and what models said meanwhile, as rows for a report."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mccore.report.shape import Record
+from mccore.events import Event
+from mccore.report.shape import BinEntry, ConditionEntry, EvaluationEntry, PairEntry, SampleEntry
+from mccore.runs.series import last_samples
 
 # --- the evaluation of focus -------------------------------------------------------------------------------------------
 
 _READ = ("table", "focus", "differences", "by_distance", "by_lod")
 
-_ROW_NUMBERS = ("nll", "stderr", "delta", "delta_stderr", "gap_closed")
-
 _WINDOW = " - window"  # differences to the window are in the table
 
-_BIN_NUMBERS = ("from", "to", "lod", "delta", "stderr", "tokens")
 
+def read_evaluation(context: Mapping[str, Any]) -> EvaluationEntry:
+    """What an evaluation of focus found, in the one shape that the report words and draws: differences paired by sequence.
 
-def read_evaluation(context: Mapping[str, Any]) -> Record:
-    """What an evaluation of focus found, in the one shape that the report words and draws.
-
-    `table`: rows {condition, nll, stderr, delta, delta_stderr, gap_closed}, differences paired by sequence and to the plain
-    window; `focus`: policy -> measures of its scores; `differences`: rows {pair, delta, stderr} of other pairs;
-    `by_distance` and `by_lod`: rows {condition, from, to | lod, delta, stderr, tokens}; `notes`: what else is a plain value.
     What isn't there or isn't a number is None or left out.
     """
     table = context.get("table")
@@ -33,10 +28,14 @@ def read_evaluation(context: Mapping[str, Any]) -> Record:
     policies = focus.items() if isinstance(focus, Mapping) else ()
     return {
         "table": [
-            {
-                "condition": str(row.get("condition", "?")),
-                **{name: finite_number(row.get(name)) for name in _ROW_NUMBERS},
-            }
+            ConditionEntry(
+                condition=str(row.get("condition", "?")),
+                nll=finite_number(row.get("nll")),
+                stderr=finite_number(row.get("stderr")),
+                delta=finite_number(row.get("delta")),
+                delta_stderr=finite_number(row.get("delta_stderr")),
+                gap_closed=finite_number(row.get("gap_closed")),
+            )
             for row in rows
         ],
         "focus": {
@@ -57,7 +56,7 @@ def read_evaluation(context: Mapping[str, Any]) -> Record:
     }
 
 
-def _differences(value: Any) -> list[Record]:
+def _differences(value: Any) -> list[PairEntry]:
     pairs = value.items() if isinstance(value, Mapping) else ()
     return [
         {"pair": str(pair), "delta": delta, "stderr": finite_number(found.get("stderr"))}
@@ -68,10 +67,18 @@ def _differences(value: Any) -> list[Record]:
     ]
 
 
-def _bins(value: Any) -> list[Record]:
+def _bins(value: Any) -> list[BinEntry]:
     rows = [row for row in value if isinstance(row, Mapping)] if isinstance(value, list | tuple) else []
     return [
-        {"condition": str(row.get("condition") or ""), **{name: finite_number(row.get(name)) for name in _BIN_NUMBERS}}
+        {
+            "condition": str(row.get("condition") or ""),
+            "from": finite_number(row.get("from")),
+            "to": finite_number(row.get("to")),
+            "lod": finite_number(row.get("lod")),
+            "delta": finite_number(row.get("delta")),
+            "stderr": finite_number(row.get("stderr")),
+            "tokens": finite_number(row.get("tokens")),
+        }
         for row in rows
     ]
 
@@ -79,3 +86,16 @@ def _bins(value: Any) -> list[Record]:
 def finite_number(value: Any) -> float | None:
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if good else None
+
+
+def describe_samples(events: Iterable[Event]) -> dict[str, list[SampleEntry]]:
+    """The last samples of every stage."""
+    return {
+        stage: [
+            SampleEntry(
+                step=event.step, prompt=str(event.data.get("prompt") or ""), text=str(event.data.get("text") or "")
+            )
+            for event in samples
+        ]
+        for stage, samples in last_samples(events).items()
+    }

@@ -13,7 +13,7 @@ from mccore.config.stages import STAGE_TABLE
 from mccore.events import METRICS, Event
 from mccore.events.metrics import EVALUATED, family, metric, metrics_of
 from mccore.report.evaluation import finite_number, read_evaluation
-from mccore.report.shape import Record
+from mccore.report.shape import Absent, ContextEntry, MegaContextEntry, MetricEntry, Result
 from mccore.runs.lod_map import stretches, text_map
 from mccore.runs.series import Series, snapshots
 from mccore.scaling.megacontext import megacontext_flops, megacontext_parameters, variant_lengths
@@ -23,7 +23,7 @@ TIMINGS = ("build_ms", "positional_ms", "variant_ms", "lens_forward_ms", "lens_l
 _END_SHARE = 0.1  # of a curve's points are its end
 
 
-def describe_series(series: Series) -> list[Record]:
+def describe_series(series: Series) -> list[MetricEntry]:
     """One row for every metric of every stage, in the order of METRICS: its values and how they lie to the metric's band."""
     order = {name: place for place, name in enumerate(METRICS)}
     return [
@@ -34,12 +34,12 @@ def describe_series(series: Series) -> list[Record]:
     ]
 
 
-def _describe(stage: str, name: str, values: Sequence[float]) -> Record:
+def _describe(stage: str, name: str, values: Sequence[float]) -> MetricEntry:
     known = METRICS["delta_nll"] if name == EVALUATED else metric(name)
     # What counts up is at its end what it says last.
     last = values[-max(1, round(len(values) * _END_SHARE)) :] if known.kind != "counter" else values[-1:]
     end = sum(last) / len(last)
-    row: Record = {
+    row: MetricEntry = {
         "stage": stage,
         "metric": name,
         "unit": known.unit,
@@ -66,8 +66,8 @@ def _describe(stage: str, name: str, values: Sequence[float]) -> Record:
 
 
 def collect_megacontext(
-    config: RunConfig, events: Sequence[Event], results: Mapping[str, Record | None], steps: Series, refocuses: Series
-) -> Record | None:
+    config: RunConfig, events: Sequence[Event], results: Mapping[str, Result | None], steps: Series, refocuses: Series
+) -> MegaContextEntry | None:
     """The data of the section; None for a run that has nothing to do with MegaContext. `steps` and `refocuses` are
     `training_series` and `refocus_curves`."""
     evaluations = {
@@ -94,7 +94,7 @@ def collect_megacontext(
     }
 
 
-def _settings(mc: MegaContextConfig) -> Record:
+def _settings(mc: MegaContextConfig) -> dict[str, Any]:
     names = (
         "block_size", "max_lod", "num_random_variants", "horizon", "recent_tokens", "expanded_blocks", "wc_length",
         "positional", "distill_weight", "recon_weight",
@@ -108,7 +108,7 @@ def _settings(mc: MegaContextConfig) -> Record:
     }
 
 
-def _derived(config: RunConfig) -> Record | None:
+def _derived(config: RunConfig) -> dict[str, Any] | None:
     if not config.megacontext.enabled or not config.model.n_embd:
         return None
     parameters, flops = megacontext_parameters(config), megacontext_flops(config)
@@ -129,7 +129,7 @@ def _mean_timing(events: Sequence[Event]) -> dict[str, float]:
     return found
 
 
-def _context(data: Mapping[str, Any]) -> Record:
+def _context(data: Mapping[str, Any]) -> ContextEntry:
     """A Working Context in numbers: entries and tokens by level."""
     size, entries = int(data.get("block_size") or 0), dict[int, int]()
     for level, count in read_runs(data):
@@ -167,14 +167,14 @@ def read_runs(data: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 def _missing(
     config: RunConfig,
-    results: Mapping[str, Record | None],
+    results: Mapping[str, Result | None],
     steps: Series,
     refocuses: Series,
     evaluations: Mapping[str, Any],
-) -> list[Record]:
+) -> list[Absent]:
     """What a reader may look for in this section and not find, each with the reason."""
     mc = config.megacontext
-    missing: list[Record] = []
+    missing: list[Absent] = []
 
     def add(what: str, why: str) -> None:
         missing.append({"what": what, "why": why})

@@ -8,11 +8,11 @@ from typing import Any
 from mccore.config.stages import STAGES, TRAINING_STAGES
 from mccore.errors import RunError
 from mccore.events import Event
-from mccore.report.evaluation import finite_number, read_evaluation
+from mccore.report.evaluation import describe_samples, finite_number, read_evaluation
 from mccore.report.pages.evaluation import chat_lines, sample_lines, text_lines
 from mccore.report.pages.markdown import table
 from mccore.report.pages.megacontext import evaluation_lines
-from mccore.report.shape import Data, Record
+from mccore.report.shape import Result, Results
 from mccore.runs.rundir import RunDir
 from mccore.units import count, number
 
@@ -22,7 +22,7 @@ NOTHING = "Nothing has been measured yet."
 def render_results(run: RunDir, events: Sequence[Event] = ()) -> str:
     """Results of all stages as Markdown: training, texts, chats, Working Contexts, samples. `events`: the newest `eval` and
     `sample` events. A result that is damaged, or that another version wrote, is a line that says so."""
-    results: dict[str, Record] = {}
+    results: dict[str, Result] = {}
     parts: list[str] = []
     for stage in STAGES:
         try:
@@ -30,13 +30,13 @@ def render_results(run: RunDir, events: Sequence[Event] = ()) -> str:
                 results[stage] = found
         except RunError as error:
             parts.append(f"**{stage}**: {error.message}")
-    data: Record = {"results": results, "samples": _samples(events)}
+    samples = describe_samples(events)
     sections: list[tuple[str, Callable[[], Iterable[str]]]] = [
         ("the training stages", lambda: _training(results, events)),
-        ("the evaluation of texts", lambda: text_lines(data)),
-        ("the evaluation of chats", lambda: chat_lines(data)),
+        ("the evaluation of texts", lambda: text_lines(results)),
+        ("the evaluation of chats", lambda: chat_lines(results)),
         ("the evaluation of Working Contexts", lambda: _contexts(results)),
-        ("the samples", lambda: sample_lines(data)),
+        ("the samples", lambda: sample_lines(results, samples)),
     ]
     for name, section in sections:
         try:
@@ -46,7 +46,7 @@ def render_results(run: RunDir, events: Sequence[Event] = ()) -> str:
     return "\n\n".join(parts) or NOTHING
 
 
-def _training(results: Data, events: Sequence[Event]) -> Iterable[str]:
+def _training(results: Results, events: Sequence[Event]) -> Iterable[str]:
     rows = []
     for stage in TRAINING_STAGES:
         found: Mapping[str, Any] = results.get(stage) or {}
@@ -70,7 +70,7 @@ def _training(results: Data, events: Sequence[Event]) -> Iterable[str]:
         yield table(("stage", "state", "step", "tokens", "loss", "held-out loss", "bits per byte"), rows)
 
 
-def _contexts(results: Data) -> Iterable[str]:
+def _contexts(results: Results) -> Iterable[str]:
     found = {stage: result.get("context") for stage, result in results.items()}
     read = {
         stage: read_evaluation(context) for stage, context in found.items() if isinstance(context, Mapping) and context
@@ -79,17 +79,6 @@ def _contexts(results: Data) -> Iterable[str]:
         yield "## Working Contexts"
     for stage, evaluation in read.items():
         yield from evaluation_lines(stage, evaluation)
-
-
-def _samples(events: Sequence[Event]) -> Record:
-    found: dict[str, list[Record]] = {}
-    for event in events:
-        if event.type == "sample" and event.stage is not None:
-            there = found.setdefault(event.stage, [])
-            if there and there[-1]["step"] != event.step:
-                there.clear()
-            there.append({"step": event.step, "prompt": event.data.get("prompt"), "text": event.data.get("text")})
-    return found
 
 
 def _four_digits(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from mccore.config.stages import stage_of_work
 from mccore.errors import RunError, cause
@@ -13,6 +13,7 @@ from mccore.events import read_events
 from mccore.host.files import write_atomic
 from mccore.host.json_file import read_object
 from mccore.report.collect import collect
+from mccore.report.shape import Report
 from mccore.runs.rundir import RunDir
 from mccore.runs.series import (
     curves,
@@ -62,11 +63,11 @@ def write_report(run: RunDir) -> ReportPaths:
     return paths
 
 
-def read_report(run: RunDir) -> dict[str, Any]:
+def read_report(run: RunDir) -> Report:
     """The data of a report that was written. Raises RunError when there is none."""
     path = run.report_dir / "report.json"
     try:
-        return read_object(path)
+        return cast(Report, read_object(path))
     except (OSError, ValueError) as error:
         raise RunError(
             f"can't read {path}: {cause(error)}", hint=f"write it again: mccore report {run.name}"

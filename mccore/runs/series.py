@@ -33,22 +33,24 @@ def curves(
 
     Where a run went back to a checkpoint, its later steps replace the earlier ones.
     """
-    points: dict[str, dict[str, dict[int, float]]] = {}
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for event in events:
         if event.stage not in TRAINING_STAGES or event.rank != 0 or event.tokens is None:
             continue
         for name, value in values(event).items():
-            series = points.setdefault(event.stage, {}).setdefault(name, {})
-            # A resumed run repeats steps it had lost: what lies beyond this one is of the history that didn't count.
-            if series and event.tokens <= next(reversed(series)):
-                for tokens in [tokens for tokens in series if tokens >= event.tokens]:
-                    del series[tokens]
-            if value == value:
-                series[event.tokens] = value
-    return {
-        stage: {name: [(float(x), y) for x, y in series.items()] for name, series in metrics.items() if series}
-        for stage, metrics in points.items()
-    }
+            put(found.setdefault(event.stage, {}).setdefault(name, []), float(event.tokens), value)
+    return {stage: {name: points for name, points in metrics.items() if points} for stage, metrics in found.items()}
+
+
+def put(points: list[tuple[float, float]], x: float, value: float) -> None:
+    """Add a point to a curve; one that isn't a number is left out.
+
+    A resumed run repeats steps it had lost: what lies at `x` or beyond is of the history that didn't count.
+    """
+    while points and points[-1][0] >= x:
+        points.pop()
+    if not math.isnan(value):
+        points.append((x, value))
 
 
 def language_loss(metrics: Mapping[str, float]) -> float | None:
@@ -120,10 +122,7 @@ def refocus_curves(events: Iterable[Event]) -> dict[str, dict[str, list[tuple[fl
         counts[event.stage] = counts.get(event.stage, 0) + 1
         x = float(event.tokens or 0) if event.stage in TRAINING_STAGES else float(counts[event.stage])
         for name, value in values.items():
-            points = found.setdefault(event.stage, {}).setdefault(name, [])
-            while points and points[-1][0] >= x:
-                points.pop()
-            points.append((x, value))
+            put(found.setdefault(event.stage, {}).setdefault(name, []), x, value)
     return found
 
 
@@ -133,4 +132,16 @@ def snapshots(events: Iterable[Event], kind: str) -> dict[str, list[Event]]:
     for event in events:
         if event.type == kind and event.rank == 0:
             found.setdefault(event.stage or "", []).append(event)
+    return found
+
+
+def last_samples(events: Iterable[Event]) -> dict[str, list[Event]]:
+    """The `sample` events of every stage's last step that has any."""
+    found: dict[str, list[Event]] = {}
+    for event in events:
+        if event.type == "sample" and event.stage is not None:
+            samples = found.setdefault(event.stage, [])
+            if samples and samples[-1].step != event.step:
+                samples.clear()
+            samples.append(event)
     return found

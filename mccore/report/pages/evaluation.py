@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from mccore.config.stages import CHAT_STAGES, TEXT_STAGE, evaluations
 from mccore.report.pages.markdown import table
 from mccore.report.pages.words import accuracy_text, fenced, mean_text, number_text, percent_text, shortened
-from mccore.report.shape import Data
+from mccore.report.shape import Result, Results, SampleEntry
 
 
-def text_lines(data: Data) -> Iterable[str]:
+def text_lines(results: Results) -> Iterable[str]:
     """What models of text were found to be."""
     for spec in evaluations(chat=False):
-        if result := data["results"].get(spec.name):
+        if result := results.get(spec.name):
             yield f"## {str(spec.evaluates).capitalize()} model"
             yield (
                 f"Held-out documents: {result['val_bpb']:.4f} bits per byte, {result['val_loss']:.4f} nat per token, over "
@@ -21,15 +21,15 @@ def text_lines(data: Data) -> Iterable[str]:
             )
 
 
-def _chat_results(data: Data) -> list[tuple[str, Data]]:
+def _chat_results(results: Results) -> list[tuple[str, Result]]:
     """Name and evaluation of every chat model that was measured."""
-    rows = ((str(spec.evaluates), data["results"].get(spec.name)) for spec in evaluations(chat=True))
+    rows = ((str(spec.evaluates), results.get(spec.name)) for spec in evaluations(chat=True))
     return [(name, result) for name, result in rows if result]
 
 
-def chat_lines(data: Data) -> Iterable[str]:
+def chat_lines(results: Results) -> Iterable[str]:
     """How chat models answer held-out questions."""
-    found = _chat_results(data)
+    found = _chat_results(results)
     if not found:
         return
     yield "## Chat model"
@@ -79,7 +79,7 @@ def chat_lines(data: Data) -> Iterable[str]:
         yield table(("model", "task", "right", "other scores", "n", "too long"), rows)
 
 
-def _how_scored(choice: Data) -> str:
+def _how_scored(choice: Result) -> str:
     rules = ", ".join(f"{rule} {percent_text(one['accuracy'])}" for rule, one in choice["rules"].items())
     text = f"Ranked by the likelihood of the whole reply, rule `{choice['rule']}`"
     if chosen := choice.get("chosen_on"):
@@ -91,13 +91,13 @@ def _how_scored(choice: Data) -> str:
     return text
 
 
-def sample_lines(data: Data) -> Iterable[str]:
+def sample_lines(results: Results, samples: Mapping[str, Sequence[SampleEntry]]) -> Iterable[str]:
     """The last samples of the models."""
-    measured = [data["results"].get(spec.name) or {} for spec in evaluations(chat=False)]
+    measured = [results.get(spec.name) or {} for spec in evaluations(chat=False)]
     completions = next((found["samples"] for found in measured if found.get("samples")), None)
-    completions = completions or data["samples"].get(TEXT_STAGE) or []
-    name, chat = next(reversed(_chat_results(data)), ("", {}))
-    early = [(stage, sample) for stage in CHAT_STAGES for sample in data["samples"].get(stage, []) if not chat]
+    completions = completions or samples.get(TEXT_STAGE) or []
+    name, chat = next(reversed(_chat_results(results)), ("", {}))
+    early = [(stage, sample) for stage in CHAT_STAGES for sample in samples.get(stage, []) if not chat]
     if not completions and not chat and not early:
         return
     yield "## Samples"

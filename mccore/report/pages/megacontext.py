@@ -9,12 +9,12 @@ from mccore.config import TRAINING_STAGES
 from mccore.events.alerts import band_words
 from mccore.report.pages.markdown import table
 from mccore.report.pages.words import pictures
-from mccore.report.shape import Data
+from mccore.report.shape import BinEntry, EvaluationEntry, MegaContextEntry, MetricEntry, Report
 from mccore.runs.lod_map import legend
 from mccore.units import count, number, size
 
 
-def render_megacontext(data: Data) -> Iterable[str]:
+def render_megacontext(data: Report) -> Iterable[str]:
     """The section: settings, training, refocuses, evaluation, what is missing."""
     yield "## MegaContext"
     found = data.get("megacontext")
@@ -36,7 +36,7 @@ def render_megacontext(data: Data) -> Iterable[str]:
 # --- parts -------------------------------------------------------------------------------------------------------------
 
 
-def _setup(found: Data) -> Iterable[str]:
+def _setup(found: MegaContextEntry) -> Iterable[str]:
     settings, derived = found["settings"], found["derived"]
     if not found["enabled"]:
         yield "This run trained without MegaContext; what follows was measured on its model."
@@ -66,7 +66,7 @@ def _setup(found: Data) -> Iterable[str]:
     yield table(("what", "value"), rows)
 
 
-def _training(found: Data, plots: Sequence[str]) -> Iterable[str]:
+def _training(found: MegaContextEntry, plots: Sequence[str]) -> Iterable[str]:
     rows = found["steps"]
     if rows:
         yield "### Training with it"
@@ -81,11 +81,11 @@ def _training(found: Data, plots: Sequence[str]) -> Iterable[str]:
         yield "Where the forward pass of a step spends its time, in milliseconds, mean of the steps sampled:"
         yield table(
             ("stage", *(part.removesuffix("_ms").replace("_", " ") for part in parts)),
-            [(stage, *(_number(each.get(part)) for part in parts)) for stage, each in timing.items()],
+            [(stage, *(_number_or_blank(each.get(part)) for part in parts)) for stage, each in timing.items()],
         )
 
 
-def _refocuses(found: Data, plots: Sequence[str]) -> Iterable[str]:
+def _refocuses(found: MegaContextEntry, plots: Sequence[str]) -> Iterable[str]:
     rows = found["refocuses"]
     if not rows:
         return
@@ -109,7 +109,7 @@ def _refocuses(found: Data, plots: Sequence[str]) -> Iterable[str]:
     yield from pictures("refocus", plots, "", " by refocus")
 
 
-def _contexts(found: Data, plots: Sequence[str]) -> Iterable[str]:
+def _contexts(found: MegaContextEntry, plots: Sequence[str]) -> Iterable[str]:
     if not found["contexts"] and not found["trees"]:
         return
     yield "### Tree and Working Context, as last seen"
@@ -135,7 +135,7 @@ def _contexts(found: Data, plots: Sequence[str]) -> Iterable[str]:
             yield "\n".join(("```text", *lines, "```"))
 
 
-def evaluation_lines(stage: str, found: Data, plots: Sequence[str] = ()) -> Iterable[str]:
+def evaluation_lines(stage: str, found: EvaluationEntry, plots: Sequence[str] = ()) -> Iterable[str]:
     """What an evaluation of focus found; `found` as `report.evaluation.read_evaluation` gives it."""
     yield f"### Evaluation of focus, {stage}"
     if notes := found["notes"]:
@@ -173,7 +173,7 @@ def evaluation_lines(stage: str, found: Data, plots: Sequence[str] = ()) -> Iter
         )
         yield table(
             ("policy", *(name.replace("_", " ") for name in measures)),
-            [(policy, *(_number(each.get(name)) for name in measures)) for policy, each in focus.items()],
+            [(policy, *(_number_or_blank(each.get(name)) for name in measures)) for policy, each in focus.items()],
         )
     if pairs := found["differences"]:
         yield "Other pairs, the first minus the second: below 0 the first predicts better."
@@ -193,7 +193,7 @@ def evaluation_lines(stage: str, found: Data, plots: Sequence[str] = ()) -> Iter
         yield "It left nothing that this report can read."
 
 
-def _where(found: Data) -> Iterable[str]:
+def _where(found: EvaluationEntry) -> Iterable[str]:
     """Delta NLL by distance and by level, a row for every bin and a column for every condition."""
     far, levels = found["by_distance"], found["by_lod"]
     if far or levels:
@@ -207,7 +207,7 @@ def _where(found: Data) -> Iterable[str]:
         yield _bins("shown as", levels, lambda row: "" if row["lod"] is None else f"LOD{row['lod']:g}")
 
 
-def _bins(head: str, rows: Sequence[Data], name: Callable[[Data], str]) -> str:
+def _bins(head: str, rows: Sequence[BinEntry], name: Callable[[BinEntry], str]) -> str:
     conditions = list(dict.fromkeys(row["condition"] for row in rows))
     cells = {(name(row), row["condition"]): row for row in rows}
     lines = []
@@ -222,12 +222,12 @@ def _bins(head: str, rows: Sequence[Data], name: Callable[[Data], str]) -> str:
     return table((head, *(condition or "delta NLL" for condition in conditions), "tokens"), lines)
 
 
-def _order(row: Data) -> float:
+def _order(row: BinEntry) -> float:
     at = row["from"] if row["from"] is not None else row["lod"]
     return math.inf if at is None else float(at)
 
 
-def _distance(row: Data) -> str:
+def _distance(row: BinEntry) -> str:
     if row["from"] is None:
         return "nowhere"
     return f"{row['from']:,.0f} and more" if row["to"] is None else f"{row['from']:,.0f} to {row['to'] - 1:,.0f}"
@@ -236,7 +236,7 @@ def _distance(row: Data) -> str:
 # --- words and numbers -------------------------------------------------------------------------------------------------
 
 
-def _by_stage(rows: Sequence[Data]) -> str:
+def _by_stage(rows: Sequence[MetricEntry]) -> str:
     """One line per metric, one column per stage."""
     stages = [stage for stage in TRAINING_STAGES if any(row["stage"] == stage for row in rows)]
     lines = []
@@ -252,12 +252,12 @@ def _by_stage(rows: Sequence[Data]) -> str:
     return table(("metric", *stages, "unit", "expected"), lines)
 
 
-def _name(row: Data) -> str:
+def _name(row: MetricEntry) -> str:
     name: str = row["metric"]
     return name
 
 
-def _unit(row: Data) -> str:
+def _unit(row: MetricEntry) -> str:
     unit: str = row["unit"]
     return "" if unit == "1" else unit.strip("{}").replace("{", "").replace("}", "")
 
@@ -272,7 +272,7 @@ def _in_errors(value: float | None, error: float | None) -> str:
     return "" if value is None or not error else f"{value / error:+.1f}"
 
 
-def _number(value: float | None) -> str:
+def _number_or_blank(value: float | None) -> str:
     return "" if value is None else number(value)
 
 

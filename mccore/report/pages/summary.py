@@ -12,11 +12,11 @@ from mccore.report.pages.megacontext import render_megacontext
 from mccore.report.pages.tokenizer import tokenizer_lines
 from mccore.report.pages.training import training_lines
 from mccore.report.pages.words import accuracy_text, code_text, duration_text, percent_text
-from mccore.report.shape import Data, Record
+from mccore.report.shape import AlertEntry, Report
 from mccore.units import number, size
 
 
-def render_report(data: Data) -> str:
+def render_report(data: Report) -> str:
     """The whole report."""
     parts = [
         *_summary(data),
@@ -27,15 +27,15 @@ def render_report(data: Data) -> str:
         *_model(data),
         *tokenizer_lines(data),
         *training_lines(data),
-        *text_lines(data),
-        *chat_lines(data),
-        *sample_lines(data),
+        *text_lines(data["results"]),
+        *chat_lines(data["results"]),
+        *sample_lines(data["results"], data["samples"]),
         *render_megacontext(data),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def render_summary(data: Data) -> str:
+def render_summary(data: Report) -> str:
     """The first page: outcome, main figures, stages, what is missing."""
     return "\n\n".join([*_summary(data), *_missing(data), *_stages(data)]) + "\n"
 
@@ -43,7 +43,7 @@ def render_summary(data: Data) -> str:
 # --- sections ---------------------------------------------------------------------------------------------------------
 
 
-def _summary(data: Data) -> Iterable[str]:
+def _summary(data: Report) -> Iterable[str]:
     yield f"# Report of {data['run']}"
     outcome = data["outcome"]
     recipe = f"Recipe `{data['recipe']}`. " if data["recipe"] else ""
@@ -86,7 +86,7 @@ def _summary(data: Data) -> Iterable[str]:
     yield table(("figure", "value"), rows)
 
 
-def _missing(data: Data) -> Iterable[str]:
+def _missing(data: Report) -> Iterable[str]:
     if data["missing"]:
         yield "## Missing"
         yield table(("what", "why"), [(entry["what"], entry["why"]) for entry in data["missing"]])
@@ -102,7 +102,7 @@ def _missing(data: Data) -> Iterable[str]:
         )
 
 
-def _alert_row(entry: Record) -> tuple[str, ...]:
+def _alert_row(entry: AlertEntry) -> tuple[str, ...]:
     value = number(entry["value"])
     return (
         f"`{entry['metric']}`" if entry["until"] else f"**`{entry['metric']}`**",
@@ -115,7 +115,7 @@ def _alert_row(entry: Record) -> tuple[str, ...]:
     )
 
 
-def _stages(data: Data) -> Iterable[str]:
+def _stages(data: Report) -> Iterable[str]:
     yield "## Stages"
     rows = []
     for stage in data["stages"]:
@@ -127,7 +127,7 @@ def _stages(data: Data) -> Iterable[str]:
     yield table(("stage", "outcome", "starts", "wall clock"), rows)
 
 
-def _environment(data: Data) -> Iterable[str]:
+def _environment(data: Report) -> Iterable[str]:
     found = data["environment"]
     yield "## Environment"
     if not found["during_run"]:
@@ -146,7 +146,7 @@ def _environment(data: Data) -> Iterable[str]:
     )
 
 
-def _configuration(data: Data) -> Iterable[str]:
+def _configuration(data: Report) -> Iterable[str]:
     yield "## Configuration"
     changed = data["configuration"]
     if not changed:
@@ -159,7 +159,7 @@ def _configuration(data: Data) -> Iterable[str]:
     )
 
 
-def _model(data: Data) -> Iterable[str]:
+def _model(data: Report) -> Iterable[str]:
     model = data["model"]
     yield "## Model"
     yield (

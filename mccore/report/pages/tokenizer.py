@@ -8,10 +8,10 @@ from typing import Any
 from mccore.config.stages import stage_of_work
 from mccore.report.pages.markdown import table
 from mccore.report.pages.words import duration_text
-from mccore.report.shape import Data
+from mccore.report.shape import Report
 
 
-def tokenizer_lines(data: Data) -> Iterable[str]:
+def tokenizer_lines(data: Report) -> Iterable[str]:
     trained = data["results"].get(stage_of_work("prepare.train_tokenizer"))
     measured = data["results"].get(stage_of_work("prepare.measure_tokenizer"))
     if not trained and not measured:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from mccore.config import TRAINING_STAGES
 from mccore.report.pages.markdown import table
 from mccore.report.pages.words import number_text, pictures
-from mccore.report.shape import Data
+from mccore.report.shape import Report
 
 
-def training_lines(data: Data) -> Iterable[str]:
+def training_lines(data: Report) -> Iterable[str]:
     reached = {
         stage["stage"]: stage for stage in data["stages"] if stage["reached"] or stage["stage"] in data["results"]
     }

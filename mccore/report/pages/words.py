@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mccore.events.metrics import FIGURES, Group, figures_of
-from mccore.report.shape import Data
+from mccore.report.shape import Result
 from mccore.units import duration, share_interval
 
 _CUT = 600  # characters of a question or an answer that are shown
@@ -34,7 +34,7 @@ def shortened(text: str, limit: int = _CUT) -> str:
     return f"{text[: limit // 3]} […] {text[-(limit - limit // 3) :]}"
 
 
-def accuracy_text(one: Data) -> str:
+def accuracy_text(one: Result) -> str:
     """A share of right answers with its 95 % interval, which holds at none right, at all right and for one question."""
     if one["accuracy"] is None:
         return "no questions"
@@ -42,7 +42,7 @@ def accuracy_text(one: Data) -> str:
     return f"{100 * one['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def mean_text(value: Data) -> str:
+def mean_text(value: Result) -> str:
     """A mean score, with its standard error where the sample is large enough to have one."""
     if value["mean"] is None or value["stderr"] is None:
         return percent_text(value["mean"])

@@ -27,7 +27,7 @@ from mccore.report.plots.style import (
     style_panel,
     thin,
 )
-from mccore.report.shape import Data
+from mccore.report.shape import BinEntry, EvaluationEntry
 from mccore.runs.lod_map import Stretch, stretches
 from mccore.runs.series import Series
 
@@ -42,7 +42,10 @@ _SNAPSHOTS = 16  # contexts of a map
 
 @plain_style
 def draw_megacontext(
-    steps: Series, refocuses: Series, evaluations: Mapping[str, Data], contexts: Mapping[str, Sequence[Event]]
+    steps: Series,
+    refocuses: Series,
+    evaluations: Mapping[str, EvaluationEntry],
+    contexts: Mapping[str, Sequence[Event]],
 ) -> dict[str, bytes]:
     """PNG images by file name; none for what has nothing to show."""
     images = {}
@@ -196,7 +199,7 @@ def describe_band(band: tuple[float, float]) -> str:
 # --- the evaluation of focus -------------------------------------------------------------------------------------------
 
 
-def _draw_conditions(found: Data) -> bytes | None:
+def _draw_conditions(found: EvaluationEntry) -> bytes | None:
     """Every condition's NLL against the plain window, with 95 % intervals of the paired differences."""
     rows = [row for row in found["table"] if row["delta"] is not None]
     if not rows:
@@ -220,7 +223,7 @@ def _draw_conditions(found: Data) -> bytes | None:
     return save(figure)
 
 
-def _draw_bins(found: Data) -> bytes | None:
+def _draw_bins(found: EvaluationEntry) -> bytes | None:
     """Delta NLL by distance and by the level at which what is needed stood, a line for every condition."""
     kinds = [(name, found[name]) for name in ("by_distance", "by_lod") if any(_drawable(row) for row in found[name])]
     if not kinds:
@@ -258,11 +261,11 @@ def _draw_bins(found: Data) -> bytes | None:
     return save(figure)
 
 
-def _drawable(row: Data) -> bool:
+def _drawable(row: BinEntry) -> bool:
     return row["delta"] is not None and (row["from"] is not None or row["lod"] is not None)
 
 
-def _place(row: Data, far: bool) -> str:
+def _place(row: BinEntry, far: bool) -> str:
     if not far:
         return f"LOD{row['lod']:g}"
     if row["to"] is None:
