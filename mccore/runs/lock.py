@@ -6,14 +6,17 @@ warned and asks whether the process that took the run last is alive on this mach
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from mccore.host.files import NO_LOCKS
+from mccore.errors import RunError
+from mccore.host.files import NO_LOCKS, disk_hint
 from mccore.host.terminal import echo
 
 _LOCK_SECONDS = 1.0
@@ -36,6 +39,76 @@ class RunLock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.release()
+
+
+def take_run(run: Path) -> RunLock:
+    """Take a run's directory for this process and the children it hands `fd` to. Raises RunError when others have it."""
+    fd = _open_lock(run / "lock")
+    try:
+        if not take(fd, fcntl.LOCK_EX, run / "lock"):
+            pid, host = read_holder(fd)
+            where = f" on {host}" if host and host != socket.gethostname() else ""
+            raise RunError(
+                f"the run {run.name!r} is running (pid {pid or 'unknown'}{where})",
+                hint=f"`mccore runs stop {run.name}` ends it; `mccore runs show {run.name}` shows it",
+            )
+        ranks = _open_lock(run / "ranks")
+        try:
+            if not take(ranks, fcntl.LOCK_EX, run / "ranks"):
+                raise RunError(
+                    f"a training process of an earlier start of {run.name!r} is still ending",
+                    hint="try again in a moment",
+                )
+        finally:
+            os.close(ranks)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+    except OSError as error:
+        os.close(fd)
+        raise RunError(f"can't lock {run}: {error.strerror}", hint=disk_hint(error)) from error
+    except BaseException:
+        os.close(fd)
+        raise
+    return RunLock(fd)
+
+
+@contextlib.contextmanager
+def joined_run(run: Path) -> Iterator[None]:
+    """Hold a run as one of its ranks."""
+    fd = _open_lock(run / "ranks")
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        except OSError as error:  # a file system without locks: the launcher has said so
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(fd)
+
+
+def is_run_held(run: Path) -> bool:
+    """Whether a launcher, a child of it or a rank is alive."""
+    return is_held(run / "lock", fcntl.LOCK_SH) or is_held(run / "ranks", fcntl.LOCK_EX)
+
+
+def last_holder(run: Path) -> int | None:
+    """The process id of the launcher that took a run last."""
+    try:
+        fd = os.open(run / "lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return read_holder(fd)[0]
+    finally:
+        os.close(fd)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise RunError(f"can't open {path}: {error.strerror}", hint=disk_hint(error)) from error
 
 
 def take(fd: int, kind: int, path: Path) -> bool:

@@ -130,7 +130,7 @@ class _Candidates:
 
 
 @dataclass
-class Piece:
+class LogPart:
     """Lines that were found, oldest first, and the place up to which everything was looked at."""
 
     lines: list[LogLine]
@@ -195,7 +195,7 @@ class LogBook:
         """Bytes before a place, over all files."""
         return sum(self.sizes[: place.file]) + place.offset
 
-    def after(self, place: LogPlace, count: int, wanted: Wanted = ALL, scan: int = SCAN_BYTES) -> Piece:
+    def after(self, place: LogPlace, count: int, wanted: Wanted = ALL, scan: int = SCAN_BYTES) -> LogPart:
         """At most `count` wanted lines from `place` on; at most about `scan` bytes are looked at."""
         lines: list[LogLine] = []
         tests = wanted.tests()
@@ -205,17 +205,17 @@ class LogBook:
                     for line in self._lines(place.file, offset, chunk, tests):
                         lines.append(line)
                         if len(lines) >= count:
-                            return Piece(lines, line.stop, False)
+                            return LogPart(lines, line.stop, False)
                     place = LogPlace(place.file, offset + len(chunk))
                     scan -= len(chunk)
                     if scan <= 0:
-                        return Piece(lines, place, False)
+                        return LogPart(lines, place, False)
             if place.file + 1 >= len(self.files):
                 break
             place = LogPlace(place.file + 1, 0)
-        return Piece(lines, place, True)
+        return LogPart(lines, place, True)
 
-    def before(self, place: LogPlace, count: int, wanted: Wanted = ALL, scan: int = SCAN_BYTES) -> Piece:
+    def before(self, place: LogPlace, count: int, wanted: Wanted = ALL, scan: int = SCAN_BYTES) -> LogPart:
         """At most `count` wanted lines that end at or before `place`; at most about `scan` bytes are looked at."""
         lines: list[LogLine] = []
         tests = wanted.tests()
@@ -225,15 +225,15 @@ class LogBook:
                     for line in reversed(list(self._lines(place.file, offset, chunk, tests))):
                         lines.append(line)
                         if len(lines) >= count:
-                            return Piece(lines[::-1], line.start, False)
+                            return LogPart(lines[::-1], line.start, False)
                     place = LogPlace(place.file, offset)
                     scan -= len(chunk)
                     if scan <= 0:
-                        return Piece(lines[::-1], place, False)
+                        return LogPart(lines[::-1], place, False)
             if place.file == 0:
                 break
             place = LogPlace(place.file - 1, self.sizes[place.file - 1])
-        return Piece(lines[::-1], place, True)
+        return LogPart(lines[::-1], place, True)
 
     def ranks(self) -> list[int]:
         """The ranks that are named near the end of the logs."""

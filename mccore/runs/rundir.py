@@ -13,12 +13,10 @@ stop                     exists while the run is asked to stop
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -28,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from mccore.errors import RunError, UsageError
 from mccore.events import Event, finite
 from mccore.host import paths
-from mccore.host.files import NO_LOCKS, RESUME, disk_hint, sync_directory, write_atomic
+from mccore.host.files import RESUME, disk_hint, sync_directory, write_atomic
 from mccore.host.json_file import BadJson, read_object
 from mccore.runs.last_events import LastEvents
-from mccore.runs.lock import RunLock, is_held, read_holder, take
+from mccore.runs.lock import RunLock, is_run_held, joined_run, last_holder, take_run
 
 if TYPE_CHECKING:
     from mccore.config import RunConfig
@@ -212,68 +210,19 @@ class RunDir:
 
     def lock(self) -> RunLock:
         """Take the run for this process and the children it hands `fd` to. Raises RunError when others have it."""
-        fd = self._open_lock("lock")
-        try:
-            if not take(fd, fcntl.LOCK_EX, self.path / "lock"):
-                pid, host = read_holder(fd)
-                where = f" on {host}" if host and host != socket.gethostname() else ""
-                raise RunError(
-                    f"the run {self.name!r} is running (pid {pid or 'unknown'}{where})",
-                    hint=f"`mccore runs stop {self.name}` ends it; `mccore runs show {self.name}` shows it",
-                )
-            ranks = self._open_lock("ranks")
-            try:
-                if not take(ranks, fcntl.LOCK_EX, self.path / "ranks"):
-                    raise RunError(
-                        f"a training process of an earlier start of {self.name!r} is still ending",
-                        hint="try again in a moment",
-                    )
-            finally:
-                os.close(ranks)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
-        except OSError as error:
-            os.close(fd)
-            raise RunError(f"can't lock {self.path}: {error.strerror}", hint=disk_hint(error)) from error
-        except BaseException:
-            os.close(fd)
-            raise
-        return RunLock(fd)
+        return take_run(self.path)
 
-    @contextlib.contextmanager
-    def join(self) -> Iterator[None]:
+    def join(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run as one of its ranks. torchrun closes inherited descriptors, so each rank says for itself it's there."""
-        fd = self._open_lock("ranks")
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH)
-            except OSError as error:  # a file system without locks: the launcher has said so
-                if error.errno not in NO_LOCKS:
-                    raise
-            yield
-        finally:
-            os.close(fd)
+        return joined_run(self.path)
 
     def is_running(self) -> bool:
         """Whether a launcher, a child of it or a rank is alive."""
-        return is_held(self.path / "lock", fcntl.LOCK_SH) or is_held(self.path / "ranks", fcntl.LOCK_EX)
+        return is_run_held(self.path)
 
     def holder(self) -> int | None:
         """The process id of the launcher that took the run last."""
-        try:
-            fd = os.open(self.path / "lock", os.O_RDONLY)
-        except OSError:
-            return None
-        try:
-            return read_holder(fd)[0]
-        finally:
-            os.close(fd)
-
-    def _open_lock(self, name: str) -> int:
-        try:
-            return os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise RunError(f"can't open {self.path / name}: {error.strerror}", hint=disk_hint(error)) from error
+        return last_holder(self.path)
 
     # --- outcome ------------------------------------------------------------------------------------------------------
 

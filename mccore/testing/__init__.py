@@ -21,14 +21,16 @@ pytest.register_assert_rewrite(
     "mccore.testing.panels",
     "mccore.testing.recipes",
     "mccore.testing.telemetry",
+    "mccore.testing.stored_trees",
     "mccore.testing.trees",
 )
 
 from mccore.testing.allocators import AllocatorSuite, random_cut, random_found, random_view  # noqa: E402
 from mccore.testing.panels import PanelSuite, example_view  # noqa: E402
 from mccore.testing.recipes import RecipeSuite  # noqa: E402
+from mccore.testing.stored_trees import example_rows  # noqa: E402
 from mccore.testing.telemetry import TelemetryProviderSuite, example_events  # noqa: E402
-from mccore.testing.trees import TreeBackendSuite, example_rows  # noqa: E402
+from mccore.testing.trees import TreeBackendSuite  # noqa: E402
 
 __all__ = [
     "AllocatorSuite",

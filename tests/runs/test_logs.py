@@ -157,7 +157,7 @@ def test_a_file_that_shrinks_vanishes_or_is_none_of_ours_is_no_error(run: RunDir
 def test_no_logs_at_all_are_told(tmp_path: Path) -> None:
     book = opened(RunDir.create(tmp_path, "none", RunConfig(recipe="tiny")))
     assert "no logs" in book.problem
-    assert book.after(book.start, 5) == logs.Piece([], LogPlace(0, 0), True)
+    assert book.after(book.start, 5) == logs.LogPart([], LogPlace(0, 0), True)
     assert book.before(book.end, 5).done
 
 

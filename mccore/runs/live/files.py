@@ -34,7 +34,7 @@ class _File:
 
 
 @dataclass(frozen=True)
-class Piece:
+class WholeLines:
     """Whole lines of a file."""
 
     file: _File
@@ -54,7 +54,7 @@ class EventFiles:
         self._last = last
         self._files: dict[str, _File] = {}
 
-    def fetch(self) -> list[Piece]:
+    def fetch(self) -> list[WholeLines]:
         """Read a piece of every file that has more and of which nothing waits."""
         pieces, self.problem = [], ""
         try:
@@ -82,7 +82,7 @@ class EventFiles:
         self._last = None if paths else self._last
         return pieces
 
-    def digest(self, pieces: Sequence[Piece]) -> list[Event]:
+    def digest(self, pieces: Sequence[WholeLines]) -> list[Event]:
         """Events that no file has an earlier one to, by time."""
         for piece in pieces:
             self.skipped += piece.damaged
@@ -111,7 +111,7 @@ class EventFiles:
             for name, file in other._files.items()
         )
 
-    def _fetch(self, name: str, fd: int) -> Piece | None:
+    def _fetch(self, name: str, fd: int) -> WholeLines | None:
         stat = os.fstat(fd)
         size, identity = stat.st_size, (stat.st_dev, stat.st_ino)
         file = self._files.get(name)
@@ -131,11 +131,11 @@ class EventFiles:
             chunk = os.pread(fd, LINE_BYTES, file.offset)
             if len(chunk) == LINE_BYTES and b"\n" not in chunk:  # no line of ours is so long
                 file.offset, file.more = file.offset + len(chunk), True
-                return Piece(file, b"", damaged=1)
+                return WholeLines(file, b"", damaged=1)
         end = chunk.rfind(b"\n") + 1
         file.offset += end
         file.more = end > 0 and file.offset < size
         begin = 0
         if file.torn and end:
             begin, file.torn = chunk.find(b"\n") + 1, False
-        return Piece(file, chunk[begin:end]) if end else None
+        return WholeLines(file, chunk[begin:end]) if end else None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mccore.errors import MccoreError
 from mccore.events import Event
-from mccore.runs.live.files import EventFiles, Piece
+from mccore.runs.live.files import EventFiles, WholeLines
 from mccore.runs.live.state import RunState
 from mccore.runs.rundir import Outcome, RunDir
 
@@ -22,8 +22,8 @@ OUTCOME_SECONDS = 1.0  # between two looks at locks and results
 class Pieces(NamedTuple):
     """What was read at once: of the end of the files, and of their history."""
 
-    end: list[Piece]
-    history: list[Piece]
+    end: list[WholeLines]
+    history: list[WholeLines]
 
 
 class RunWatch:

@@ -60,7 +60,7 @@ def evaluate(expression: str) -> int:
 def _problems(rng: random.Random) -> Iterator[tuple[str, str, str]]:
     """(question, expression, reply with {r} for the result), without end."""
     while True:
-        a, b, c = _number(rng), _number(rng), _number(rng)
+        a, b, c = _draw_number(rng), _draw_number(rng), _draw_number(rng)
         shape = rng.randrange(8)
         if shape < 3:
             sign = rng.choice("+-*")
@@ -80,7 +80,7 @@ def _problems(rng: random.Random) -> Iterator[tuple[str, str, str]]:
             yield question.format(**values), expression.format(**values), reply
 
 
-def _number(rng: random.Random) -> int:
+def _draw_number(rng: random.Random) -> int:
     return rng.randint(2, 10 ** rng.randint(1, 3) - 1 + 10)
 
 

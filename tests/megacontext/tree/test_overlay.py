@@ -16,7 +16,7 @@ from mccore.config import Choice
 from mccore.megacontext.tree.overlay import OverlayError, OverlayTree, lengths_at, mount
 from mccore.megacontext.tree.tree import Tree
 from mccore.testing import TreeBackendSuite
-from mccore.testing.trees import LEVELS, example_rows, fill
+from mccore.testing.stored_trees import LEVELS, example_rows, fill
 from tests.megacontext.tree.test_tree import K, encoder, ids_of, open_tree, rows_of
 
 RAM = plugins.load("tree", "ram")
