@@ -8,6 +8,7 @@ and a chat of this size gains from it.
 from mccore.api import Recipe
 from mccore.config import BaseConfig, ChatTrainConfig, DataConfig, HardwareConfig, ModelConfig, RunConfig
 from mccore.hookspecs import hookimpl
+from mccore_recipes.mixtures import MID
 
 
 @hookimpl
@@ -28,14 +29,7 @@ def mccore_recipe() -> Recipe:
             ),
             mid=ChatTrainConfig(
                 batch_tokens=524_288,
-                mixture={
-                    "smoltalk": 460_000,
-                    "mmlu": 100_000,
-                    "gsm8k": 8_000,
-                    "identity": 2_000,
-                    "simple_spelling": 200_000,
-                    "spelling_bee": 80_000,
-                },
+                mixture=MID,
                 eval_every_tokens=78_643_200,
             ),
             sft=ChatTrainConfig(

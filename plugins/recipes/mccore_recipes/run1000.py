@@ -14,6 +14,7 @@ from mccore.config import (
     TokenizerConfig,
 )
 from mccore.hookspecs import hookimpl
+from mccore_recipes.mixtures import MID, SFT
 
 
 @hookimpl
@@ -38,27 +39,13 @@ def mccore_recipe() -> Recipe:
             mid=ChatTrainConfig(
                 batch_tokens=524_288,
                 micro_batch_rows=8,
-                mixture={
-                    "smoltalk": 460_000,
-                    "mmlu": 100_000,
-                    "gsm8k": 8_000,
-                    "identity": 2_000,
-                    "simple_spelling": 200_000,
-                    "spelling_bee": 80_000,
-                },
+                mixture=MID,
                 eval_every_tokens=78_643_200,
             ),
             sft=ChatTrainConfig(
                 batch_tokens=524_288,
                 micro_batch_rows=8,
-                mixture={
-                    "smoltalk": 460_000,
-                    "mmlu": 300_000,
-                    "gsm8k": 30_000,
-                    "identity": 1_000,
-                    "simple_spelling": 300,
-                    "spelling_bee": 300,
-                },
+                mixture=SFT,
                 eval_every_tokens=104_857_600,
             ),
         ),

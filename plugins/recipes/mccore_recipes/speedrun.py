@@ -7,6 +7,7 @@ The horizon follows depth by the current ratio of 12 tokens per scaling paramete
 from mccore.api import Recipe
 from mccore.config import BaseConfig, ChatTrainConfig, DataConfig, HardwareConfig, ModelConfig, RunConfig
 from mccore.hookspecs import hookimpl
+from mccore_recipes.mixtures import MID, SFT
 
 
 @hookimpl
@@ -26,26 +27,12 @@ def mccore_recipe() -> Recipe:
             ),
             mid=ChatTrainConfig(
                 batch_tokens=524_288,
-                mixture={
-                    "smoltalk": 460_000,
-                    "mmlu": 100_000,
-                    "gsm8k": 8_000,
-                    "identity": 2_000,
-                    "simple_spelling": 200_000,
-                    "spelling_bee": 80_000,
-                },
+                mixture=MID,
                 eval_every_tokens=78_643_200,
             ),
             sft=ChatTrainConfig(
                 batch_tokens=524_288,
-                mixture={
-                    "smoltalk": 460_000,
-                    "mmlu": 300_000,
-                    "gsm8k": 30_000,
-                    "identity": 1_000,
-                    "simple_spelling": 300,
-                    "spelling_bee": 300,
-                },
+                mixture=SFT,
                 eval_every_tokens=104_857_600,
             ),
         ),
