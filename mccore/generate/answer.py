@@ -78,13 +78,14 @@ class Answer:
     `logprobs` has an item for each token where they were asked for.
 
     `finish`: "stop" (a stop token), "length" (as many tokens as asked for), "context" (no room left), None while it runs and
-    where it was cancelled.
+    where it was cancelled or failed. `error`: why it failed.
     """
 
     tokens: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
     finish: Finish | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    error: Exception | None = None
 
 
 def batch(prompts: Sequence[Sequence[int]], sampling: Sampling, stop: Collection[int] | None = None) -> list[Request]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypeGuard
 
@@ -31,7 +32,8 @@ class Reader(Protocol):
         ...
 
     def step(self) -> Tensor:
-        """Logits after the tokens that were pushed, one of every row."""
+        """Logits after the tokens that were pushed, one of every row. Raises RowsFailed where some rows fail: without those it
+        goes on."""
         ...
 
     def keep(self, rows: list[int]) -> None:
@@ -95,7 +97,10 @@ class SessionRows:
 def _settle(sessions: Sequence[Session]) -> None:
     """Bring what was said into the trees of sessions whose answers have ended."""
     for session in sessions:
-        session.history.settle()
+        with contextlib.suppress(
+            Exception
+        ):  # a full disk, say: the tokens wait, and whoever uses the session next is told
+            session.history.settle()
 
 
 class TokenRows:

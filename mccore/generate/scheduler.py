@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,11 +21,10 @@ from mccore.generate.answer import Answer, Finish, Request, TokenLogprobs
 from mccore.generate.readers import Reader, SessionRows, TokenRows
 from mccore.generate.sampling import choose
 from mccore.generate.tools import ToolUse
+from mccore.megacontext.sessions.failing import RowsFailed
 
 if TYPE_CHECKING:
     from mccore.model.gpt import GPT
-
-T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -47,6 +45,11 @@ class Running:
     def forced(self) -> bool:
         """Whether the next token is the tool's."""
         return bool(self.tool and self.tool.pending)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the answer hasn't ended."""
+        return self.answer.finish is None and self.answer.error is None
 
     def draw(self) -> float:
         """The next number of the stream, where one is needed."""
@@ -85,6 +88,7 @@ class Scheduler:
         self.max_rows = max_rows
         self._waiting: deque[Running] = deque()
         self._batches: list[_Batch] = []
+        self._errors: list[Exception] = []  # of requests that have ended with one, since the last step
 
     def add(self, running: Running) -> Answer:
         """Let a request join at the next step. Raises ValueError for a session that is answering already."""
@@ -109,14 +113,18 @@ class Scheduler:
     def step(self) -> list[tuple[Answer, int]]:
         """One token for every request: the (answer, token) pairs that were added.
 
-        An error, such as what `Session.read` raises, ends the requests that were read together, and no others: `step` goes on
-        with those. Raises CheckpointError for a model whose output isn't a number.
+        What goes wrong with one request, as what `Session.read` raises, ends that one and no other. It is in `Answer.error`, and
+        is raised once all others have their token. Raises CheckpointError for a model whose output isn't a number.
         """
         for batch in list(self._batches):
             if batch.logits is None:
-                batch.logits = self._guarded(batch, batch.reader.step)
+                self._read(batch)
         self._admit()
-        return [pair for batch in list(self._batches) for pair in self._take(batch)]
+        added = [pair for batch in list(self._batches) for pair in self._take(batch)]
+        if self._errors:
+            first, self._errors = self._errors[0], []
+            raise first
+        return added
 
     def cancel(self, answer: Answer) -> None:
         """End an answer here: what was generated stays, and a session it came from holds all of it."""
@@ -128,6 +136,17 @@ class Scheduler:
         yield from self._waiting
         for batch in self._batches:
             yield from batch.rows
+
+    def _read(self, batch: _Batch) -> None:
+        """Let a batch read its newest tokens; rows that can't leave it."""
+        while batch.rows:
+            try:
+                batch.logits = batch.reader.step()
+                return
+            except RowsFailed as failed:
+                self._fail(batch, failed.errors)
+            except Exception as error:
+                self._fail(batch, dict.fromkeys(range(len(batch.rows)), error))
 
     def _admit(self) -> None:
         """Read the prompts of those who wait: ids side by side, sessions and prefixes each alone."""
@@ -141,13 +160,24 @@ class Scheduler:
         while groups:
             group = groups.pop(0)
             try:
-                batch = _Batch(self._reader(group), group)
-                self._batches.append(batch)
-                batch.logits = self._guarded(batch, partial(_prefill, batch.reader))
+                self._begin(group)
+            except Exception as error:
+                for running in group:
+                    self._end(running, error)
             except BaseException:  # the others are read next time
                 self._waiting.extendleft(running for later in reversed(groups) for running in reversed(later))
                 raise
-            self._join(batch)
+
+    def _begin(self, group: list[Running]) -> None:
+        """Read the prompts of a group, and let it join those that can be read with it."""
+        reader = self._reader(group)
+        try:
+            new = _Batch(reader, group, _prefill(reader))
+        except BaseException:
+            reader.close()
+            raise
+        self._batches.append(new)
+        self._join(new)
 
     def _reader(self, group: Sequence[Running]) -> Reader:
         requests = [running.request for running in group]
@@ -163,9 +193,17 @@ class Scheduler:
                 assert batch.logits is not None
                 assert new.logits is not None
                 self._batches.remove(new)
-                self._guarded(batch, partial(batch.reader.join, new.reader))
+                there = len(batch.rows)
                 batch.rows += new.rows
-                batch.logits = torch.cat((batch.logits, new.logits))
+                try:
+                    batch.reader.join(new.reader)
+                    batch.logits = torch.cat((batch.logits, new.logits))
+                except Exception as error:
+                    new.reader.close()
+                    for running in batch.rows[there:]:
+                        self._end(running, error)
+                    del batch.rows[there:]
+                    self._fail(batch, dict.fromkeys(range(there), error))
                 return
 
     def _take(self, batch: _Batch) -> list[tuple[Answer, int]]:
@@ -176,34 +214,45 @@ class Scheduler:
         batch.logits = None
         for row, (running, token) in enumerate(zip(batch.rows, sampled, strict=True)):
             taken = running.take(token)
-            if taken is not None:
-                if running.request.logprobs is not None:
-                    running.answer.logprobs.append(_logprobs(logits[row], taken, running.request.logprobs))
-                self._guarded(batch, partial(batch.reader.push, row, taken))
+            if taken is None:
+                continue
+            if running.request.logprobs is not None:
+                running.answer.logprobs.append(_logprobs(logits[row], taken, running.request.logprobs))
+            try:
+                batch.reader.push(row, taken)
                 added.append((running.answer, taken))
-        self._keep(batch, [row for row, running in enumerate(batch.rows) if running.answer.finish is None])
+            except Exception as error:
+                self._end(running, error)
+        going_on = [row for row, running in enumerate(batch.rows) if running.goes_on]
+        self._keep(batch, going_on)
         return added
 
     def _keep(self, batch: _Batch, rows: list[int]) -> None:
         if len(rows) == len(batch.rows):
             return
+        try:
+            if rows:
+                batch.reader.keep(rows)
+        except Exception as error:
+            for row in rows:
+                self._end(batch.rows[row], error)
+            rows = []
+        batch.rows = [batch.rows[row] for row in rows]
+        batch.logits = None if batch.logits is None else batch.logits[rows]
         if not rows:
             self._batches.remove(batch)
             batch.reader.close()
-            return
-        self._guarded(batch, partial(batch.reader.keep, rows))
-        batch.rows = [batch.rows[row] for row in rows]
-        batch.logits = None if batch.logits is None else batch.logits[rows]
 
-    def _guarded(self, batch: _Batch, work: Callable[[], T]) -> T:
-        """Do it; where that fails, the batch ends."""
-        try:
-            return work()
-        except BaseException:
-            if batch in self._batches:
-                self._batches.remove(batch)
-            batch.reader.close()
-            raise
+    def _fail(self, batch: _Batch, errors: Mapping[int, Exception]) -> None:
+        """End rows of a batch, each with its error."""
+        for row, error in errors.items():
+            self._end(batch.rows[row], error)
+        self._keep(batch, [row for row in range(len(batch.rows)) if row not in errors])
+
+    def _end(self, running: Running, error: Exception) -> None:
+        running.answer.error = error
+        running.answer.finish = None
+        self._errors.append(error)
 
 
 def _prefill(reader: Reader) -> Tensor:

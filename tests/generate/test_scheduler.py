@@ -119,6 +119,42 @@ def test_a_request_that_fails_ends_alone(random_gpt: Callable[..., GPT], engine:
     assert (failing.tokens, failing.finish) == ([], None)
 
 
+def test_a_row_that_fails_among_others_leaves_their_tokens_as_they_are(
+    random_gpt: Callable[..., GPT], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = context_model(random_gpt())
+    mine = Engine(model.gpt, engine.tokenizer)
+    sampling = Sampling(temperature=0.9, max_new_tokens=50, seed=4)
+
+    def request(length: int) -> Request:
+        session = new_session(model)
+        session.append(range(length))
+        return Request([65], sampling, session, stop=(), stream=length)
+
+    lengths = (150, 40, 90, 220)
+    requests = [request(length) for length in lengths]
+    answers = [mine.add(each) for each in requests]
+    for _ in range(5):
+        mine.step()
+    raised = []
+    for row, name in ((1, "advance"), (2, "append_token")):
+        session = requests[row].session
+
+        def fail(*_: object) -> None:
+            raise FocusError("scores are not numbers")
+
+        monkeypatch.setattr(session, name, fail)
+    while any(answers[row].finish is None for row in (0, 3)):
+        try:
+            mine.step()
+        except FocusError as error:
+            raised.append(error)
+    assert [raised] == [[answers[1].error]]  # both in one step: one of them is raised
+    assert isinstance(answers[2].error, FocusError)
+    for row in (0, 3):
+        assert answers[row].tokens == mine.run([request(lengths[row])])[0].tokens
+
+
 def test_what_cannot_be_asked_is_refused(random_gpt: Callable[..., GPT], engine: Engine) -> None:
     session = new_session(context_model(random_gpt()))
     engine.add(Request([65], session=session))

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mccore.megacontext.sessions.failing import RowsFailed
 from mccore.megacontext.sessions.lookup.of_session import mix
 from mccore.megacontext.sessions.session import Session, Work
 from mccore.model.kv_cache import HIDDEN, KVCache
@@ -27,6 +28,7 @@ class _Row:
     session: Session
     pad: int = 0  # columns before its first entry
     ahead: int = 0  # newest entries that its own cache hasn't got yet
+    work: Work | None = None  # what is left to do of a step that another row's failure broke off
 
 
 class SessionBatch:
@@ -60,21 +62,39 @@ class SessionBatch:
     def step(self) -> Tensor:
         """Read the token that was appended to every session: logits of the next ones, fp32 [B, V].
 
-        Errors as those of `Session.read`.
+        Raises RowsFailed where what a session does by itself fails; once `keep` has dropped those rows, `step` goes on with
+        the others. What the pass over all of them raises is every row's.
         """
         if len(self._rows) == 1:
-            return self._rows[0].session.read().unsqueeze(0)
+            return self._read_alone(self._rows[0])
         if self._cache is None:
             self._pack()
-        work = []
-        for row in self._rows:
-            work.append(row.session.advance())
-            if work[-1].changed:
+        failed: dict[int, Exception] = {}
+        for number, row in enumerate(self._rows):
+            if row.work is None or row.session.unread:
+                try:
+                    row.work = row.session.advance()
+                except Exception as error:
+                    failed[number] = error
+        if failed:
+            raise RowsFailed(failed)
+        work = [row.work for row in self._rows if row.work is not None]
+        for row, each in zip(self._rows, work, strict=True):
+            row.work = None
+            if each.changed:
                 self._load(row)
         assert self._cache is not None
         if self._cache.length == self._cache.capacity:
             self._pack()
         return self._pass(work)
+
+    @staticmethod
+    def _read_alone(row: _Row) -> Tensor:
+        row.work = None  # `read` reads what is due, whatever was begun
+        try:
+            return row.session.read().unsqueeze(0)
+        except Exception as error:
+            raise RowsFailed({0: error}) from error
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:

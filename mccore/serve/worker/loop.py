@@ -18,7 +18,7 @@ from mccore.generate.answer import Answer, ContextOverflow, Request
 from mccore.generate.sampling import Sampling
 from mccore.megacontext.sessions.state import SessionError
 from mccore.serve.orders import Generate
-from mccore.serve.worker.jobs import Cancelled, Job, Upload, WindowTurn
+from mccore.serve.worker.jobs import Cancelled, Job, Upload
 from mccore.serve.worker.queue import FairQueue
 from mccore.serve.worker.said import Said
 
@@ -160,9 +160,15 @@ class Loop:
         try:
             self.engine.step()
         except Exception as error:
-            self._broken(error)
+            if all(running.answer.error is None for running in self._running.values()):  # nobody's in particular
+                for running in self._running.values():
+                    running.answer.error = error
         for running in list(self._running.values()):
-            self._tell(running)
+            if running.answer.error is None:
+                self._tell(running)
+            else:
+                del self._running[id(running.answer)]
+                self._fail(running.job, running.answer.error)
 
     def _tell(self, running: Answering) -> None:
         """Report what is new of an answer, and its end."""
@@ -206,28 +212,6 @@ class Loop:
         seconds = round(time.monotonic() - running.began, 6)
         ending |= {"finish": finish, "generated": len(running.answer.tokens), "seconds": seconds}
         self._done(running.job, ending)
-
-    def _broken(self, error: Exception) -> None:
-        """Answers ended with an error: those that were read side by side go on one by one, so that the culprit fails alone."""
-        ended = [one for one in self._running.values() if one.answer.finish is None and not self._runs(one.answer)]
-        for running in ended:
-            del self._running[id(running.answer)]
-            how, given = running.job.generate, len(running.answer.tokens)
-            alone = len(ended) == 1 or how is None or given >= how.max_tokens
-            if alone or not isinstance(error, MccoreError) or isinstance(running.job, WindowTurn):
-                self._fail(running.job, error)
-                continue
-            assert how is not None
-            rest = how.model_copy(update={"max_tokens": how.max_tokens - given, "seed": how.seed + given})
-            try:
-                again = Answering(running.job, self.engine.add(self._request(running.job, rest)), running.said)
-            except Exception as failed:
-                self._fail(running.job, failed)
-                continue
-            self._running[id(again.answer)] = again
-
-    def _runs(self, answer: Answer) -> bool:
-        return self.engine.runs(answer)
 
     def _done(self, job: Job, fields: dict[str, Any]) -> None:
         self.jobs.pop(job.number, None)

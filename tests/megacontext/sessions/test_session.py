@@ -22,6 +22,7 @@ from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.sessions import seen
 from mccore.megacontext.sessions.batch import SessionBatch
 from mccore.megacontext.sessions.cache import WorkingContextCache
+from mccore.megacontext.sessions.failing import RowsFailed
 from mccore.megacontext.sessions.files import open_session, save_session
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.options import SessionOptions
@@ -379,7 +380,7 @@ def test_a_batch_that_fails_while_a_row_refocuses_gives_all_rows_back(
 
     with monkeypatch.context() as broken:
         broken.setattr(WorkingContextCache, "prepare", fail)
-        with pytest.raises(OSError, match="the disk is gone"):
+        with pytest.raises(RowsFailed, match="the disk is gone"):
             decode()
     batch.release()
     for session in sessions:

@@ -160,26 +160,55 @@ def test_a_history_is_cut_back_to_what_counts_and_a_lost_answer_comes_again(benc
         here.shelf.take(here.address("x", done + 5))
 
 
-def test_who_fails_fails_alone(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
-    here = bench()
+@pytest.mark.parametrize("what", ["advance", "append_token"])
+@pytest.mark.parametrize("others", [("good", "fine"), ("good",)])
+def test_who_fails_fails_alone(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, what: str, others: tuple[str, ...]
+) -> None:
+    here, alone = bench("here"), bench("alone")
     long = HOW.model_copy(update={"max_tokens": 40})
-    numbers = [here.say(here.address(name), "x" * 90, long) for name in ("good", "bad", "fine")]
-    for _ in range(12):
+    names = (others[0], "bad", *others[1:])
+    numbers = {name: here.say(here.address(name), f"{name} " * 18, long) for name in names}
+    while min(len(here.ids(number)) for number in numbers.values()) < 6:
         here.loop.step()
     bad = here.shelf.take(here.address("bad")).session
 
     def fail(*_: object) -> torch.Tensor:
         raise FocusError("scores are not numbers")
 
-    monkeypatch.setattr(bad, "advance", fail)
-    monkeypatch.setattr(bad, "read", fail)
+    monkeypatch.setattr(bad, what, fail)
     here.run()
-    assert here.last(numbers[1]) == {
+    assert here.last(numbers["bad"]) == {
         "kind": "error", "status": 500, "code": "session_failed", "message": "scores are not numbers", "hint": None
     }  # fmt: skip
-    for number in (numbers[0], numbers[2]):
-        assert here.last(number)["kind"] == "done"
-        assert 0 < len(here.ids(number)) <= 40
+    for name in others:
+        assert here.last(numbers[name])["kind"] == "done"
+        single = alone.say(alone.address(name), f"{name} " * 18, long)
+        alone.run()
+        assert here.ids(numbers[name]) == alone.ids(single)
+        assert here.last(numbers[name])["tokens"] == alone.last(single)["tokens"]
+    monkeypatch.undo()
+    again = here.say(here.address("bad"), "once more")  # what failed can be tried again
+    here.run()
+    assert here.last(again)["kind"] == "done"
+
+
+def test_what_fails_for_all_ends_all(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    here = bench()
+    numbers = [here.say(here.address(name), "hello", HOW) for name in ("one", "two")]
+    while min(len(here.ids(number)) for number in numbers) < 3:
+        here.loop.step()
+
+    def fail(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(here.shelf.sessions.model.gpt, "hidden", fail)
+    here.run()
+    assert [here.last(number)["code"] for number in numbers] == ["internal_error"] * 2
+    monkeypatch.undo()
+    again = here.say(here.address("one"), "once more")
+    here.run()
+    assert here.last(again)["kind"] == "done"
 
 
 def test_a_cancelled_answer_keeps_what_was_said(bench: Callable[..., Bench]) -> None:
