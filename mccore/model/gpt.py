@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from mccore.config import ModelConfig
-from mccore.model.attention import Attend, Rotary, attend, rotary
+from mccore.model.attention import Attend, Rotary, rotary
+from mccore.model.attention import attend as fast_attend
 from mccore.model.initialization import init_weights
 from mccore.model.kv_cache import KVCache
 from mccore.model.layers import Block, LayerInputs, Linear
@@ -39,6 +40,7 @@ from mccore.model.ops.cross_entropy import (
     weighted_cross_entropy,
 )
 from mccore.model.ops.elementwise import mix, rms_norm
+from mccore.model.step import LayerWeights, OneStep, weights_of
 from mccore.scaling.model import derive_model, has_value_embedding
 
 
@@ -55,7 +57,7 @@ class GPT(nn.Module):
         config = derive_model(config)
         self.config = config
         self.compute_dtype = compute_dtype
-        self.attend: Attend = attend
+        self.attend: Attend = fast_attend
         self.value_layers = [layer for layer in range(config.depth) if has_value_embedding(config, layer)]
         kv_width = config.n_kv_head * config.head_dim
         # `_weight` keeps nn.Embedding from initialising: init_weights does, from its own generators.
@@ -78,6 +80,7 @@ class GPT(nn.Module):
             self.smear_scale = nn.Parameter(torch.empty(1))
         if config.backout:
             self.backout_scale = nn.Parameter(torch.empty(1))
+        self._weights: list[LayerWeights] | None = None
         self.init_weights(seed)
 
     @property
@@ -140,8 +143,7 @@ class GPT(nn.Module):
             raise ValueError("give either positions or rotary")
         if cache is not None and torch.is_grad_enabled():
             raise ValueError("a cache works without gradients only: call under torch.inference_mode or no_grad")
-        x = self.embed(tokens) if embeddings is None else embeddings.to(self.compute_dtype)
-        batch, length, _ = x.shape
+        batch, length = (tokens if embeddings is None else embeddings).shape[:2]  # type: ignore[union-attr]
         start = 0
         if cache is not None:
             cache.reserve(batch, length)
@@ -150,11 +152,14 @@ class GPT(nn.Module):
         if (key_bias is None) != (key_bias_weights is None):
             raise ValueError("key_bias and key_bias_weights go together")
         if rotary is None:
-            index = torch.arange(start, start + length, device=x.device) if positions is None else positions
+            index = torch.arange(start, start + length, device=self.device) if positions is None else positions
             rotary = self.rotary(index)
         attend = self.attend if attend is None else attend
         inputs = LayerInputs(rotary, attend, attn_bias, key_bias, key_bias_weights, cache=cache)
-        inputs = inputs.with_layer_bias(x.dtype) if start else inputs
+        inputs = inputs.with_layer_bias(self.compute_dtype) if start else inputs
+        if tokens is not None and length == 1 and start and attend is fast_attend and (weights := self._step_weights):
+            return OneStep(self, weights, inputs).run(tokens, smear_mask)
+        x = self.embed(tokens) if embeddings is None else embeddings.to(self.compute_dtype)  # type: ignore[arg-type]
         x = rms_norm(x, self.config.norm_eps)
         if self.config.smear:
             x = self._smear(x, smear_mask, cache)
@@ -180,6 +185,15 @@ class GPT(nn.Module):
             if config.backout and layer == config.depth // 2:
                 middle = x
         return x if middle is None else x - self.backout_scale.to(x.dtype) * middle
+
+    @property
+    def _step_weights(self) -> list[LayerWeights] | None:
+        """The layers as `OneStep` takes them; None where a token alone is read like any other entries."""
+        if self.compute_dtype is not torch.float32 or self.device.type != "cpu":
+            return None
+        if self._weights is None or self._weights[-1].outer is not self.blocks[-1].mlp.proj.weight:
+            self._weights = weights_of(self)
+        return self._weights
 
     def _smear(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """Add to each entry [B, T, D] a gated share of the one before it; the first of all takes none."""
