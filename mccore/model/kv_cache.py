@@ -87,6 +87,14 @@ class KVCache:
         self.keys, self.values, self.embeddings = self.keys[:, index], self.values[:, index], self.embeddings[index]
         self.key_bias = None if self.key_bias is None else self.key_bias[index]
 
+    def first_rows(self, count: int) -> KVCache:
+        """A cache of the first rows alone, in the same memory: what is appended to it is here, but not counted as held here."""
+        part = object.__new__(KVCache)
+        part.keys, part.values, part.embeddings = self.keys[:, :count], self.values[:, :count], self.embeddings[:count]
+        part.key_bias = None if self.key_bias is None else self.key_bias[:count]
+        part.length, part.grow = self.length, False
+        return part
+
     def copy_row(
         self, row: int, start: int, source: KVCache, source_row: int = 0, entries: slice | None = None
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,13 @@ class TreeBuilder:
     def __init__(self, choice: Choice) -> None:
         self.memory = Choice(name=MEMORY) if choice.name == FILES else choice
         self.files = Choice(name=FILES) if choice.name == MEMORY else choice
+        self._builders: dict[bool, Callable[[TreeSpec], TreeBackend]] = {}
 
     def __call__(self, spec: TreeSpec) -> TreeBackend:
-        return plugins.build("tree", self.memory if spec.directory is None else self.files, spec)
+        in_files = spec.directory is not None
+        if in_files not in self._builders:
+            self._builders[in_files] = plugins.builder("tree", self.files if in_files else self.memory)
+        return self._builders[in_files](spec)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Sessions that decode side by side: one pass of the model per token for all of them.
 
 Their keys and values stand in one cache, every row pushed to the right, so that the newest entries share a column. What is
-left of a row's first entry is hidden. A row that refocuses leaves the others where they are.
+left of a row's first entry is hidden. A row that refocuses, joins or leaves lets the others stay where they are: the cache has
+room for some more, and the last row takes the place of one that left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,7 +27,9 @@ class _Row:
     """A session's place in the batch."""
 
     session: Session
+    place: int = 0  # its row of the cache
     pad: int = 0  # columns before its first entry
+    bring_back: Callable[[], None] = lambda: None  # copies what the batch has read of it into its own cache
     ahead: int = 0  # newest entries that its own cache hasn't got yet
     work: Work | None = None  # what is left to do of a step that another row's failure broke off
 
@@ -39,7 +42,8 @@ class SessionBatch:
 
     def __init__(self, sessions: Sequence[Session]) -> None:
         self._rows: list[_Row] = []
-        self._cache: KVCache | None = None
+        self._cache: KVCache | None = None  # has some more rows than there are sessions
+        self._bias: Tensor | None = None  # `_hidden_columns`, until a row changes
         self.add(sessions)
 
     @property
@@ -47,6 +51,7 @@ class SessionBatch:
         """The sessions, in the order of the rows."""
         return [row.session for row in self._rows]
 
+    @torch.inference_mode()
     def add(self, sessions: Sequence[Session]) -> None:
         """Let sessions join, behind those there are. Raises ValueError for another model's, or one that is there already."""
         together = [*self.sessions, *sessions]
@@ -55,8 +60,13 @@ class SessionBatch:
             raise ValueError("sessions that decode together share one SessionModel")
         if len(set(map(id, together))) < len(together):
             raise ValueError("a session can't be in a batch twice")
-        self.release()
-        self._rows += [_Row(session) for session in sessions]
+        for session in sessions:
+            row = _Row(session, len(self._rows))
+            if self._cache is not None and row.place >= self._cache.rows:
+                self.release()
+            self._rows.append(row)
+            if self._cache is not None:
+                self._load(row)
 
     @torch.inference_mode()
     def step(self) -> Tensor:
@@ -98,43 +108,63 @@ class SessionBatch:
 
     @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
+        """Go on with these rows only, in this order."""
         kept = [self._rows[row] for row in rows]
         for row in self._rows:
             if row not in kept or len(kept) == 1:
                 self._unload(row)
-        if self._cache is not None and len(kept) > 1:
-            self._cache.keep_rows(rows)
-        else:
+        self._rows, cache = kept, self._cache
+        self._bias = None
+        if cache is None or len(kept) == 1:
             self._cache = None
-        self._rows = kept
+            return
+        taken = {row.place for row in kept}
+        free = [place for place in range(len(kept)) if place not in taken]
+        for row in kept:
+            if row.place >= len(kept):
+                place = free.pop()
+                cache.copy_row(place, row.pad, cache, row.place, slice(row.pad, cache.length))
+                row.place = place
 
     @torch.inference_mode()
     def release(self) -> None:
         """Give every session its keys and values back; the batch can be used again afterwards."""
         for row in self._rows:
             self._unload(row)
-        self._cache = None
+        self._cache = self._bias = None
 
     def _pass(self, work: Sequence[Work]) -> Tensor:
-        cache, device = self._cache, self.model.gpt.device
-        assert cache is not None
-        columns = torch.arange(cache.length + 1, device=device)
-        pads = torch.tensor([[row.pad] for row in self._rows], device=device)
+        assert self._cache is not None
+        cache, device = self._cache.first_rows(len(work)), self.model.gpt.device
+        order = [row.place for row in self._rows]
+        placed = [work[row] for row in sorted(range(len(work)), key=order.__getitem__)]
         hidden = self.model.gpt.hidden(
-            torch.tensor([[each.token] for each in work], device=device),
-            positions=torch.tensor([[each.position] for each in work], device=device),
-            smear_mask=torch.tensor([[float(each.after_token)] for each in work], device=device),
-            attn_bias=torch.where(columns < pads, HIDDEN, 0.0)[:, None, None, :],
+            torch.tensor([[each.token] for each in placed], device=device),
+            positions=torch.tensor([[each.position] for each in placed], device=device),
+            smear_mask=torch.tensor([[float(each.after_token)] for each in placed], device=device),
+            attn_bias=self._hidden_columns()[..., : cache.length + 1],
             key_bias_weights=None if cache.key_bias is None else self.model.nets.bias.weights,
             cache=cache,
-        )
-        logits = self.model.gpt.logits(hidden[:, -1])
-        for row, after in zip(self._rows, logits, strict=True):
+        )[:, -1]
+        self._cache.length = cache.length
+        logits = self.model.gpt.logits(hidden if order == sorted(order) else hidden[order])
+        for row, after in zip(self._rows, logits.unbind(0), strict=True):
             row.ahead += 1
-            row.session.working_context.lend(partial(self._unload, row))
+            row.session.working_context.lend(row.bring_back)
             row.session.accept(after)
         return self._said(logits)
+
+    def _hidden_columns(self) -> Tensor:
+        """What hides the columns before each row's first entry: [B, 1, 1, capacity], by place."""
+        if self._bias is None:
+            assert self._cache is not None
+            pads = [0] * len(self._rows)
+            for row in self._rows:
+                pads[row.place] = row.pad
+            columns = torch.arange(self._cache.capacity, device=self.model.gpt.device)
+            before = columns < torch.tensor(pads, device=columns.device).unsqueeze(1)
+            self._bias = torch.where(before, HIDDEN, 0.0)[:, None, None, :]
+        return self._bias
 
     def _said(self, logits: Tensor) -> Tensor:
         """The logits [B, V] after all that the sessions have read, with what their lookups add: one pass for all of them."""
@@ -152,9 +182,11 @@ class SessionBatch:
         for row in self._rows:
             self._unload(row)
         lengths = [session.working_context.cache.length for session in self.sessions]
-        self._cache = self.model.gpt.new_cache(len(lengths), self.model.options.wc_length + SLACK)
+        room = len(lengths) + len(lengths) // 4
+        self._cache = self.model.gpt.new_cache(room, self.model.options.wc_length + SLACK)
         self._cache.advance(max(lengths))
-        for row in self._rows:
+        for place, row in enumerate(self._rows):
+            row.place = place
             self._load(row)
 
     def _load(self, row: _Row) -> None:
@@ -164,8 +196,8 @@ class SessionBatch:
         if own.length > cache.length:  # longer than any other: the others make room
             self._pack()
             return
-        row.pad = cache.length - own.length
-        cache.copy_row(self._rows.index(row), row.pad, own)
+        row.pad, row.bring_back, self._bias = cache.length - own.length, partial(self._unload, row), None
+        cache.copy_row(row.place, row.pad, own)
 
     @torch.inference_mode()
     def _unload(self, row: _Row) -> None:
@@ -176,5 +208,5 @@ class SessionBatch:
             return
         own, stop = row.session.working_context.take_back(), cache.length
         own.reserve(1, count)
-        own.copy_row(0, own.length, cache, self._rows.index(row), slice(stop - count, stop))
+        own.copy_row(0, own.length, cache, row.place, slice(stop - count, stop))
         own.advance(count)
