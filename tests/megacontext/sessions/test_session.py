@@ -528,6 +528,34 @@ def test_a_batch_gives_what_each_session_gives_alone(smear: bool, policy: str) -
         assert torch.allclose(alone[row].read(), together[row].read(), atol=5e-4)
 
 
+def test_rows_that_join_and_leave_let_the_others_be() -> None:
+    model = context_model()
+    starts = {number: 3 + 17 * number for number in range(9)}
+    alone, here = ({number: new_session(model, seed=number) for number in starts} for _ in range(2))
+    for number, start in starts.items():
+        for session in (alone[number], here[number]):
+            session.append(ids_of(start, number))
+            session.read()
+    batch, rows = SessionBatch([here[0], here[1]]), [0, 1]
+    joins, leaves = {5: [2], 8: [3, 4, 5], 20: [6], 40: [7, 8]}, {12: 1, 13: 0, 30: 5, 31: 2, 50: 8}
+    for step in range(2 * INTERVAL + 60):
+        if step in joins:
+            batch.add([here[number] for number in joins[step]])
+            rows += joins[step]
+        if step in leaves:
+            gone = rows.index(leaves[step])
+            batch.keep([row for row in range(len(rows)) if row != gone])
+            del rows[gone]
+        tokens = ids_of(len(starts), 2000 + step)
+        logits = step_all(batch, [tokens[number] for number in rows])
+        for at, number in enumerate(rows):
+            alone[number].append_token(tokens[number])
+            assert torch.allclose(logits[at], alone[number].read(), atol=5e-4), (step, number)
+    batch.release()
+    for number in rows:
+        assert here[number].focus.cut == alone[number].focus.cut
+
+
 @pytest.mark.parametrize("policy", ["exact", "reuse"])
 def test_a_batch_measures_distances_from_where_a_session_alone_does(policy: str) -> None:
     model = context_model(positional="gaussian_alibi", kv_policy=policy)
