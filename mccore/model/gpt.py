@@ -40,7 +40,7 @@ from mccore.model.ops.cross_entropy import (
     weighted_cross_entropy,
 )
 from mccore.model.ops.elementwise import mix, rms_norm
-from mccore.model.step import LayerWeights, OneStep, weights_of
+from mccore.model.step import OneStep, StepWeights, layer_weights
 from mccore.scaling.model import derive_model, has_value_embedding
 
 
@@ -80,7 +80,7 @@ class GPT(nn.Module):
             self.smear_scale = nn.Parameter(torch.empty(1))
         if config.backout:
             self.backout_scale = nn.Parameter(torch.empty(1))
-        self._weights: list[LayerWeights] | None = None
+        self._weights: StepWeights | None = None
         self.init_weights(seed)
 
     @property
@@ -158,7 +158,7 @@ class GPT(nn.Module):
         inputs = LayerInputs(rotary, attend, attn_bias, key_bias, key_bias_weights, cache=cache)
         inputs = inputs.with_layer_bias(self.compute_dtype) if start else inputs
         if tokens is not None and length == 1 and start and attend is fast_attend and (weights := self._step_weights):
-            return OneStep(self, weights, inputs).run(tokens, smear_mask)
+            return OneStep(weights, inputs).run(tokens, smear_mask)
         x = self.embed(tokens) if embeddings is None else embeddings.to(self.compute_dtype)  # type: ignore[arg-type]
         x = rms_norm(x, self.config.norm_eps)
         if self.config.smear:
@@ -187,12 +187,20 @@ class GPT(nn.Module):
         return x if middle is None else x - self.backout_scale.to(x.dtype) * middle
 
     @property
-    def _step_weights(self) -> list[LayerWeights] | None:
-        """The layers as `OneStep` takes them; None where a token alone is read like any other entries."""
+    def _step_weights(self) -> StepWeights | None:
+        """The weights as `OneStep` takes them; None where a token alone is read like any other entries."""
         if self.compute_dtype is not torch.float32 or self.device.type != "cpu":
             return None
-        if self._weights is None or self._weights[-1].outer is not self.blocks[-1].mlp.proj.weight:
-            self._weights = weights_of(self)
+        if self._weights is None or self._weights.embedding is not self.embedding.weight:
+            known = dict(self.value_embeddings.named_parameters())
+            layers = [
+                layer_weights(block, known.get(f"{number}.weight"))  # type: ignore[arg-type]
+                for number, block in enumerate(self.blocks)
+            ]
+            others = dict(self.named_parameters(recurse=False))
+            others["smear_gate"] = self.smear_gate.weight if self.config.smear else None  # type: ignore[assignment]
+            rest = (others.get(name) for name in StepWeights._fields[3:])
+            self._weights = StepWeights(self.config, self.embedding.weight, layers, *rest)
         return self._weights
 
     def _smear(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:

@@ -8,16 +8,14 @@ up to the last digits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mccore.config import ModelConfig
 from mccore.model.layers import Block, LayerInputs
-
-if TYPE_CHECKING:
-    from mccore.model.gpt import GPT
 
 
 class LayerWeights(NamedTuple):
@@ -35,30 +33,37 @@ class LayerWeights(NamedTuple):
     window: int
 
 
-def weights_of(gpt: GPT) -> list[LayerWeights]:
-    """The weights of every layer. They are the model's own, not copies: training changes them."""
-    layers = []
-    for number, block in enumerate(gpt.blocks):
-        assert isinstance(block, Block)
-        attention, mlp = block.attn, block.mlp
-        gate = known = None
-        if attention.value_gate is not None:
-            gate, known = attention.value_gate.weight, gpt.value_embeddings.get_parameter(f"{number}.weight")
-        read = (attention.q.weight, attention.k.weight, attention.v.weight, gate, known, attention.proj.weight)
-        layers.append(LayerWeights(*read, mlp.fc.weight, mlp.proj.weight, attention.scale, attention.window))
-    return layers
+class StepWeights(NamedTuple):
+    """The weights of a model, each None where it has none. They are the model's own, not copies: training changes them."""
+
+    config: ModelConfig
+    embedding: Tensor
+    layers: list[LayerWeights]
+    residual_scale: Tensor | None
+    x0_scale: Tensor | None
+    smear_gate: Tensor | None
+    smear_scale: Tensor | None
+    backout_scale: Tensor | None
+
+
+def layer_weights(block: Block, known: Tensor | None) -> LayerWeights:
+    """The weights of a layer; known: its value embeddings."""
+    attention, mlp = block.attn, block.mlp
+    gate = None if attention.value_gate is None else attention.value_gate.weight
+    read = (attention.q.weight, attention.k.weight, attention.v.weight, gate, known, attention.proj.weight)
+    return LayerWeights(*read, mlp.fc.weight, mlp.proj.weight, attention.scale, attention.window)
 
 
 class OneStep:
     """A pass of one token for every row of a cache that holds something.
 
-    layers: `weights_of` the model. inputs: as the layers take them; biases of keys are in `layer_bias`.
+    inputs: as the layers take them; biases of keys are in `layer_bias`.
     """
 
-    def __init__(self, gpt: GPT, layers: list[LayerWeights], inputs: LayerInputs) -> None:
+    def __init__(self, weights: StepWeights, inputs: LayerInputs) -> None:
         assert inputs.cache is not None
+        self.weights, config = weights, weights.config
         cache = self.cache = inputs.cache
-        self.gpt, self.layers, config = gpt, layers, gpt.config
         self.config = config
         self.bias = inputs.bias if inputs.layer_bias is None else inputs.layer_bias.unbind(0)
         self.start, self.end = cache.length, cache.length + 1
@@ -73,34 +78,34 @@ class OneStep:
 
     def run(self, tokens: Tensor, smear_mask: Tensor | None) -> Tensor:
         """Hidden states [B, 1, D] of tokens [B, 1]; smear_mask as `GPT.hidden` takes it. The cache holds one entry more."""
-        gpt, config, eps = self.gpt, self.config, self.config.norm_eps
+        weights, config, eps = self.weights, self.config, self.config.norm_eps
         ids = tokens[:, 0]
-        x = _norm(torch.embedding(gpt.embedding.weight, ids), eps)
-        if config.smear:
-            x = self._smear(x, smear_mask)
+        x = _norm(torch.embedding(weights.embedding, ids), eps)
+        if weights.smear_gate is not None and weights.smear_scale is not None:
+            x = self._smear(x, smear_mask, weights.smear_gate, weights.smear_scale.item())
         x0, middle = x, None
-        if config.residual_scalars:
-            residual, first = gpt.residual_scale.tolist(), gpt.x0_scale.tolist()
-        for number, layer in enumerate(self.layers):
-            if config.residual_scalars:
+        if weights.residual_scale is not None and weights.x0_scale is not None:
+            residual, first = weights.residual_scale.tolist(), weights.x0_scale.tolist()
+        for number, layer in enumerate(weights.layers):
+            if weights.residual_scale is not None:
                 x = torch.add(x * residual[number], x0, alpha=first[number])
             x = torch.addmm(x, self._attend(number, layer, _norm(x, eps), ids), layer.attention.t())
             inner = F.linear(_norm(x, eps), layer.inner).clamp_(min=0)
             x = torch.addmm(x, inner.mul_(inner), layer.outer.t())
-            if config.backout and number == config.depth // 2:
+            if number == config.depth // 2:
                 middle = x
-        if middle is not None:
-            x = torch.sub(x, middle, alpha=gpt.backout_scale.item())
+        if middle is not None and weights.backout_scale is not None:
+            x = torch.sub(x, middle, alpha=weights.backout_scale.item())
         self.cache.advance(1)
         return _norm(x, eps).unsqueeze(1)
 
-    def _smear(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        gpt, embeddings = self.gpt, self.cache.embeddings
+    def _smear(self, x: Tensor, mask: Tensor | None, gate_weight: Tensor, scale: float) -> Tensor:
+        embeddings = self.cache.embeddings
         embeddings[:, self.start].copy_(x)
-        gate = torch.sigmoid(F.linear(x[:, : self.config.smear_gate_channels], gpt.smear_gate.weight))  # [B, 1]
+        gate = torch.sigmoid(F.linear(x[:, : gate_weight.size(1)], gate_weight))  # [B, 1]
         if mask is not None:
             gate = gate * mask
-        return torch.addcmul(x, gate, embeddings[:, self.start - 1], value=gpt.smear_scale.item())
+        return torch.addcmul(x, gate, embeddings[:, self.start - 1], value=scale)
 
     def _attend(self, number: int, layer: LayerWeights, x: Tensor, ids: Tensor) -> Tensor:
         """What a layer reads of its entries, [B, H C], by normed states [B, D]."""
