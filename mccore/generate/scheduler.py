@@ -21,7 +21,7 @@ from mccore.generate.answer import Answer, Finish, Request, TokenLogprobs
 from mccore.generate.readers import Reader, SessionRows, TokenRows
 from mccore.generate.sampling import choose
 from mccore.generate.tools import ToolUse
-from mccore.megacontext.sessions.failing import RowsFailed
+from mccore.megacontext.sessions.reading import RowsFailed
 
 if TYPE_CHECKING:
     from mccore.model.gpt import GPT

@@ -14,8 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mccore.megacontext.sessions.failing import RowsFailed
 from mccore.megacontext.sessions.lookup.of_session import mix
+from mccore.megacontext.sessions.reading import RowsFailed
 from mccore.megacontext.sessions.session import Session, Work
 from mccore.model.kv_cache import HIDDEN, KVCache
 

@@ -12,6 +12,14 @@ from mccore.megacontext.focus.state import FocusState
 from mccore.megacontext.tree.edits import append
 
 
+class RowsFailed(Exception):
+    """Sessions of a batch couldn't read on, each for a reason of its own: `errors` by row. The others wait for their pass."""
+
+    def __init__(self, errors: dict[int, Exception]) -> None:
+        super().__init__("; ".join(f"row {row}: {error}" for row, error in errors.items()))
+        self.errors = errors
+
+
 class Reading:
     """The focus of a session and the tokens behind it, in one of two states.
 

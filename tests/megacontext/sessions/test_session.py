@@ -22,10 +22,10 @@ from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.sessions import seen
 from mccore.megacontext.sessions.batch import SessionBatch
 from mccore.megacontext.sessions.cache import WorkingContextCache
-from mccore.megacontext.sessions.failing import RowsFailed
 from mccore.megacontext.sessions.files import open_session, save_session
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.options import SessionOptions
+from mccore.megacontext.sessions.reading import RowsFailed
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.tree.cut import Cut, check
 from mccore.megacontext.tree.tree import Tree, TreeError
