@@ -100,16 +100,15 @@ class Client:
             began = time.perf_counter()
             body = {"content": text, "max_tokens": tokens, "seed": 1, "stream": True}
             self._send(connection, "POST", f"/v1/sessions/{session}/messages", body)
-            first = 0.0
-            for line in connection.getresponse():
-                if not line.startswith(b"data: "):
-                    continue
-                event = parse_json(line[6:])
-                if event["event"] == "said":
-                    first = first or time.perf_counter() - began
-                elif event["event"] == "done":
-                    return HeardAnswer(first, time.perf_counter() - began, event["new_tokens"])
-            raise MccoreError("an answer broke off")
+            response, first, heard = connection.getresponse(), 0.0, b""
+            while piece := response.read1(2**16):
+                if not first and b'"event":"said"' in piece:
+                    first = time.perf_counter() - began
+                heard = heard[-(2**16) :] + piece  # the last event is what counts
+            event = parse_json(heard.rstrip().rpartition(b"\n")[2].removeprefix(b"data: "))
+            if event.get("event") != "done":
+                raise MccoreError(f"an answer broke off: {event}")
+            return HeardAnswer(first, time.perf_counter() - began, event["new_tokens"])
         finally:
             connection.close()
 

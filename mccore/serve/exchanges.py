@@ -94,6 +94,11 @@ class Exchange:
         if self.error is not None:
             raise self.error
 
+    @property
+    def more(self) -> bool:
+        """Whether reports wait that `events` gives at once: who sends them on may send them together."""
+        return not self._events.empty()
+
     async def whole(self) -> Frame:
         """Wait for the end, and give the last report but `done`. Raises what went wrong."""
         last: Frame = {}

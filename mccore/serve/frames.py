@@ -1,13 +1,16 @@
-"""What server and worker say to each other over pipes: one JSON object a line, nothing that could run as code.
+"""What server and worker say to each other over pipes: JSON lines, nothing that could run as code.
 
-The server sends orders, the worker answers with reports. `job` in both says which request it is about.
+The server sends orders, an object a line. The worker answers with reports, a list of objects a line: all that there is to say
+after a step. `job` in both says which request it is about.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
+
+import msgspec
 
 from mccore.host.json_file import BadJson, parse_json
 
@@ -30,6 +33,16 @@ def decode_frame(line: bytes) -> Frame:
     if not isinstance(frame, dict):
         raise BadJson("a frame is an object")
     return frame
+
+
+def encode_reports(reports: Sequence[Frame]) -> bytes:
+    """Reports as one line."""
+    return msgspec.json.encode(reports) + b"\n"
+
+
+def decode_reports(line: bytes) -> list[Frame]:
+    """The reports of a line. Raises ValueError for what is none."""
+    return msgspec.json.decode(line, type=list[Frame])
 
 
 def read_frames(stream: BinaryIO) -> Iterator[Frame]:

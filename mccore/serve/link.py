@@ -13,9 +13,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from mccore.errors import MccoreError
-from mccore.host.json_file import BadJson
 from mccore.host.processes import NOTHING_INSTALLED
-from mccore.serve.frames import MOST_BYTES, Frame, decode_frame, encode_frame
+from mccore.serve.frames import MOST_BYTES, Frame, decode_reports, encode_frame
 from mccore.serve.orders import Hello
 
 LinkState = Literal["starting", "ready", "restarting", "failed", "stopping"]
@@ -188,8 +187,9 @@ class WorkerLink:
                 line = await process.stdout.readline()
                 if not line.endswith(b"\n"):
                     return
-                self._take(decode_frame(line))
-            except (ValueError, BadJson):  # not one of its reports: it isn't to be trusted any more
+                for frame in decode_reports(line):
+                    self._take(frame)
+            except ValueError:  # not one of its reports: it isn't to be trusted any more
                 return
 
     def _take(self, frame: Frame) -> None:

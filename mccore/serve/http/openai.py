@@ -211,25 +211,25 @@ async def _answer(request: Request, form: AnswerForm, exchanges: list[Exchange])
 
 async def _chunks(
     form: AnswerForm, exchanges: list[Exchange], merged: AsyncIterator[tuple[int, Frame | Exception]]
-) -> AsyncIterator[Any]:
+) -> AsyncIterator[list[Any]]:
     if isinstance(form, ChatForm):
         for index in range(len(exchanges)):
-            yield form.envelope([form.delta(index, None, [], None)], chunk=True)
+            yield [form.envelope([form.delta(index, None, [], None)], chunk=True)]
     async for index, frame in merged:
         if isinstance(frame, Exception):
-            yield error_body(frame)[1]
+            yield [error_body(frame)[1]]
             return
         if frame["kind"] == "said":
             text = "".join(piece[1] for piece in frame["pieces"] if piece[0] == "text")
             logprobs = frame.get("logprobs", [])
             if text or logprobs:
-                yield form.envelope([form.delta(index, text, logprobs, None)], chunk=True)
+                yield [form.envelope([form.delta(index, text, logprobs, None)], chunk=True)]
         elif frame["kind"] == "done":
-            yield form.envelope([form.delta(index, "", [], finish_of(exchanges[index]))], chunk=True)
+            yield [form.envelope([form.delta(index, "", [], finish_of(exchanges[index]))], chunk=True)]
     options = form.body.stream_options
     if options is not None and options.include_usage:
-        yield {**form.envelope([], chunk=True), "usage": usage_of(exchanges)}
-    yield "[DONE]"
+        yield [{**form.envelope([], chunk=True), "usage": usage_of(exchanges)}]
+    yield ["[DONE]"]
 
 
 async def _merged(exchanges: list[Exchange]) -> AsyncIterator[tuple[int, Frame | Exception]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -75,11 +75,16 @@ async def _gone(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events from an iterator, which is closed when the client goes or doesn't read."""
+    """Server-sent events from an iterator, which is closed when the client goes or doesn't read.
+
+    An item of it is a list of events, which are sent together.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[Any], on_close: Callable[[], Awaitable[None]], **headers: str) -> None:
+    def __init__(
+        self, events: AsyncIterator[Sequence[Any]], on_close: Callable[[], Awaitable[None]], **headers: str
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers})
         self.headers["Content-Type"] = "text/event-stream; charset=utf-8"
         del self.headers["content-length"]
@@ -103,12 +108,14 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         async def write(message: dict[str, Any]) -> None:
-            await asyncio.wait_for(send(message), SLOW)
+            async with asyncio.timeout(SLOW):
+                await send(message)
 
         try:
             await write({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for event in self._events:
-                await write({"type": "http.response.body", "body": encode_event(event), "more_body": True})
+            async for events in self._events:
+                if body := b"".join(map(encode_event, events)):
+                    await write({"type": "http.response.body", "body": body, "more_body": True})
             await write({"type": "http.response.body", "body": b""})
         except (TimeoutError, OSError):  # a client that doesn't read is one that has gone
             return
@@ -116,5 +123,4 @@ class EventStream(Response):
 
 def encode_event(event: Any) -> bytes:
     """One event: an object as JSON, a text as it is."""
-    text = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-    return f"data: {text}\n\n".encode()
+    return b"data: %b\n\n" % (event.encode() if isinstance(event, str) else msgspec.json.encode(event))

@@ -88,18 +88,22 @@ async def post_message(request: Request) -> Response:
     return EventStream(_stream(exchange, first, events), exchange.cancel)
 
 
-async def _stream(exchange: Exchange, first: Frame, events: AsyncIterator[Frame]) -> AsyncIterator[Any]:
+async def _stream(exchange: Exchange, first: Frame, events: AsyncIterator[Frame]) -> AsyncIterator[list[Any]]:
     """`read`, when the message is safe; `said` for each piece; `done` with what it took, or `error`."""
-    yield {"event": "read", "tokens": first["tokens"], "before": first["before"]}
+    yield [{"event": "read", "tokens": first["tokens"], "before": first["before"]}]
+    waiting: list[Any] = []
     try:
         async for frame in events:
             if frame["kind"] == "said":
-                for kind, text in frame["pieces"]:
-                    yield {"event": "said", "type": kind, "text": text}
+                waiting += [{"event": "said", "type": kind, "text": text} for kind, text in frame["pieces"]]
             elif frame["kind"] == "done":
-                yield {"event": "done", **_figures(exchange)}
+                waiting.append({"event": "done", **_figures(exchange)})
+            if waiting and not exchange.more:
+                yield waiting
+                waiting = []
+        yield waiting
     except MccoreError as error:
-        yield {"event": "error", **error_body(error)[1]}
+        yield [*waiting, {"event": "error", **error_body(error)[1]}]
 
 
 def _figures(exchange: Exchange) -> dict[str, Any]:

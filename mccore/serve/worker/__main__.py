@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from mccore.errors import MccoreError
 from mccore.host.json_file import BadJson
 from mccore.host.processes import die_with_parent
-from mccore.serve.frames import Frame, encode_frame, read_frames
+from mccore.serve.frames import Frame, encode_reports, read_frames
 from mccore.serve.orders import Generate, Hello, Item
 
 
@@ -60,15 +60,17 @@ class Reports:
 
     def __init__(self, pipe: BinaryIO) -> None:
         self._pipe = pipe
-        self._waiting: list[bytes] = []
+        self._waiting: list[Frame] = []
 
     def send(self, frame: Frame) -> None:
         """Add a report to those that `flush` sends."""
-        self._waiting.append(encode_frame(frame))
+        self._waiting.append(frame)
 
     def flush(self) -> None:
         """Send all; waits while the server doesn't read."""
-        data = memoryview(b"".join(self._waiting))
+        if not self._waiting:
+            return
+        data = memoryview(encode_reports(self._waiting))
         self._waiting.clear()
         while data:
             data = data[self._pipe.write(data) or 0 :]
