@@ -148,9 +148,12 @@ def context(
 @click.option("--idle", type=click.IntRange(1, 10**5), default=1000, show_default=True, help="Idle conversations.")
 @click.option("--idle-tokens", type=click.IntRange(1, 10**7), default=10_000, show_default=True, help="Tokens of each.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Of what is timed.")
+@click.option(
+    "--stage", type=click.Choice(TRAINING_STAGES), default="base", show_default=True, help="Whose model is measured."
+)
 @click.option("--text", type=click.Path(path_type=Path), help="Text of the histories; default: mccore's own sources.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def serving(run: str, text: Path | None, as_json: bool, **load: int) -> None:
+def serving(run: str, text: Path | None, as_json: bool, **load: Any) -> None:
     """Start a server of RUN and measure it as its clients see it: many at once, a newcomer, a long history, idle ones."""
     import tempfile
     from importlib import resources

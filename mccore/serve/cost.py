@@ -30,7 +30,8 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Load:
     """How much is asked. side_by_side: conversations at once; tokens: of an answer; history: tokens of the long conversation;
-    idle, idle_tokens: conversations that nobody uses, and tokens of each; rounds: of what is timed."""
+    idle, idle_tokens: conversations that nobody uses, and tokens of each; rounds: of what is timed. stage: whose model; the
+    base model's text goes on for as many tokens as are asked for, where a chat model ends an answer when it likes."""
 
     side_by_side: int = 32
     tokens: int = 128
@@ -38,11 +39,13 @@ class Load:
     idle: int = 1000
     idle_tokens: int = 10_000
     rounds: int = 5
+    stage: str = "base"
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What was measured; times in seconds, medians over rounds."""
+    """What was measured; times in seconds, medians over rounds. idle_bytes: what idle conversations add to the resident memory of
+    server and worker, which is resident_bytes in the end."""
 
     alone_tokens_per_second: float
     together_tokens_per_second: float
@@ -51,6 +54,7 @@ class Costs:
     second_turn: float
     twentieth_turn: float
     idle_bytes: int
+    resident_bytes: int
     reopen: float
     health_p50: float
     health_p99: float
@@ -93,17 +97,20 @@ class Client:
         finally:
             connection.close()
 
-    def answer(self, session: str, text: str, tokens: int) -> HeardAnswer:
-        """Ask, and read the answer as it comes."""
+    def answer(
+        self, session: str, text: str, tokens: int, on_first: Callable[[], Any] = lambda: None, **more: Any
+    ) -> HeardAnswer:
+        """Ask, and read the answer as it comes; `more` are fields of the request, `on_first` is called at the first token."""
         connection = self._open()
         try:
             began = time.perf_counter()
-            body = {"content": text, "max_tokens": tokens, "seed": 1, "stream": True}
+            body = {"content": text, "max_tokens": tokens, "seed": 1, "stream": True, **more}
             self._send(connection, "POST", f"/v1/sessions/{session}/messages", body)
             response, first, heard = connection.getresponse(), 0.0, b""
             while piece := response.read1(2**16):
                 if not first and b'"event":"said"' in piece:
                     first = time.perf_counter() - began
+                    on_first()
                 heard = heard[-(2**16) :] + piece  # the last event is what counts
             event = parse_json(heard.rstrip().rpartition(b"\n")[2].removeprefix(b"data: "))
             if event.get("event") != "done":
@@ -164,7 +171,7 @@ def served(run: str, sessions: Path, *arguments: str) -> Iterator[tuple[str, int
 
 def measure_serving(run: str, load: Load, sessions: Path, text: str, progress: Progress) -> Costs:
     """Measure a server of `run`, whose conversations go below `sessions`; `text` is what is uploaded, again and again."""
-    with served(run, sessions) as (url, pid):
+    with served(run, sessions, "--stage", load.stage) as (url, pid):
         client = Client(url)
         client.answer(client.new(), "hello", 8)  # the first pass of a model isn't like the others
         progress("one conversation, then many")
@@ -174,18 +181,19 @@ def measure_serving(run: str, load: Load, sessions: Path, text: str, progress: P
         health: list[float] = []
         beside = [_newcomer(client, load, health) for _ in range(load.rounds)]
         progress("a long conversation")
-        turns = _long_turns(client, load, text)
+        second, twentieth = _long_turns(client, load, text)
         progress("idle conversations")
-        idle, reopen = _idle(client, pid, load, text, progress)
+        idle, resident, reopen = _idle(client, pid, load, text, progress)
     ranks = quantiles(health, n=100) if len(health) > 1 else [0.0] * 99
     return Costs(
         median(each.tokens / each.seconds for each in alone),
         median(together),
         median(each.first for each in alone),
         median(beside),
-        turns[1],
-        turns[19],
+        second,
+        twentieth,
         idle,
+        resident,
         reopen,
         median(health),
         ranks[98],
@@ -205,9 +213,14 @@ def _newcomer(client: Client, load: Load, health: list[float]) -> float:
     """Seconds to the first token of a short conversation while the others decode; `health` gets times of `/health` meanwhile."""
     sessions = [client.new() for _ in range(load.side_by_side - 1)]
     newcomer = client.new()
+    decoding = threading.Semaphore(0)
     with ThreadPoolExecutor(load.side_by_side) as pool:
-        running = [pool.submit(client.answer, session, "Tell me more.", 4 * load.tokens) for session in sessions]
-        time.sleep(0.5)
+        running = [
+            pool.submit(client.answer, session, "Tell me more.", 8 * load.tokens, decoding.release)
+            for session in sessions
+        ]
+        for _ in running:  # all of them have begun to decode, and none is near its end
+            decoding.acquire()
         first = client.answer(newcomer, "Tell me more.", 8).first
         while not all(each.done() for each in running):
             began = time.perf_counter()
@@ -217,28 +230,32 @@ def _newcomer(client: Client, load: Load, health: list[float]) -> float:
     return first
 
 
-def _long_turns(client: Client, load: Load, text: str) -> list[float]:
-    """Seconds of each of twenty turns behind a long history."""
-    session = client.new()
-    upload(client, session, text, load.history)
-    return [client.answer(session, f"Question {turn}.", load.tokens).seconds for turn in range(20)]
+def _long_turns(client: Client, load: Load, text: str) -> tuple[float, float]:
+    """Seconds of the second and of the twentieth turn behind a long history."""
+    book = client.new()
+    upload(client, book, text, load.history)
+    times = []
+    for _ in range(load.rounds):
+        session = str(client.call("POST", f"/v1/sessions/{book}/branch", {})["id"])
+        times.append([client.answer(session, f"Question {turn}.", load.tokens).seconds for turn in range(20)])
+    return median(each[1] for each in times), median(each[19] for each in times)
 
 
-def _idle(client: Client, pid: int, load: Load, text: str, progress: Progress) -> tuple[int, float]:
-    """Bytes that idle conversations add to what the server holds, and seconds to open one again."""
+def _idle(client: Client, pid: int, load: Load, text: str, progress: Progress) -> tuple[int, int, float]:
+    """Bytes that idle conversations add to what the server holds, that in all, and seconds to open one again."""
     before = _resident(pid)
     sessions = []
     for number in range(load.idle):
         progress(f"idle conversations: {number:,} of {load.idle:,}")
         sessions.append(client.new())
         upload(client, sessions[-1], text, load.idle_tokens)
-    grown = _resident(pid) - before
+    after = _resident(pid)
     times = []
     for session in sessions[: load.rounds]:
         began = time.perf_counter()
         client.call("GET", f"/v1/sessions/{session}/cut")
         times.append(time.perf_counter() - began)
-    return grown, median(times)
+    return after - before, after, median(times)
 
 
 def upload(client: Client, session: str, text: str, tokens: int) -> None:

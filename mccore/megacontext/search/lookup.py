@@ -17,6 +17,7 @@ from mccore.megacontext.search.bigram_index import BigramIndex
 REACH = 32  # places of a bigram that are looked at
 DEPTH = 8  # newest bigrams, of which the first one with no more places than that is looked at too
 LONGEST = 16  # tokens of a match that are compared
+FEW = 24  # places up to which one after another is quicker than all of them as arrays
 
 
 class Matches(NamedTuple):
@@ -47,6 +48,12 @@ def find_matches(index: BigramIndex) -> Matches:
             found = [*{*found, *(place + back for place in rarer)}]
     if not found:
         return NO_MATCHES
+    if len(found) <= FEW:
+        some = [(at + 1, length) for at in sorted(found) if (length := index.matching(at, last, LONGEST)) > 1]
+        if not some:
+            return NO_MATCHES
+        place, length = np.array(some, dtype=np.int64).T
+        return Matches(place, index.ids(place).astype(np.int64), length)
     place = np.sort(np.array(found, dtype=np.int64))
     back = _BACK[: min(LONGEST, last + 1)]
     before = place[:, None] - back

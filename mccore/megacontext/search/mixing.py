@@ -41,6 +41,8 @@ class LookedUp:
         return LookedUp(*(each.to(device) for each in (self.kind, self.age, self.shown, self.group, self.token)))
 
 
+_COLUMNS = np.arange(512)
+
 # Of matches by their length.
 KIND = np.searchsorted(LENGTHS, np.arange(LONGEST + 1), side="right") - 1
 
@@ -51,13 +53,21 @@ def looked_up(rows: Sequence[tuple[Matches, NDArray[np.bool_], int]]) -> LookedU
     shape = (len(rows), most)
     kind, group, token = np.zeros(shape, np.int64), np.full(shape, -1, np.int64), np.zeros(shape, np.int64)
     age, shown = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for row, (matches, seen, tokens) in enumerate(rows):
-        count = len(matches.place)
-        kind[row, :count] = KIND[matches.length]
-        age[row, :count] = np.log(tokens + 1 - matches.place)
-        shown[row, :count] = seen
-        distinct, group[row, :count] = np.unique(matches.token, return_inverse=True)
-        token[row, : len(distinct)] = distinct
+    some = [(row, matches, seen, tokens) for row, (matches, seen, tokens) in enumerate(rows) if len(matches.place)]
+    if some:  # all rows at once: each by itself would cost as many small operations as there are rows
+        counts = [len(matches.place) for _, matches, _, _ in some]
+        row = np.repeat([row for row, _, _, _ in some], counts)
+        column = np.concatenate([_COLUMNS[:count] if count <= len(_COLUMNS) else np.arange(count) for count in counts])
+        kind[row, column] = KIND[np.concatenate([matches.length for _, matches, _, _ in some])]
+        behind = np.repeat([tokens + 1 for _, _, _, tokens in some], counts)
+        age[row, column] = np.log(behind - np.concatenate([matches.place for _, matches, _, _ in some]))
+        shown[row, column] = np.concatenate([seen for _, _, seen, _ in some])
+        ids = np.concatenate([matches.token for _, matches, _, _ in some])
+        distinct, of = np.unique(row << 32 | ids, return_inverse=True)  # in order of rows, and of tokens in each
+        first = np.searchsorted(distinct, np.arange(len(rows)) << 32)
+        group[row, column] = of - first[row]
+        there = distinct >> 32
+        token[there, np.arange(len(distinct)) - first[there]] = distinct & (2**32 - 1)
     return LookedUp(*map(torch.from_numpy, (kind, age, shown, group, token)))
 
 

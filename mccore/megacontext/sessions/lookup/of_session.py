@@ -113,8 +113,11 @@ def mix(mixer: LookupMixer, lookups: Sequence[SessionLookup], readings: Sequence
         return torch.log_softmax(logits.float(), dim=1)
     found = looked_up(rows).to(logits.device)
     mixed, given = mixer(logits, found)
-    share = (given / mixed.gather(1, found.token).exp()).cpu().numpy()
-    tokens = found.token.cpu().numpy()
-    for row, (lookup, (matches, _, covered)) in enumerate(zip(lookups, rows, strict=True)):
-        lookup.note(matches, covered, tokens[row], share[row])
+    share = given / mixed.gather(1, found.token).exp()
+    counts = (share > SPOKEN).any(dim=1).tolist()  # of the others nothing will be remembered, whatever is said
+    if any(counts):
+        shares, tokens = share.cpu().numpy(), found.token.cpu().numpy()
+        for row, (lookup, (matches, _, covered)) in enumerate(zip(lookups, rows, strict=True)):
+            if counts[row]:
+                lookup.note(matches, covered, tokens[row], shares[row])
     return mixed
