@@ -107,6 +107,7 @@ def main() -> None:
     ranks = quantiles(health, n=100)
     found = {
         "seconds": seconds,
+        "looks_at_health": len(health),
         "health_p50": ranks[49],
         "health_p99": ranks[98],
         "upload": repr(failed) if failed else "done",

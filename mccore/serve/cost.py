@@ -259,11 +259,13 @@ def _idle(client: Client, pid: int, load: Load, text: str, progress: Progress) -
 
 
 def upload(client: Client, session: str, text: str, tokens: int) -> None:
-    """Take so many tokens into a session, about: text again and again until there are."""
-    there = 0
+    """Take so many tokens into a session, about: text once, and then as much more of it as is missing."""
+    there = sent = 0
     while there < tokens:
-        part = text if there == 0 else text[: max(1, int(len(text) * (tokens - there) / there))]
+        letters = sent * (tokens - there) // there + 1 if there else len(text)
+        part = (text * (1 + letters // len(text)))[:letters]
         there = int(client.call("POST", f"/v1/sessions/{session}/files?name=text", part.encode())["total"])
+        sent += letters
 
 
 def _resident(pid: int) -> int:
