@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from mccore.config.stages import TRAINING_STAGES
 from mccore.errors import MccoreError
 from mccore.host.json_file import parse_json
 
@@ -30,8 +31,9 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Load:
     """How much is asked. side_by_side: conversations at once; tokens: of an answer; history: tokens of the long conversation;
-    idle, idle_tokens: conversations that nobody uses, and tokens of each; rounds: of what is timed. stage: whose model; the
-    base model's text goes on for as many tokens as are asked for, where a chat model ends an answer when it likes."""
+    idle, idle_tokens: conversations that nobody uses, and tokens of each; rounds: of what is timed. stage: whose model;
+    that of the first, unless one is named, goes on for as many tokens as are asked for: a chat model ends an answer when it likes.
+    """
 
     side_by_side: int = 32
     tokens: int = 128
@@ -39,7 +41,7 @@ class Load:
     idle: int = 1000
     idle_tokens: int = 10_000
     rounds: int = 5
-    stage: str = "base"
+    stage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def served(run: str, sessions: Path, *arguments: str) -> Iterator[tuple[str, int
 
 def measure_serving(run: str, load: Load, sessions: Path, text: str, progress: Progress) -> Costs:
     """Measure a server of `run`, whose conversations go below `sessions`; `text` is what is uploaded, again and again."""
-    with served(run, sessions, "--stage", load.stage) as (url, pid):
+    with served(run, sessions, "--stage", load.stage or TRAINING_STAGES[0]) as (url, pid):
         client = Client(url)
         client.answer(client.new(), "hello", 8)  # the first pass of a model isn't like the others
         progress("one conversation, then many")
