@@ -149,7 +149,7 @@ def context(
 @click.option("--idle-tokens", type=click.IntRange(1, 10**7), default=10_000, show_default=True, help="Tokens of each.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Of what is timed.")
 @click.option(
-    "--stage", type=click.Choice(TRAINING_STAGES), default="base", show_default=True, help="Whose model is measured."
+    "--stage", type=click.Choice(TRAINING_STAGES), help="Of which stage; default: the first, whose text goes on."
 )
 @click.option("--text", type=click.Path(path_type=Path), help="Text of the histories; default: mccore's own sources.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")

@@ -32,8 +32,7 @@ Progress = Callable[[str], None]
 class Load:
     """How much is asked. side_by_side: conversations at once; tokens: of an answer; history: tokens of the long conversation;
     idle, idle_tokens: conversations that nobody uses, and tokens of each; rounds: of what is timed. stage: whose model;
-    that of the first, unless one is named, goes on for as many tokens as are asked for: a chat model ends an answer when it likes.
-    """
+    by default that of the first, whose text goes on for as long as it is asked to: a chat model ends an answer when it likes."""
 
     side_by_side: int = 32
     tokens: int = 128
