@@ -38,6 +38,17 @@ class Figures:
     seconds: float = 0.0
     finish: str = ""
 
+    def as_json(self) -> dict[str, Any]:
+        """The figures as clients and journals have them."""
+        return {
+            "finish": self.finish,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "new_tokens": self.new_tokens,
+            "first_token_seconds": self.first_token_seconds,
+            "seconds": round(self.seconds, 6),
+        }
+
 
 @dataclass(eq=False)
 class Exchange:
@@ -203,19 +214,13 @@ class Exchange:
         self.logprobs += frame.get("logprobs", ())
 
     async def _note_answer(self, frame: Frame, **more: Any) -> None:
-        figures = self.figures
         parts = [piece._asdict() for piece in merge(self.pieces)]
         record = {
             "type": "message",
             "role": "assistant",
             "text": self.text,
             "stop": int(frame.get("tokens", 0)),
-            "finish": figures.finish,
-            "prompt_tokens": figures.prompt_tokens,
-            "cached_tokens": figures.cached_tokens,
-            "new_tokens": figures.new_tokens,
-            "first_token_seconds": figures.first_token_seconds,
-            "seconds": round(figures.seconds, 6),
+            **self.figures.as_json(),
             "seen": frame.get("seen", []),
             **({"parts": parts} if any(part["type"] != "text" for part in parts) else {}),
             **more,

@@ -1,4 +1,4 @@
-"""The table of rooms in docs/ARCHITECTURE.md: each package's own first sentence, and the arrow table.
+"""The tables of docs/ARCHITECTURE.md: each package's own first sentence with the arrow table, and the files of each folder.
 
 python -m tests.house.architecture       writes it again
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ast
 
-from tests.house.sources import PACKAGE, ROOT
+from tests.house.sources import PACKAGE, ROOT, modules
 
 PAGE = ROOT / "docs" / "ARCHITECTURE.md"
-BEGIN, END = "<!-- rooms: written by tests/house/architecture.py -->\n", "<!-- end of rooms -->"
+ROOMS = ("<!-- rooms: written by tests/house/architecture.py -->\n", "<!-- end of rooms -->")
+FILES = ("<!-- files: written by tests/house/architecture.py -->\n", "<!-- end of files -->")
 FLOORS = {
     "Front ends": ("cli", "tui", "testing"),
     "Assembly": ("telemetry", "runtime", "stages", "launch", "contexts", "serve", "report"),
@@ -21,7 +22,7 @@ FLOORS = {
 
 
 def first_sentence(room: str) -> str:
-    """The first sentence of a package's or module's docstring."""
+    """The first sentence of the docstring of a package (`data/batches`) or module."""
     path = PACKAGE / room / "__init__.py"
     path = path if path.exists() else PACKAGE / f"{room}.py"
     doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -44,10 +45,22 @@ def render() -> str:
     return "\n".join(lines)
 
 
+def render_files() -> str:
+    """A row for every folder: what it is, and its files."""
+    lines = ["| folder | what it is | files |", "|---|---|---|"]
+    for folder in sorted({module.path.parent for module in modules().values()} - {PACKAGE}):
+        name = folder.relative_to(PACKAGE).as_posix()
+        files = " ".join(f"`{path.stem}`" for path in sorted(folder.glob("*.py")) if not path.stem.startswith("__"))
+        lines.append(f"| `{name}/` | {first_sentence(name)} | {files} |")
+    return "\n".join(lines) + "\n"
+
+
 def with_table(page: str) -> str:
-    """The page with the table as it should be."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{render()}{END}{rest.partition(END)[2]}"
+    """The page with the tables as they should be."""
+    for (begin, end), text in ((ROOMS, render()), (FILES, render_files())):
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n{text}{end}{rest.partition(end)[2]}"
+    return page
 
 
 if __name__ == "__main__":

@@ -107,15 +107,10 @@ async def _stream(exchange: Exchange, first: Frame, events: AsyncIterator[Frame]
 
 
 def _figures(exchange: Exchange) -> dict[str, Any]:
-    figures, dialogue = exchange.figures, exchange.dialogue
+    dialogue = exchange.dialogue
     return {
         "session_id": None if dialogue is None else dialogue.id,
-        "finish": figures.finish,
-        "prompt_tokens": figures.prompt_tokens,
-        "cached_tokens": figures.cached_tokens,
-        "new_tokens": figures.new_tokens,
-        "first_token_seconds": figures.first_token_seconds,
-        "seconds": round(figures.seconds, 6),
+        **exchange.figures.as_json(),
         "tokens": exchange.ending.get("tokens", 0),
         "entries": exchange.ending.get("entries", 0),
         "refocuses": exchange.ending.get("refocuses", 0),
