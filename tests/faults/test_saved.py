@@ -282,7 +282,7 @@ def test_ranks_that_do_not_meet_are_told_and_ctrl_c_ends_the_wait(
     config = RunConfig(stages=("base",), hardware={"nproc": 2}, telemetry=[])  # type: ignore[arg-type]
     run = RunDir.create(tmp_path, "alone", config)
     waits = [sys.executable, "-c", "import time; time.sleep(600)"]  # as torchrun does whose peers don't come
-    monkeypatch.setattr(launcher, "_MEET_SECONDS", 0.2)
+    monkeypatch.setattr(launcher, "MEET_SECONDS", 0.2)
     monkeypatch.setattr(launcher, "stage_command", lambda *_, **__: waits)
     listener = Impatient()
     began = time.monotonic()

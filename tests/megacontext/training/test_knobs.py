@@ -173,7 +173,7 @@ KNOBS: dict[str, Knob] = {
     "lens.kl_weight": Knob(0.5, 1.0),
     "lens.budget_weight": Knob(0.0, 1.0),
     "lens.budget_smooth_weight": Knob(0.0, 1.0),
-    "lens.budget_smooth_beta": Knob(0.1, 0.9, third_loss, {"lens": {"budget_smooth_weight": 1.0}}),
+    "lens.budget_smooth_beta": Knob(0.1, 0.9, third_loss, {"lens": {"budget_smooth_weight": 1000.0}}),
     "positional": Knob("simple", "gaussian"),
     "span_bias": Knob(True, False),
     "gist_mass": Knob(None, 8),
