@@ -34,7 +34,8 @@ from mccore.config import Choice, RunConfig
 from mccore.errors import PluginError
 from mccore.host.terminal import echo
 from mccore.resolve.draft import parse_set
-from mccore.resolve.flags import Flag, flag_table, section_order
+from mccore.resolve.flags import Flag, flag_table, section_order, switch_names
+from mccore.resolve.notes import DEVICE_BATCH, plain_switches
 from mccore.resolve.refusals import refuse_option
 from mccore.resolve.resolve import recipe_config, resolve
 
@@ -147,8 +148,10 @@ class ConfiguredCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_META] = _State([FlagOption(flag, flag.default) for flag in flag_table()])
+        typed, args = args, plain_switches(args, switch_names(flag_table()))
         ctx.meta[_META] = _State(_generate(self, ctx, args))
-        _note_spelling(ctx.meta[_META], args)
+        _note_spelling(ctx.meta[_META], typed)
+        args = plain_switches(args, switch_names([option.flag for option in ctx.meta[_META].options]))
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -214,6 +217,8 @@ def _names(flag: Flag) -> list[str]:
 def _value_in(config: RunConfig, flag: Flag, allocator: str) -> Any:
     """What holds for a flag that isn't typed: the recipe's value, else the plugin's default."""
     option = flag.path.removeprefix(f"{_ALLOCATOR}.options.")
+    if flag.path == DEVICE_BATCH:
+        return flag.default
     if option != flag.path:
         chosen = config.megacontext.allocator
         return chosen.options.get(option, flag.default) if chosen.name == allocator else flag.default
@@ -308,6 +313,8 @@ class _Json(click.ParamType[Any]):
 
 def _click_type(flag: Flag) -> click.ParamType[Any]:
     annotation = _without_none(flag.annotation)
+    if flag.share:
+        return click.STRING
     if annotation is int or annotation is float:
         return _number_type(annotation, flag.metadata)
     if get_origin(annotation) is Literal:

@@ -26,6 +26,7 @@ from mccore.resolve.resolve import resolve
 from mccore.runs.checkpoints import latest
 from mccore.runs.rundir import Outcome, RunDir, check_name
 from mccore.scaling.estimate import estimate
+from mccore.scaling.plan import shared_units
 from mccore.stages.preflight import check_sources
 from mccore.telemetry.activation import Activation, activate, chosen
 
@@ -166,11 +167,11 @@ def _check_width(config: RunConfig, hardware: HardwareConfig) -> None:
     """A resumed run keeps its batch, so the ranks of this start must share it evenly."""
     world = hardware.nproc * hardware.nnodes
     for stage in TRAINING_STAGES:
-        rows = getattr(config, stage).batch_tokens // config.model.max_seq_len
-        if stage in config.stages and rows % world:
+        shared, name = shared_units(config, stage)
+        if stage in config.stages and shared % world:
             raise ConfigError(
-                f"{world} ranks can't share the {rows} sequences of a step of {stage} evenly",
-                hint=f"use a number of ranks that divides {rows}",
+                f"{world} ranks can't share the {shared} {name} of a step of {stage} evenly",
+                hint=f"use a number of ranks that divides {shared}",
             )
 
 

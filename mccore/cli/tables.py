@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mccore.config import RunConfig
+from mccore.config import RunConfig, stage_spec
 from mccore.scaling.estimate import Estimate, MegaContextCost
 from mccore.units import count, duration, size
 
@@ -23,12 +23,14 @@ def describe(config: RunConfig, cost: Estimate) -> list[str]:
     if cost.megacontext is not None:
         lines += _describe_megacontext(config, cost.megacontext, cost.flops_per_token)
     for plan in cost.plans:
-        shape = f"batch {count(plan.batch_tokens)} tokens = {plan.rows} rows in {plan.accumulation} passes"
+        replies = stage_spec(plan.stage).rollouts
+        rows, most = ("replies", "up to ") if replies else ("rows", "")
+        shape = f"batch {most}{count(plan.batch_tokens)} tokens = {plan.rows} {rows} in {plan.accumulation} passes"
         seconds = cost.seconds[plan.stage]
         if plan.steps and seconds is not None:
             lines.append(
-                f"{plan.stage:<12}{plan.steps:,} steps, {count(plan.tokens)} tokens, {plan.flops:.2e} FLOPs, "
-                f"{shape}, about {duration(seconds)}"
+                f"{plan.stage:<12}{plan.steps:,} steps, {most}{count(plan.tokens)} tokens, {plan.flops:.2e} FLOPs, "
+                f"{shape}, {'at most' if replies else 'about'} {duration(seconds)}"
             )
         else:
             lines.append(f"{plan.stage:<12}one epoch of its conversations, {shape}")

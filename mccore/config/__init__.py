@@ -27,13 +27,15 @@ from mccore.config.training import (
     EvalConfig,
     HardwareConfig,
     OptimConfig,
+    RLConfig,
     TrainConfig,
 )
 
 __all__ = [
     "READABLE_VERSIONS", "SCHEMA_VERSION", "STAGES", "TRAINING_STAGES", "BaseConfig", "ChatConfig",
-    "ChatTrainConfig", "CheckpointConfig", "Choice", "Count", "DataConfig", "Described", "EvalConfig", "Fraction",
-    "GistNetConfig", "HardwareConfig", "LensConfig", "MegaContextConfig", "ModelConfig", "Need", "NonNegative",
-    "OptimConfig", "Positive", "RunConfig", "SearchConfig", "Section", "StageName", "StageSpec", "TokenizerConfig",
-    "TrainConfig", "describe_validation", "flags", "stage_spec", "validate_stored", "walk_fields", "walk_settings",
+    "ChatTrainConfig", "CheckpointConfig", "Choice", "Count", "DataConfig", "Described",
+    "EvalConfig", "Fraction", "GistNetConfig", "HardwareConfig", "LensConfig", "MegaContextConfig", "ModelConfig", "Need",
+    "NonNegative", "OptimConfig", "Positive", "RLConfig", "RunConfig", "SearchConfig", "Section", "StageName", "StageSpec",
+    "TokenizerConfig", "TrainConfig", "describe_validation", "flags", "stage_spec", "validate_stored", "walk_fields",
+    "walk_settings",
 ]  # fmt: skip

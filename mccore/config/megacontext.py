@@ -165,7 +165,9 @@ class MegaContextConfig(Section):
 
     group = "MegaContext"
 
-    enabled: bool = Field(False, description="train and run with MegaContext", json_schema_extra=flags("mc"))
+    enabled: bool = Field(
+        False, description="train and run with MegaContext", json_schema_extra=flags("mc", "mc_enabled")
+    )
     block_size: Annotated[int, Field(ge=2, le=128)] = Field(
         32, description="children per gist (K)", json_schema_extra=flags("block_size")
     )
@@ -204,8 +206,9 @@ class MegaContextConfig(Section):
         0.8, "length of a variant at the start / sequence length", needs=(VARIANTS_DRAWN,), group=TRAINING_CONTEXTS
     )
     train_wc_length: DerivedLength = derived(
-        "entries of a variant at the end of training; derived: 20 % of the sequence",
+        "entries of a variant at the end of training, or their share of the sequence; derived: 20 % of it",
         needs=(VARIANTS_DRAWN,),
+        share=True,
         group=TRAINING_CONTEXTS,
     )
     wc_length_steps: Annotated[int, Field(gt=0, le=1024)] = setting(

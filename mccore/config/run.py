@@ -27,6 +27,7 @@ from mccore.config.training import (
     EvalConfig,
     HardwareConfig,
     OptimConfig,
+    RLConfig,
 )
 from mccore.errors import ConfigError
 
@@ -62,6 +63,9 @@ class RunConfig(Section):
     )
     sft: ChatTrainConfig = ChatTrainConfig(
         lr_scale=0.8, warmdown_ratio=0.5, final_lr_fraction=0.0, weight_decay=False, warmup_steps=0
+    )
+    rl: RLConfig = RLConfig(
+        lr_scale=0.05, warmdown_ratio=1.0, final_lr_fraction=0.0, weight_decay=False, warmup_steps=0
     )
     eval: EvalConfig = EvalConfig()
     chat: ChatConfig = ChatConfig()

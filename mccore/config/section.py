@@ -138,6 +138,11 @@ class Described:
         return list(self._about.get("needs", ()))
 
     @property
+    def takes_share(self) -> bool:
+        """Whether a person may also give it as a share of the sequence."""
+        return bool(self._about.get("share"))
+
+    @property
     def is_derived(self) -> bool:
         """Whether it is None until it is derived."""
         return NoneType in get_args(self.info.annotation)

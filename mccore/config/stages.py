@@ -18,7 +18,7 @@ class StageSpec:
     name: StageName
     """What a user types, and what its log, its checkpoints and its results are called."""
     work: str
-    """The function that does it, as `module.function` of `mccore.stages`."""
+    """The function that does it, as `module.function` of `mccore.stages`, or of a room in it."""
     title: str = ""
     """What a plot calls it, where it has curves."""
     trains: bool = False
@@ -31,6 +31,8 @@ class StageSpec:
     """It is about conversations, not documents."""
     evaluates: StageName | None = None
     """The training stage whose model it measures."""
+    rollouts: bool = False
+    """It trains on replies that its own model gives to questions: no text is encoded for it."""
     optional: bool = False
     """A run has it only when its recipe names it."""
 
@@ -52,6 +54,18 @@ STAGE_TABLE: tuple[StageSpec, ...] = (
     StageSpec("chat_eval_mid", "evaluate.evaluate_chat", needs_model=True, chat=True, evaluates="mid"),
     _trains("sft", "fine-tuning", chat=True),
     StageSpec("chat_eval_sft", "evaluate.evaluate_chat", needs_model=True, chat=True, evaluates="sft"),
+    StageSpec(
+        "rl",
+        "rl.stage.reinforce",
+        "rl: reinforcement learning",
+        trains=True,
+        ranks=True,
+        needs_model=True,
+        chat=True,
+        rollouts=True,
+        optional=True,
+    ),
+    StageSpec("chat_eval_rl", "evaluate.evaluate_chat", needs_model=True, chat=True, evaluates="rl", optional=True),
     StageSpec("report", "report.report"),
 )
 
@@ -62,6 +76,10 @@ DEFAULT_STAGES: tuple[StageName, ...] = tuple(spec.name for spec in STAGE_TABLE 
 TRAINING_STAGES: tuple[StageName, ...] = tuple(spec.name for spec in STAGE_TABLE if spec.trains)
 
 CHAT_STAGES: tuple[StageName, ...] = tuple(spec.name for spec in STAGE_TABLE if spec.trains and spec.chat)
+"""The training stages that take a mixture of conversations."""
+
+ENCODED_STAGES: tuple[StageName, ...] = tuple(spec.name for spec in STAGE_TABLE if spec.trains and not spec.rollouts)
+"""The training stages that read tokens which were encoded beforehand."""
 
 TEXT_STAGE: StageName = next(spec.name for spec in STAGE_TABLE if spec.trains and not spec.chat)
 """The training stage that reads the corpus."""

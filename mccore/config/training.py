@@ -91,10 +91,6 @@ class TrainConfig(Section):
 
     group = "Training"
 
-    tokens: DerivedCount = derived(
-        "training tokens; derived: from token_ratio, or in stages on conversations one epoch of them times epochs"
-    )
-    batch_tokens: DerivedCount = derived("tokens of one optimizer step over all ranks; derived from the horizon")
     micro_batch_rows: DerivedCount = derived("sequences of one forward pass per rank; derived: what fits")
     lr_scale: NonNegative = Field(1.0, description="factor on every rate of this stage")
     warmup_steps: Count = Field(40, description="steps of linear warm-up")
@@ -102,12 +98,21 @@ class TrainConfig(Section):
     final_lr_fraction: Fraction = Field(0.05, description="share of the rate left at the end")
     weight_decay: bool = Field(True, description="apply the matrices' weight decay in this stage")
     eval_every_tokens: Count = Field(0, description="validation cadence")
-    eval_tokens: Positive = Field(10_485_760, description="validation tokens per evaluation")
     sample_every_tokens: Count = Field(0, description="cadence of sampled text")
     checkpoint_every_tokens: Count = Field(0, description="cadence of checkpoints")
 
 
-class BaseConfig(TrainConfig):
+class EncodedTrainConfig(TrainConfig):
+    """What training stages have that read tokens which were encoded beforehand."""
+
+    tokens: DerivedCount = derived(
+        "training tokens; derived: from token_ratio, or in stages on conversations one epoch of them times epochs"
+    )
+    batch_tokens: DerivedCount = derived("tokens of one optimizer step over all ranks; derived from the horizon")
+    eval_tokens: Positive = Field(10_485_760, description="validation tokens per evaluation")
+
+
+class BaseConfig(EncodedTrainConfig):
     """Pretraining."""
 
     group = "Pretraining"
@@ -115,7 +120,7 @@ class BaseConfig(TrainConfig):
     token_ratio: Factor = Field(12.0, description="horizon in tokens per scaling parameter (block matrices and head)")
 
 
-class ChatTrainConfig(TrainConfig):
+class ChatTrainConfig(EncodedTrainConfig):
     """Training on conversations: midtraining and supervised fine-tuning."""
 
     group = "Training on conversations"
@@ -123,6 +128,34 @@ class ChatTrainConfig(TrainConfig):
     mixture: dict[str, Count] = Field({}, description="conversations drawn from each source for one epoch")
     epochs: Positive = Field(1, description="passes over the mixture where `tokens` isn't set")
     loss_on: Literal["all", "assistant"] = Field("assistant", description="which tokens are trained on")
+
+
+class RLConfig(TrainConfig):
+    """Reinforcement learning on questions whose answers can be judged. Defaults are nanochat's."""
+
+    group = "Reinforcement learning"
+
+    mixture: dict[str, Count] = Field({}, description="questions drawn from each task for one epoch")
+    epochs: Positive = Field(1, description="passes over the questions")
+    questions: Annotated[int, Field(gt=0, le=2**20)] = Field(
+        16, description="questions of one optimizer step, over all ranks"
+    )
+    samples: Annotated[int, Field(gt=1, le=2**16)] = Field(16, description="replies that are drawn to each question")
+    max_new_tokens: Length = Field(256, description="tokens of a reply at most")
+    temperature: Annotated[float, Field(gt=0, le=2)] = Field(1.0, description="temperature that replies are drawn at")
+    top_k: Count = Field(50, description="replies are drawn among the k likeliest tokens; 0 among all")
+    advantage: Literal["mean", "normalised", "leave_one_out"] = Field(
+        "mean",
+        description="a reply's advantage: its reward minus the mean of its question's; that divided by their standard "
+        "deviation (GRPO); or minus the mean of the others (RLOO)",
+    )
+    kl_weight: NonNegative = Field(
+        0.0, description="weight of the KL divergence from the model that the stage began with; 0 keeps no such model"
+    )
+    eval_questions: Positive = Field(400, description="held-out questions for pass@k, per task")
+    eval_samples: Annotated[int, Field(gt=0, le=2**16)] = Field(
+        8, description="replies to each of them; pass@k is measured for k up to it"
+    )
 
 
 class EvalConfig(Section):

@@ -77,13 +77,14 @@ class Answer:
     """What a model added to one prompt. `forced[i]` marks tokens that a tool wrote; the stop token is not among `tokens`.
     `logprobs` has an item for each token where they were asked for.
 
-    `finish`: "stop" (a stop token), "length" (as many tokens as asked for), "context" (no room left), None while it runs and
-    where it was cancelled or failed. `error`: why it failed.
+    `finish`: "stop" (a stop token, which is `stopped_by`), "length" (as many tokens as asked for), "context" (no room left),
+    None while it runs and where it was cancelled or failed. `error`: why it failed.
     """
 
     tokens: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
     finish: Finish | None = None
+    stopped_by: int | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     error: Exception | None = None
 

@@ -60,7 +60,7 @@ class Running:
         answer, forced = self.answer, self.forced
         token = self.tool.pending.popleft() if self.tool and forced else sampled
         if not forced and token in self.stop:
-            answer.finish = "stop"
+            answer.finish, answer.stopped_by = "stop", token
             return None
         answer.tokens.append(token)
         answer.forced.append(forced)

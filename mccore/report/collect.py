@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from mccore.config.stages import REPORT_STAGE, STAGES, evaluations
+from mccore.config.stages import REPORT_STAGE, STAGES, evaluations, stage_spec
 from mccore.errors import RunError
 from mccore.events import Event, find_alerts
 from mccore.report.environment import changed_settings, describe_environment
 from mccore.report.evaluation import describe_samples
 from mccore.report.megacontext import collect_megacontext
-from mccore.report.shape import Absent, AlertEntry, OutcomeEntry, Reached, Report, StageEntry
+from mccore.report.shape import Absent, AlertEntry, OutcomeEntry, Reached, Report, RewardEntry, StageEntry
 from mccore.runs.rundir import RunDir
 from mccore.runs.series import (
     curves,
@@ -68,6 +68,7 @@ def collect(run: RunDir, events: list[Event]) -> Report:
         },
         "stages": [_stage(run, stage, events) for stage in config.stages],
         "token_loss": _token_losses(events),
+        "rewards": _rewards(events),
         "seconds": _wall_seconds(events),
         "results": {stage: result for stage, result in results.items() if result is not None and stage != REPORT_STAGE},
         "samples": describe_samples(events),
@@ -104,6 +105,17 @@ def _token_losses(events: Iterable[Event]) -> dict[str, float]:
         losses = [y for _, y in metrics.get("token_loss", ())[-_LAST:]]
         if losses and has_other_parts(metrics):
             found[stage] = sum(losses) / len(losses)
+    return found
+
+
+def _rewards(events: Iterable[Event]) -> dict[str, RewardEntry]:
+    """Mean reward of the first and of the last steps of stages that learn from rewards."""
+    found = {}
+    for stage, metrics in curves(events).items():
+        if values := [y for _, y in metrics.get("reward", ())]:
+            steps = max(1, min(_LAST, len(values) // 2))
+            first, last = sum(values[:steps]) / steps, sum(values[-steps:]) / steps
+            found[stage] = RewardEntry(steps=steps, first=first, last=last)
     return found
 
 
@@ -201,7 +213,8 @@ def _missing_results(
         if stage in damaged:
             add(stage, damaged[stage])
         elif stage not in run.config.stages:
-            add(stage, "not among the stages of this run")
+            if not stage_spec(stage).optional:
+                add(stage, "not among the stages of this run")
         elif results[stage] is None:
             told = _stage(run, stage, events)
             not_run = "not reached yet" if run.is_running() else "the run didn't get that far"

@@ -93,6 +93,14 @@ class SampleEntry(TypedDict):
     text: str
 
 
+class RewardEntry(TypedDict):
+    """The mean reward of the first and of the last `steps` steps."""
+
+    steps: int
+    first: float
+    last: float
+
+
 class AlertEntry(TypedDict):
     """A metric outside its band. Times are words; `until` is None where it was so at the end."""
 
@@ -209,6 +217,7 @@ class Report(TypedDict):
     model: ModelEntry
     stages: list[StageEntry]
     token_loss: dict[str, float]  # the language model's own, by stage, where the objective has other parts
+    rewards: dict[str, RewardEntry]  # by stage that learns from rewards
     seconds: float | None  # wall time over all starts
     results: dict[str, dict[str, Any]]
     samples: dict[str, list[SampleEntry]]

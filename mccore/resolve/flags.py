@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from mccore.config import Described, RunConfig, walk_settings
+from mccore.config import Described, Positive, RunConfig, walk_settings
+from mccore.resolve.notes import DEVICE_BATCH
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Flag:
     default: Any
     annotation: Any
     metadata: tuple[Any, ...] = ()
+    share: bool = False
+    """It also takes a share of the sequence, as text."""
 
 
 def section_order() -> tuple[str, ...]:
@@ -44,7 +49,9 @@ def flag_table(allocator: type[BaseModel] | None = None, allocator_name: str = "
         if own or generated:
             spelled = dict.fromkeys(name.replace("_", "-") for name in [*own, *generated])
             default = info.get_default(call_default_factory=True)
-            table.append(_flag(tuple(spelled), path, _section(described), info, default))
+            flag = _flag(tuple(spelled), path, _section(described), info, default)
+            table.append(replace(flag, share=described.takes_share))
+    table.insert(_after_hardware(table), _DEVICE_BATCH)
     taken = {name for flag in table for name in flag.names}
     for option, info in (allocator.model_fields if allocator else {}).items():
         name = f"--allocator-{option.replace('_', '-')}"
@@ -53,6 +60,27 @@ def flag_table(allocator: type[BaseModel] | None = None, allocator_name: str = "
             path = f"megacontext.allocator.options.{option}"
             table.append(_flag((name,), path, f"Allocator {allocator_name}".rstrip(), info, default))
     return tuple(table)
+
+
+_DEVICE_BATCH = Flag(
+    ("--device-batch-size",),
+    DEVICE_BATCH,
+    "Run",
+    "sequences of one forward pass per rank in every stage that trains, at most; the batch of a step stays the same",
+    None,
+    int,
+    tuple(FieldInfo.from_annotation(Positive).metadata),
+)
+"""One name for `micro_batch_rows` of every stage."""
+
+
+def _after_hardware(table: list[Flag]) -> int:
+    return 1 + max(place for place, flag in enumerate(table) if flag.path.startswith("hardware."))
+
+
+def switch_names(flags: Iterable[Flag]) -> set[str]:
+    """The names of all flags that switch something on."""
+    return {name for flag in flags for name in flag.names if flag.annotation is bool}
 
 
 def flag_name(path: str) -> str:

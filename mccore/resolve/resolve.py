@@ -34,6 +34,7 @@ from mccore.resolve.draft import (
     with_option,
 )
 from mccore.resolve.flags import flag_name
+from mccore.resolve.notes import DEVICE_BATCH, SHARES, without_shares
 from mccore.resolve.refusals import (
     refuse_idle,
     refuse_option,
@@ -41,7 +42,7 @@ from mccore.resolve.refusals import (
     refuse_unused,
     refuse_without_effect,
 )
-from mccore.scaling.derive import derive
+from mccore.scaling.derive import derive, with_rows_at_most
 
 
 def resolve(
@@ -59,10 +60,9 @@ def resolve(
     flag for error messages; `gpu` is the recipe's profile. Raises ConfigError, or PluginError for a faulty plugin.
     """
     recipe: Recipe = load("recipe", recipe_name)
-    settings = [parse_set(text) for text in sets]
-    settings += [
-        Setting(path, value, (typed or {}).get(path, flag_name(path))) for path, value in (flags or {}).items()
-    ]
+    settings, given = [parse_set(text) for text in sets], dict(flags or {})
+    rows = given.pop(DEVICE_BATCH, None)
+    settings += [Setting(path, value, (typed or {}).get(path, flag_name(path))) for path, value in given.items()]
     settings += [Setting(PROFILE, gpu, "--gpu")] if gpu else []
     asked = [leaf for setting in settings for leaf in leaves_of(setting)]
     draft = Draft(_spell_out(recipe, recipe_name))
@@ -71,12 +71,19 @@ def resolve(
             draft.put(leaf)
     draft.settle()
     for leaf in asked:
-        draft.put(leaf)
+        if leaf.path not in SHARES:
+            draft.put(leaf)
+    asked = without_shares(asked, draft.values["model"]["max_seq_len"])
+    for leaf in asked:
+        if leaf.path in SHARES:
+            draft.put(leaf)
     if draft.values["megacontext"]["enabled"] is False:
         refuse_unused(asked)  # before a contradiction among settings that nothing reads
     config = _with_absolute_paths(draft.validate(asked))
     refuse_without_effect(config, asked, draft.options)
     derived = derive(_with_plugin_options(config, draft.options, load))
+    if rows is not None:
+        derived = with_rows_at_most(derived, rows)
     refuse_idle(derived, asked)
     refuse_unread_search(derived, asked, load)
     return derived

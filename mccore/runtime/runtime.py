@@ -13,20 +13,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mccore.config import TRAINING_STAGES, ChatTrainConfig, ModelConfig, RunConfig, StageName, TrainConfig, stage_spec
+from mccore.config import (
+    TRAINING_STAGES,
+    ChatTrainConfig,
+    ModelConfig,
+    RLConfig,
+    RunConfig,
+    StageName,
+    TrainConfig,
+    stage_spec,
+)
 from mccore.data.batches.rows import Rows
 from mccore.data.batches.store import TokenStore
 from mccore.data.corpora.catalogue import open_corpus
 from mccore.data.corpora.document import Corpus
 from mccore.data.tokenizer.tokenizer import Tokenizer
-from mccore.errors import CheckpointError, DataError, Interrupted
+from mccore.errors import CheckpointError, Interrupted
 from mccore.events import Event
 from mccore.host import paths
 from mccore.runs.checkpoints import latest, step_of
 from mccore.runs.rundir import RunDir
 from mccore.runtime.inputs import check_input
 from mccore.runtime.open import OpenModel, open_model
-from mccore.runtime.stores import check_mixture, corpus_splits, mixture_splits, token_store
+from mccore.runtime.stores import check_mixture, corpus_splits, mixture_of, mixture_splits, token_store
 from mccore.runtime.told import Place, Unheard
 from mccore.scaling.plan import stage_config
 from mccore.tasks.catalogue import code_version, open_task
@@ -145,10 +154,10 @@ class Runtime:
             key["corpus"] = self.corpus.manifest()
             splits = corpus_splits(self.corpus, self.tokenizer, self.progress)
         else:
-            mixture = self.chat_section(stage).mixture
+            mixture = self.mixture(stage)
             key |= {
                 "kind": "chat",
-                "corpus": self._conversations_version(self.chat_section(stage)),
+                "corpus": self.conversations_version(mixture),
                 "code": code_version(),
                 "mixture": dict(sorted(mixture.items())),
                 "seed": config.seed,
@@ -156,10 +165,11 @@ class Runtime:
             splits = mixture_splits(mixture, self.tokenizer, self.progress, seed=config.seed, strict=config.data.strict)
         return token_store(self.cache, key, self.tokenizer.vocab_size, splits, self.world, build)
 
-    def _conversations_version(self, section: ChatTrainConfig) -> dict[str, Any]:
-        """What the content of the mixture's sources depends on beside their names."""
+    def conversations_version(self, mixture: Mapping[str, int]) -> dict[str, Any]:
+        """What the content of a mixture's sources depends on beside their names. Raises InputChanged where it isn't what the
+        run began with."""
         versions: dict[str, Any] = {}
-        for name in section.mixture:
+        for name in mixture:
             if (fingerprint := open_task(name).fingerprint()) is not None:
                 versions[name] = fingerprint
                 self._check_input(f"the conversations {name}", fingerprint)
@@ -180,28 +190,23 @@ class Runtime:
         Raises DataError for one that can't be read or has nothing for a split.
         """
         stages = [stage for stage in TRAINING_STAGES if stage_spec(stage).chat and stage in self.config.stages]
-        mixtures = [self.chat_section(stage).mixture for stage in stages]
-        names = {name: None for mixture in mixtures for name, count in mixture.items() if count}
+        mixtures = [self.mixture(stage) for stage in stages]
+        names = {name: None for mixture in mixtures for name in mixture}
         return check_mixture(list(names), self.progress, strict=self.config.data.strict)
 
-    def chat_section(self, stage: StageName) -> ChatTrainConfig:
-        """The settings of a chat stage. Raises DataError for an empty mixture."""
-        section = stage_config(self.config, stage)
-        assert isinstance(section, ChatTrainConfig)
-        if not any(section.mixture.values()):
-            raise DataError(
-                f"{stage}.mixture is empty", hint=f"name conversations, such as --set {stage}.mixture.stdlib_qa=1000"
-            )
-        return section
+    def mixture(self, stage: StageName) -> dict[str, int]:
+        """What a chat stage draws from each source, sources of none left out. Raises DataError for an empty mixture."""
+        return mixture_of(self.config, stage)
 
     def rows(self, stage: StageName, split: Literal["train", "val"]) -> Rows:
         """The rows of a training stage. Those for validation are the same whatever the seed."""
         tokens = self.store(stage).split(split)
         length = self.config.model.max_seq_len
         seed = self.config.seed if split == "train" else 0
-        if not stage_spec(stage).chat:
+        section = stage_config(self.config, stage)
+        if not isinstance(section, ChatTrainConfig):
             return Rows(tokens, length, seed=seed)
-        return Rows(tokens, length, seed=seed, chat=self.chat_section(stage).loss_on)
+        return Rows(tokens, length, seed=seed, chat=section.loss_on)
 
     # --- models ------------------------------------------------------------------------------------------------------
 
@@ -242,28 +247,31 @@ class Runtime:
 
         from mccore.model.gpt import GPT
         from mccore.model.optim.optimizer import build_optimizer
+        from mccore.runtime.policy import build_policy
         from mccore.train.objective import NextTokenObjective
 
         with self.world.device:
             gpt = GPT(self.model_config, seed=self.config.seed, compute_dtype=self.dtype)
+        if isinstance(self.train_config, RLConfig):
+            nets = self._nets() if self.config.megacontext.enabled else None
+            before = self.previous_stage() if self.train_config.kl_weight else None
+            reference = None if before is None else self.open_model(before).gpt
+            parts = build_policy(self.config, self.stage, gpt, nets, reference, compiled=self.compiled)
+            return Training(parts.model, gpt, parts.optimizer, parts.objective)
         compiled = self.compiled
         # Muon orthogonalises in the compute type: on a CPU with bf16 that halves the optimizer's share of a small step.
         if not self.config.megacontext.enabled:
             model = nn.ModuleDict({"gpt": gpt})
             optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", dtype=self.dtype)
             return Training(model, gpt, optimizer, NextTokenObjective(gpt, compiled=compiled))
-        from mccore.megacontext.networks.networks import MegaContextNets, megacontext_groups
+        from mccore.megacontext.networks.networks import megacontext_groups
         from mccore.megacontext.training.draw import StepDraw
         from mccore.megacontext.training.objective import MegaContextObjective
 
-        with self.world.device:
-            nets = MegaContextNets(
-                self.config.megacontext, self.model_config, seed=self.config.seed, dtype=self.aux_dtype
-            )
+        nets = self._nets()
         model = nn.ModuleDict({"gpt": gpt, "mc": nets})
-        groups = megacontext_groups(
-            self.config.megacontext, "mc.", self.train_config.lr_scale * self.config.optim.lr_batch_scale
-        )
+        rate = self.train_config.lr_scale * self.config.optim.lr_batch_scale
+        groups = megacontext_groups(self.config.megacontext, "mc.", rate)
         optimizer = build_optimizer(model, self.config, self.stage, prefix="gpt.", extra=groups, dtype=self.dtype)
         draw = StepDraw(nets.config, self.config.model.max_seq_len, self.config.seed)
         all_reduce = self.world.sum if self.world.size > 1 else None
@@ -272,6 +280,14 @@ class Runtime:
             dynamo = torch._dynamo.config
             dynamo.recompile_limit = max(dynamo.recompile_limit, objective.graphs)
         return Training(model, gpt, optimizer, objective, nets)
+
+    def _nets(self) -> MegaContextNets:
+        """GistNet, LensNet and what belongs to them, freshly initialised."""
+        from mccore.megacontext.networks.networks import MegaContextNets
+
+        config = self.config
+        with self.world.device:
+            return MegaContextNets(config.megacontext, self.model_config, seed=config.seed, dtype=self.aux_dtype)
 
     def previous_stage(self) -> StageName | None:
         """The training stage whose model this one starts from, or None for the first."""
@@ -304,17 +320,13 @@ class Runtime:
     def validate(self, gpt: GPT, rows: Rows, tokens: int, batch_rows: int) -> BitsPerByte:
         """Validation loss and bits per byte over up to `tokens` tokens; every rank takes its share and gets the result. A model
         whose plain pass reads parts of a sequence is asked for such parts."""
-        from mccore.data.batches.loader import validation_batches
+        from mccore.data.batches.loader import parts_of, validation_batches
         from mccore.eval.bits_per_byte import bits_per_byte
 
         batches = validation_batches(rows, tokens, batch_rows, rank=self.world.rank, world_size=self.world.size)
         megacontext = self.config.megacontext
         if length := megacontext.enabled and megacontext.baseline_tokens:
-            whole = self.config.model.max_seq_len // length * length
-            batches = (
-                (inputs[:, :whole].reshape(-1, length), targets[:, :whole].reshape(-1, length))
-                for inputs, targets in batches
-            )
+            batches = parts_of(batches, length)
         return bits_per_byte(gpt, batches, self.token_bytes, all_reduce=self.world.sum)
 
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from mccore.config import ChatTrainConfig, RLConfig, RunConfig, StageName, stage_spec
 from mccore.data.batches.store import Encoded, TokenStore, encode_documents, ensure_store, open_store, store_path
 from mccore.data.corpora.document import Corpus, Split
 from mccore.data.tokenizer.chat_format import render_conversation
 from mccore.data.tokenizer.tokenizer import Tokenizer
+from mccore.errors import DataError
+from mccore.scaling.plan import stage_config
 from mccore.tasks.catalogue import mix_conversations, open_task
 from mccore.tasks.jsonl import ReadConversations, jsonl_path, read_conversations
 from mccore.train.world import World
@@ -23,6 +26,19 @@ Progress = Callable[[int, int | None, str], None]
 
 Splits = Callable[[], Mapping[str, Iterator[Encoded]]]
 """Gives the rows of each split, to be encoded one by one."""
+
+
+def mixture_of(config: RunConfig, stage: StageName) -> dict[str, int]:
+    """What a chat stage draws from each source, sources of none left out. Raises DataError for an empty mixture."""
+    section = stage_config(config, stage)
+    assert isinstance(section, ChatTrainConfig | RLConfig)
+    mixture = {name: count for name, count in section.mixture.items() if count}
+    if not mixture:
+        example = "arithmetic" if stage_spec(stage).rollouts else "stdlib_qa"
+        raise DataError(
+            f"{stage}.mixture is empty", hint=f"name conversations, such as --set {stage}.mixture.{example}=1000"
+        )
+    return mixture
 
 
 def token_store(

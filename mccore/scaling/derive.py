@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from typing import TypeVar
 
-from mccore.config import ModelConfig, RunConfig, TrainConfig
-from mccore.config.stages import CHAT_STAGES, TEXT_STAGE
+from mccore.config import ModelConfig, RLConfig, RunConfig, TrainConfig
+from mccore.config.stages import ENCODED_STAGES, TEXT_STAGE, TRAINING_STAGES
+from mccore.config.training import EncodedTrainConfig
 from mccore.errors import ConfigError
 from mccore.scaling.megacontext import (
     expanded_context,
@@ -29,7 +30,7 @@ BATCH_EXPONENT = 0.383  # growth of the best batch with the horizon
 
 TRAIN_WC_SHARE = 0.2  # entries of a training Working Context at the end / tokens of the sequence
 
-TrainT = TypeVar("TrainT", bound=TrainConfig)
+TrainT = TypeVar("TrainT", bound=EncodedTrainConfig)
 
 
 def derive(config: RunConfig) -> RunConfig:
@@ -72,9 +73,35 @@ def derive(config: RunConfig) -> RunConfig:
     return derived.model_copy(
         update={
             TEXT_STAGE: _derive_rows(base, TEXT_STAGE, derived),
-            **{stage: _derive_rows(getattr(config, stage), stage, derived, batch) for stage in CHAT_STAGES},
+            **{
+                stage: _derive_rows(getattr(config, stage), stage, derived, batch)
+                for stage in ENCODED_STAGES
+                if stage != TEXT_STAGE
+            },
+            **{
+                stage: _derive_replies(getattr(config, stage), stage, derived)
+                for stage in TRAINING_STAGES
+                if stage not in ENCODED_STAGES
+            },
         }
     )
+
+
+def with_rows_at_most(config: RunConfig, rows: int) -> RunConfig:
+    """A derived configuration with up to `rows` sequences per forward pass and rank in every stage it trains: the most that
+    divide the batch of the stage, which stays what it is."""
+    changed: dict[str, TrainConfig] = {}
+    ranks = config.hardware.nproc * config.hardware.nnodes
+    for stage in TRAINING_STAGES:
+        section: TrainConfig = getattr(config, stage)
+        if stage not in config.stages:
+            continue
+        if isinstance(section, EncodedTrainConfig):
+            fitting = _largest_divisor(section.batch_tokens // config.model.max_seq_len // ranks, rows)
+        else:
+            fitting = min(rows, section.micro_batch_rows)
+        changed[stage] = section.model_copy(update={"micro_batch_rows": fitting})
+    return config.model_copy(update=changed)
 
 
 def _check_contexts(config: RunConfig) -> None:
@@ -156,6 +183,36 @@ def _derive_rows(stage: TrainT, name: str, config: RunConfig, base_batch: int = 
             f"multiple of {micro * row}",
         )
     return stage.model_copy(update={"batch_tokens": batch, "micro_batch_rows": micro})
+
+
+def _derive_replies(stage: RLConfig, name: str, config: RunConfig) -> RLConfig:
+    """`stage` with the replies of a forward pass filled, checked where the stage is run."""
+    world = config.hardware.nproc * config.hardware.nnodes
+    if name in config.stages:
+        if not any(each in config.stages for each in ENCODED_STAGES):
+            raise ConfigError(
+                f"{name} needs a model that answers, and this run trains none before it",
+                hint=f"add one of {', '.join(ENCODED_STAGES)} to its stages",
+            )
+        if stage.questions % world:
+            raise ConfigError(
+                f"{name}.questions={stage.questions} don't divide among {world} ranks",
+                hint=f"set {name}.questions={max(1, round(stage.questions / world)) * world}",
+            )
+        if stage.top_k == 1:
+            raise ConfigError(
+                f"{name}.top_k=1 draws the same reply every time, and there is nothing to learn from equal replies",
+                hint=f"set {name}.top_k=50, or 0 for all tokens",
+            )
+        if stage.max_new_tokens >= config.model.max_seq_len:
+            raise ConfigError(
+                f"{name}.max_new_tokens={stage.max_new_tokens} leave no room for a question in model.max_seq_len="
+                f"{config.model.max_seq_len}",
+                hint=f"set {name}.max_new_tokens={config.model.max_seq_len // 2}",
+            )
+    replies = max(1, stage.questions // world) * stage.samples
+    micro = stage.micro_batch_rows or min(replies, _max_micro_rows(config.model))
+    return stage.model_copy(update={"micro_batch_rows": micro})
 
 
 def _max_micro_rows(model: ModelConfig) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mccore.config import TRAINING_STAGES, RunConfig, StageName, TrainConfig
+from mccore.config import TRAINING_STAGES, RLConfig, RunConfig, StageName, TrainConfig
 from mccore.config.stages import TEXT_STAGE
+from mccore.config.training import EncodedTrainConfig
 from mccore.errors import ConfigError
 from mccore.scaling.megacontext import (
     context_activations,
@@ -46,7 +47,8 @@ def training_flops_per_token(config: RunConfig) -> int:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """What one training stage will do. `tokens` and `steps` are 0 while the size of the data isn't known."""
+    """What one training stage will do. `tokens` and `steps` are 0 while the size of the data isn't known. In reinforcement
+    learning sequences are replies, and tokens, and FLOPs with them, those of replies as long as they may be."""
 
     stage: StageName
     tokens: int  # steps * batch_tokens
@@ -64,6 +66,9 @@ def train_plan(config: RunConfig, stage: StageName, tokens: int = 0) -> TrainPla
     Steps are whole batches within the horizon, at least one. Raises ConfigError for a configuration that isn't derived.
     """
     section = stage_config(config, stage)
+    if isinstance(section, RLConfig):
+        return _rollout_plan(config, stage, section)
+    assert isinstance(section, EncodedTrainConfig)
     if not section.batch_tokens or not section.micro_batch_rows:
         raise ConfigError(f"{stage}.batch_tokens is not derived", hint="derive the configuration first")
     horizon = section.tokens or tokens
@@ -80,6 +85,40 @@ def train_plan(config: RunConfig, stage: StageName, tokens: int = 0) -> TrainPla
         accumulation=rows // (ranks * section.micro_batch_rows),
         flops=steps * section.batch_tokens * training_flops_per_token(config),
     )
+
+
+GENERATED_SHARE = 4 / 3
+"""FLOPs of a token that is generated and then trained on, per FLOP of one that is trained on: generation is one forward pass,
+training three."""
+
+
+def _rollout_plan(config: RunConfig, stage: StageName, section: RLConfig) -> TrainPlan:
+    """The plan of a stage that trains on replies to questions."""
+    if not section.micro_batch_rows:
+        raise ConfigError(f"{stage}.micro_batch_rows is not derived", hint="derive the configuration first")
+    ranks = config.hardware.nproc * config.hardware.nnodes
+    steps = max(1, sum(section.mixture.values()) * section.epochs // section.questions) if section.mixture else 0
+    rows = section.questions * section.samples
+    batch = rows * min(section.max_new_tokens, config.model.max_seq_len)
+    return TrainPlan(
+        stage=stage,
+        tokens=steps * batch,
+        steps=steps,
+        batch_tokens=batch,
+        rows=rows,
+        micro_batch_rows=section.micro_batch_rows,
+        accumulation=math.ceil(rows / (ranks * section.micro_batch_rows)),
+        flops=int(steps * batch * flops_per_token(config.model) * GENERATED_SHARE),
+    )
+
+
+def shared_units(config: RunConfig, stage: StageName) -> tuple[int, str]:
+    """What the ranks of a training stage share evenly in a step, and what it is called."""
+    section = stage_config(config, stage)
+    if isinstance(section, RLConfig):
+        return section.questions, "questions"
+    assert isinstance(section, EncodedTrainConfig)
+    return section.batch_tokens // config.model.max_seq_len, "sequences"
 
 
 def stage_config(config: RunConfig, stage: StageName) -> TrainConfig:

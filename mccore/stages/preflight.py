@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mccore.config import RunConfig
+from mccore.config import RunConfig, stage_spec
 from mccore.config.stages import CHAT_STAGES
 from mccore.data.corpora.catalogue import open_corpus
-from mccore.tasks.catalogue import check_source
+from mccore.tasks.catalogue import check_source, open_free_task
 
 
 def check_sources(config: RunConfig) -> None:
@@ -16,3 +16,5 @@ def check_sources(config: RunConfig) -> None:
         for name, count in mixture.items():
             if count:
                 check_source(name)
+                if stage_spec(stage).rollouts:
+                    open_free_task(name)

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from mccore.config import TRAINING_STAGES, stage_spec
+from mccore.config.stages import ENCODED_STAGES
 from mccore.data.corpora.document import Corpus, Document, Split
 from mccore.data.tokenizer.evaluate import Encodes, evaluate_tokenizer, present_vocabularies
 from mccore.data.tokenizer.tokenizer import Tokenizer
@@ -141,7 +142,7 @@ def _previous_tokenizer(runtime: Runtime) -> dict[str, Encodes]:
 def encode(runtime: Runtime) -> Results:
     """Turn the corpus, and the conversations of the chat stages, into token files."""
     results: Results = {}
-    for stage in TRAINING_STAGES:
+    for stage in ENCODED_STAGES:
         if stage not in runtime.config.stages:
             continue
         began = time.perf_counter()

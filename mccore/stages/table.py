@@ -17,6 +17,6 @@ Stage = Callable[[Runtime], Results]
 
 def stage_function(name: StageName) -> Stage:
     """The function of a stage, as its row of the table names it. Raises KeyError for a stage that isn't there."""
-    module, function = stage_spec(name).work.split(".")
+    module, _, function = stage_spec(name).work.rpartition(".")
     stage: Stage = getattr(import_module(f"mccore.stages.{module}"), function)
     return stage

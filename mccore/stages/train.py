@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -15,16 +14,21 @@ import torch
 from mccore.config import ChatTrainConfig
 from mccore.data.batches.loader import Batch, Loader, StepShape, stack_rows
 from mccore.data.batches.rows import Position, Rows
-from mccore.errors import CheckpointError, ConfigError
+from mccore.errors import ConfigError
 from mccore.host.files import write_atomic
 from mccore.host.json_file import read_object
-from mccore.model.schedule import schedule
-from mccore.runs.checkpoints import Meta, latest, step_of
 from mccore.runs.requests import take_evaluation_request
-from mccore.runtime.open import require_tokenizer
 from mccore.runtime.runtime import Runtime, Stopped, Training
-from mccore.scaling.model import count_parameters
 from mccore.scaling.plan import TrainPlan, train_plan, training_flops
+from mccore.stages.ends import (
+    Results,
+    check_saved,
+    fit_lookup_of,
+    loop_settings,
+    starting_point,
+    tell_start,
+    training_results,
+)
 from mccore.stages.observers.checkpoints import Checkpoints
 from mccore.stages.observers.focus import FocusCheck
 from mccore.stages.observers.observer import Observers
@@ -33,12 +37,9 @@ from mccore.stages.observers.samples import Samples
 from mccore.stages.observers.steps import Steps
 from mccore.stages.observers.timings import StepTimings
 from mccore.stages.observers.validation import Validation
-from mccore.train.checkpoint.read import load_into
-from mccore.train.devices import device_name, peak_flops
-from mccore.train.loop import Cadence, LoopSettings, Progress, train
+from mccore.train.devices import device_name
+from mccore.train.loop import train
 from mccore.train.probe import choose_rows, free_memory, measure_probes
-
-Results = dict[str, Any]
 
 _MICRO_ROWS, _RANKS = "micro_rows", "ranks"  # in a checkpoint's state
 
@@ -49,9 +50,9 @@ def train_stage(runtime: Runtime) -> Results:
     rows = runtime.rows(runtime.stage, "train")
     plan = _plan(runtime, rows)
     training = runtime.training()
-    start, state = _starting_point(runtime, training)
+    start, state = starting_point(runtime, training)
     world.broadcast([*training.model.parameters(), *training.optimizer.state_dict().values()])
-    _tell_start(runtime, plan, start)
+    tell_start(runtime, plan, start)
     micro_rows = _micro_rows(runtime, training, rows, plan, state)
     flops = training_flops(config.model_copy(update={"model": runtime.model_config}), plan.steps, plan.batch_tokens)
     steps, validation = Steps(runtime, training, plan), Validation(runtime, training)
@@ -61,17 +62,8 @@ def train_stage(runtime: Runtime) -> Results:
     observers = Observers(
         watching, runtime.stop_requested, lambda: world.is_main and take_evaluation_request(runtime.run)
     )
-    settings = LoopSettings(
-        steps=plan.steps,
-        step_tokens=plan.batch_tokens,
-        schedule=lambda step: schedule(step, plan.steps, section, config.optim),
-        cadence=Cadence(section.eval_every_tokens, section.sample_every_tokens, section.checkpoint_every_tokens),
-        seed=config.seed,
-        start=start,
-        flops=lambda steps: flops[steps],
-        peak_flops=peak_flops(world.device, runtime.dtype),
-        count_syncs=training.nets is not None and not runtime.compiled,
-    )
+    count_syncs = training.nets is not None and not runtime.compiled
+    settings = loop_settings(runtime, plan, start, lambda progress: flops[progress.step], count_syncs=count_syncs)
     shape = StepShape(plan.rows, micro_rows, world.rank, world.size)
     with Loader(rows, shape, position=start.position, pin=world.device.type == "cuda") as loader, checkpoints:
         progress, finished = train(
@@ -83,85 +75,18 @@ def train_stage(runtime: Runtime) -> Results:
             settings=settings,
         )
     if world.is_main and finished:
-        _check_saved(runtime, progress.step)
-    results = _results(runtime, plan, progress, steps.token_loss, flops[progress.step]) | {
+        check_saved(runtime, progress.step)
+    results = training_results(runtime, plan, progress, steps.token_loss, flops[progress.step]) | {
         "epoch": rows.passes(progress.position)
     }
     if not finished:
         raise Stopped(results)
     if world.is_main:
         _remember_speed(runtime, results)
-        _fit_lookup(runtime)
+        fit_lookup_of(runtime)
     observers.evaluate(progress)
     observers.sample(progress)
     return results | validation.results()
-
-
-def _fit_lookup(runtime: Runtime) -> None:
-    """Fit how much sessions of the model that was trained may look up, where they are to."""
-    config = runtime.config.megacontext
-    if not config.enabled or not config.search.lookup:
-        return
-    from mccore.megacontext.focus.state import FocusError
-    from mccore.stages.lookup import fit_lookup
-
-    began = time.perf_counter()
-    opened = runtime.open_model(runtime.stage, aux_dtype=runtime.aux_dtype)
-
-    def progress(done: int, total: int) -> None:
-        runtime.progress(done, total, "documents looked up")
-
-    try:
-        found = fit_lookup(opened, runtime.corpus, progress)
-    except FocusError as error:  # these shapes allow no session: no reason to end the run
-        runtime.emit("notice", about="lookup", message=f"not fitted: {error.message}")
-        return
-    if found is None:
-        message = "not fitted: no validation document that is set apart for it is long enough"
-    else:
-        message = (
-            f"fitted to {found['tokens']:,} tokens of {found['documents']} documents in {time.perf_counter() - began:.1f} s: "
-            f"{found['nll']:.4f} -> {found['nll_with_lookup']:.4f} nats per token there"
-        )
-    runtime.emit("notice", about="lookup", message=message)
-
-
-def _check_saved(runtime: Runtime, step: int) -> None:
-    """Raise CheckpointError unless this stage's newest complete checkpoint is of that step: what a stage claims is there."""
-    found = latest(runtime.run.checkpoint_dir(runtime.stage))
-    if found is None or step_of(found) != step:
-        raise CheckpointError(
-            f"{runtime.stage} reached step {step}, and its newest complete checkpoint is {found.name if found else 'none'}",
-            hint="see that nothing else writes into the run, then go on with `mccore run --resume`",
-        )
-
-
-def _tell_start(runtime: Runtime, plan: TrainPlan, start: Progress) -> None:
-    count, world = count_parameters(runtime.model_config), runtime.world
-    told = {
-        "parameters": count.total,
-        "scaling_parameters": count.scaling,
-        "dtype": str(runtime.dtype).removeprefix("torch."),
-        "device": f"{world.size} x {device_name(world.device)}",
-    }
-    resumed = start.step or None
-    runtime.emit(
-        "stage.start", world_size=world.size, resumed_step=resumed, plan={**asdict(plan), **told}, durable=True
-    )
-
-
-def _results(runtime: Runtime, plan: TrainPlan, progress: Progress, token_loss: float | None, flops: float) -> Results:
-    return {
-        "step": progress.step,
-        "steps": plan.steps,
-        "tokens": progress.tokens,
-        "loss": progress.loss if token_loss is None else token_loss,
-        "objective_loss": progress.loss,
-        "seconds": progress.seconds,
-        "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,
-        "flops": flops,
-        "parameters": asdict(count_parameters(runtime.model_config)),
-    }
 
 
 def _plan(runtime: Runtime, rows: Rows) -> TrainPlan:
@@ -210,25 +135,6 @@ def _micro_rows(runtime: Runtime, training: Training, rows: Rows, plan: TrainPla
             message=f"{int(chosen)} of {configured} configured rows per forward pass: {each}",
         )
     return int(chosen)
-
-
-def _starting_point(runtime: Runtime, training: Training) -> tuple[Progress, Mapping[str, Any]]:
-    """Load the newest checkpoint of this stage, or the weights of the stage before, or leave the fresh initialisation. Returns
-    where training goes on and all that the checkpoint keeps beside tensors, nothing where a stage begins."""
-    weights = training.model.state_dict()
-    own = latest(runtime.run.checkpoint_dir(runtime.stage))
-    if own is not None:
-        meta = load_into(own, weights, training.optimizer.state_dict())
-        _check_tokenizer(runtime, meta)
-        return Progress.from_json(meta.step, meta.tokens, meta.state), meta.state
-    previous = runtime.previous_stage()
-    if previous is not None:
-        _check_tokenizer(runtime, load_into(runtime.last_checkpoint(previous), weights))
-    return Progress(), {}
-
-
-def _check_tokenizer(runtime: Runtime, meta: Meta) -> None:
-    require_tokenizer(meta, runtime.tokenizer, runtime.run.tokenizer_dir)
 
 
 def _remember_speed(runtime: Runtime, results: Mapping[str, Any]) -> None:

@@ -61,6 +61,18 @@ def open_task(name: str, *, strict: bool = True) -> AnyTask:
     return task
 
 
+def open_free_task(name: str, *, strict: bool = True) -> FreeAnswers:
+    """The task of this name, where it is answered in free text. Raises DataError for another."""
+    task = open_task(name, strict=strict)
+    if isinstance(task, FreeAnswers):
+        return task
+    free = ", ".join(each for each in task_names() if isinstance(open_task(each), FreeAnswers))
+    raise DataError(
+        f"the replies to {name!r} aren't free text, and a model learns from the rewards of those alone",
+        hint=f"use some of {free}, or jsonl:PATH",
+    )
+
+
 def free_tasks() -> list[FreeAnswers]:
     """The tasks made from the standard library that are answered in free text."""
     return [task for task in map(open_task, embedded_names()) if isinstance(task, FreeAnswers)]

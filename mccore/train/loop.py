@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mccore.data.batches.loader import Batch, Loader, StepData
+from mccore.data.batches.loader import Batch, StepData
 from mccore.data.batches.rows import Position
 from mccore.errors import RunError
 from mccore.model.optim.optimizer import Optimizer
@@ -101,20 +101,26 @@ class LoopSettings:
     """What a training is, beside the things that it works on: from where, how far, at which rates, how it is measured."""
 
     steps: int  # optimizer steps of the whole training
-    step_tokens: int
+    step_tokens: int  # where a step's data doesn't say
     schedule: Callable[[int], Schedule]  # the rates of a step
     cadence: Cadence = Cadence()
     seed: int = 0
     start: Progress = Progress()
-    flops: Callable[[int], float] | None = None  # model FLOPs of the first n steps, for metrics
+    flops: Callable[[Progress], float] | None = None  # model FLOPs up to there, for metrics
     peak_flops: float | None = None  # of one device per second
     count_syncs: bool = False  # now and then; not for compiled objectives, whose operations aren't seen
+
+
+class StepSource(Protocol):
+    """Where the data of a step comes from. All ranks ask together."""
+
+    def next(self) -> StepData: ...
 
 
 def train(
     *,
     optimizer: Optimizer,
-    loader: Loader,
+    loader: StepSource,
     objective: Objective,
     hooks: Hooks,
     world: World,
@@ -126,7 +132,7 @@ def train(
     whichever it is, is followed by a checkpoint; evaluating the finished model is the caller's. Raises RunError when the loss
     or the gradients stop being numbers; what was computed since the last checkpoint is then given up.
     """
-    progress, cadence, step_tokens = settings.start, settings.cadence, settings.step_tokens
+    progress, cadence = settings.start, settings.cadence
     saved = progress.step  # the step of the last checkpoint
     gradients = GradientSum(list(optimizer.parameters.values()), world)
     with _quiet_garbage() as collect:
@@ -154,19 +160,20 @@ def train(
 
             check_finite(metrics, progress.step, saved)
             duration = time.perf_counter() - began
-            progress = progress.after_step(data.position, step_tokens, mean_loss, duration)
-            metrics |= {"lr_multiplier": rates.lr, **_measures(settings, progress, data, duration, world)}
+            tokens, before = settings.step_tokens if data.tokens is None else data.tokens, progress
+            progress = progress.after_step(data.position, tokens, mean_loss, duration)
+            metrics |= {"lr_multiplier": rates.lr, **_measures(settings, before, progress, data, duration, world)}
             hooks.on_step(progress, metrics)
 
             done = progress.step == settings.steps
-            if done or stops or _due(cadence.checkpoint, progress.tokens, step_tokens):
+            if done or stops or _due(cadence.checkpoint, progress.tokens, tokens):
                 hooks.save(progress)
                 saved = progress.step
             if done or stops:
                 break
-            if asks or _due(cadence.evaluate, progress.tokens, step_tokens):
+            if asks or _due(cadence.evaluate, progress.tokens, tokens):
                 hooks.evaluate(progress)
-            if _due(cadence.sample, progress.tokens, step_tokens):
+            if _due(cadence.sample, progress.tokens, tokens):
                 hooks.sample(progress)
             collect(progress.step)
     return progress, progress.step >= settings.steps
@@ -189,21 +196,21 @@ def _accumulate(
 
 
 def _measures(
-    settings: LoopSettings, progress: Progress, data: StepData, duration: float, world: World
+    settings: LoopSettings, before: Progress, after: Progress, data: StepData, duration: float, world: World
 ) -> dict[str, float]:
-    """What a step took, by the names of metrics: `progress` is that after it, `duration` in seconds."""
-    flops, steps = settings.flops, progress.step
+    """What a step of `duration` seconds took, by the names of metrics."""
+    flops = settings.flops
     metrics = {
-        "tokens_total": progress.tokens,
-        "flops_total": flops(steps) if flops else 0.0,
-        "tokens_per_second": settings.step_tokens / duration,
+        "tokens_total": after.tokens,
+        "flops_total": flops(after) if flops else 0.0,
+        "tokens_per_second": (after.tokens - before.tokens) / duration,
         "step_duration": duration,
         "data_wait": data.waited,
         "epoch": data.epoch,
         "memory_used": peak_memory(world.device),
     }
     if flops and settings.peak_flops:
-        metrics["mfu"] = (flops(steps) - flops(steps - 1)) / duration / (settings.peak_flops * world.size)
+        metrics["mfu"] = (flops(after) - flops(before)) / duration / (settings.peak_flops * world.size)
     return metrics
 
 

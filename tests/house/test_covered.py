@@ -55,6 +55,9 @@ REACHED: dict[str, tuple[str, ...]] = {
     "serve/test_server.py": (
         "serve/conversations", "serve/http/figures", "serve/http/openai", "serve/http/sessions",
     ),
+    "stages/rl/test_stage.py": (
+        "report/pages/rewards", "runtime/policy", "stages/ends", "stages/observers/pass_at", "stages/rl/exercises",
+    ),
     "stages/test_train.py": (
         "runtime/told", "stages/evaluate", "stages/focus", "stages/observers/focus", "stages/observers/resources",
         "stages/observers/samples", "stages/observers/steps", "stages/observers/timings",

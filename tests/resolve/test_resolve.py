@@ -13,6 +13,7 @@ from pydantic import Field
 from mccore import plugins
 from mccore.api import Extension, Options, Recipe
 from mccore.config import (
+    STAGES,
     BaseConfig,
     ChatTrainConfig,
     Choice,
@@ -256,7 +257,7 @@ def test_any_text_is_a_setting_or_a_clear_error(path: str, value: str) -> None:
 @given(st.sampled_from(LEAVES))
 @settings(max_examples=80, deadline=None)
 def test_setting_a_value_to_what_it_is_changes_nothing(path: str) -> None:
-    before = resolved("stages=" + json.dumps([*RunConfig().stages]), mc=True)
+    before = resolved("stages=" + json.dumps([*STAGES]), mc=True)
     value: Any = before.model_dump(mode="json")
     for part in path.split("."):
         value = value[part]
@@ -439,7 +440,8 @@ def test_a_search_whose_finds_nobody_shows_is_refused(recipe: str, flags: dict[s
 # --- flags ---------------------------------------------------------------------------------------------------------------
 
 FLAGS = """
---seed --gpu --nproc --nnodes --rdzv-endpoint --strict --mc --block-size --mc-block-size --mc-max-lod --tree --mc-tree
+--seed --gpu --nproc --nnodes --rdzv-endpoint --device-batch-size --strict --mc --mc-enabled --block-size
+--mc-block-size --mc-max-lod --tree --mc-tree
 --allocator --allocator-type --mc-allocator --mc-gistnet-kind --mc-gistnet-layers --mc-gistnet-pooling
 --mc-gistnet-head --mc-gistnet-skip --mc-gistnet-matrix-lr --mc-gistnet-lr --mc-lens-layers --mc-lens-head
 --mc-lens-lr --mc-lens-start --mc-lens-target --mc-lens-queries --mc-lens-loss-weight --mc-lens-question-weight

@@ -24,6 +24,8 @@ from mccore.scaling.derive import derive
 from mccore.scaling.model import count_parameters, derive_model, flops_per_token, kv_bytes_per_token, layer_windows
 from mccore.scaling.plan import memory_estimate, train_plan
 
+RL: dict[str, object] = {"stages": ["sft", "rl"]}
+
 
 def config(depth: int = 12, **sections: object) -> RunConfig:
     model = {"depth": depth, "window_pattern": "SSSL"} | dict(sections.pop("model", {}))  # type: ignore[call-overload]
@@ -171,6 +173,10 @@ def test_windows() -> None:
             "x 4 ranks",
             "base.batch_tokens=16384",
         ),
+        ({**RL, "stages": ["data", "rl"]}, "rl needs a model that answers", "add one of base, mid, sft"),
+        ({**RL, "rl": {"questions": 6}, "hardware": {"nproc": 4}}, "rl.questions=6 don't divide among 4", "=8"),
+        ({**RL, "rl": {"top_k": 1}}, "rl.top_k=1 draws the same reply", "rl.top_k=50"),
+        ({**RL, "rl": {"max_new_tokens": 2048}}, "leave no room for a question", "rl.max_new_tokens=1024"),
     ],
 )
 def test_impossible_shapes_name_the_value_to_change(sections: dict[str, object], message: str, hint: str) -> None:
@@ -193,6 +199,18 @@ def test_plan_without_data_is_open() -> None:
         train_plan(derived, "report")
     with pytest.raises(ConfigError, match="not derived"):
         train_plan(config(4), "base")
+
+
+def test_the_plan_of_rewards_counts_questions_and_replies() -> None:
+    rl = {"mixture": {"gsm8k": 7473}, "epochs": 2}
+    derived = derive(config(6, stages=["sft", "rl"], rl=rl))
+    plan = train_plan(derived, "rl")
+    assert plan.steps == 7473 * 2 // 16 == 934
+    assert (plan.rows, plan.micro_batch_rows, plan.accumulation) == (256, 8, 32)
+    assert plan.batch_tokens == 256 * 256
+    per_token = flops_per_token(derived.model)
+    assert plan.flops == pytest.approx(plan.tokens * per_token * 4 / 3)
+    assert train_plan(derive(config(6, stages=["sft", "rl"])), "rl").steps == 0
 
 
 def test_memory_grows_with_what_it_counts() -> None:

@@ -104,7 +104,10 @@ def _train(chat: TokenSplit, steps: int = 6, *, micro: int = 4, objective: Objec
             hooks=hooks,
             world=World(),
             settings=LoopSettings(
-                steps, ROWS * T, lambda step: Schedule(lr=0.1), **{"flops": lambda steps: 1280.0 * steps, **changes}
+                steps,
+                ROWS * T,
+                lambda step: Schedule(lr=0.1),
+                **{"flops": lambda progress: 1280.0 * progress.step, **changes},
             ),
         )
     return progress, finished, hooks, gpt

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -60,6 +60,7 @@ class StepData:
     position: Position
     epoch: float  # passes over the data, with fraction
     waited: float = 0.0  # seconds the training thread waited for it
+    tokens: int | None = None  # of the step, over all ranks, where steps differ
 
 
 class StepShape(NamedTuple):
@@ -171,3 +172,10 @@ def validation_batches(
             chosen = []
     if chosen:
         yield stack_rows(rows, chosen)
+
+
+def parts_of(batches: Iterable[tuple[Tensor, Tensor]], length: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs [B, T] as pairs of rows of `length`, what is left over of a row left out."""
+    for inputs, targets in batches:
+        whole = inputs.size(1) // length * length
+        yield inputs[:, :whole].reshape(-1, length), targets[:, :whole].reshape(-1, length)

@@ -9,6 +9,7 @@ from mccore.events.alerts import band_words
 from mccore.report.pages.evaluation import chat_lines, sample_lines, text_lines
 from mccore.report.pages.markdown import table
 from mccore.report.pages.megacontext import render_megacontext
+from mccore.report.pages.rewards import reward_lines
 from mccore.report.pages.tokenizer import tokenizer_lines
 from mccore.report.pages.training import training_lines
 from mccore.report.pages.words import accuracy_text, code_text, duration_text, percent_text
@@ -27,6 +28,7 @@ def render_report(data: Report) -> str:
         *_model(data),
         *tokenizer_lines(data),
         *training_lines(data),
+        *reward_lines(data["results"], data["rewards"]),
         *text_lines(data["results"]),
         *chat_lines(data["results"]),
         *sample_lines(data["results"], data["samples"]),

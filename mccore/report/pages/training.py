@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mccore.config import TRAINING_STAGES
+from mccore.config import TRAINING_STAGES, stage_spec
 from mccore.report.pages.markdown import table
 from mccore.report.pages.words import number_text, pictures
 from mccore.report.shape import Report
@@ -57,6 +57,8 @@ def training_lines(data: Report) -> Iterable[str]:
         ),
         rows,
     )
+    if any(stage_spec(stage).rollouts for stage in stages):
+        yield "The loss of a stage that learns from rewards is minus its gain, near 0 throughout: its reward says how it went."
     yield "Losses of mid and sft are on conversations, those of base on documents: they don't compare." + (
         " The training loss is that of the language model with the full context, as without MegaContext; the objective has "
         "the variants and the focus beside it."

@@ -46,7 +46,7 @@ def _answers(runtime: Runtime, training: Training) -> list[tuple[str, str]]:
     """Questions of held-out conversations and what the model replies."""
     config, tokenizer = runtime.config, runtime.tokenizer
     engine = Engine(training.gpt, tokenizer)
-    mixture = {name: 1 for name, count in runtime.chat_section(runtime.stage).mixture.items() if count}
+    mixture = dict.fromkeys(runtime.mixture(runtime.stage), 1)
     conversations = mix_conversations(mixture, "val", seed=config.seed, strict=config.data.strict)[:CHAT_SAMPLES]
     prompts = [render_for_completion(tokenizer, conversation["messages"]) for conversation in conversations]
     room = engine.max_tokens - config.eval.sample_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from mccore.config.training import EncodedTrainConfig
 from mccore.data.batches.rows import Rows
 from mccore.eval.bits_per_byte import BitsPerByte
 from mccore.runtime.runtime import Runtime, Training
@@ -23,6 +24,7 @@ class Validation(Observer):
 
     def evaluate(self, progress: Progress) -> None:
         runtime, section = self._runtime, self._runtime.train_config
+        assert isinstance(section, EncodedTrainConfig)
         self._rows = self._rows or runtime.rows(runtime.stage, "val")
         began = time.perf_counter()
         self._last = runtime.validate(self._gpt, self._rows, section.eval_tokens, section.micro_batch_rows)

@@ -5,11 +5,13 @@
 
 from mccore.api import Recipe
 from mccore.config import (
+    STAGES,
     BaseConfig,
     ChatTrainConfig,
     DataConfig,
     HardwareConfig,
     ModelConfig,
+    RLConfig,
     RunConfig,
     TokenizerConfig,
 )
@@ -22,6 +24,7 @@ def mccore_recipe() -> Recipe:
     return Recipe(
         summary="about $1000 on eight H100, depth 32",
         config=RunConfig(
+            stages=STAGES,
             hardware=HardwareConfig(nproc=8),
             tokenizer=TokenizerConfig(max_chars=4_000_000_000),
             data=DataConfig(corpus="climbmix", shards=800),
@@ -48,6 +51,7 @@ def mccore_recipe() -> Recipe:
                 mixture=SFT,
                 eval_every_tokens=104_857_600,
             ),
+            rl=RLConfig(mixture={"gsm8k": 7_473}, eval_every_tokens=4_000_000, checkpoint_every_tokens=4_000_000),
         ),
         profiles={"h100": {}},
     )

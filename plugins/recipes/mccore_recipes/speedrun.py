@@ -5,7 +5,16 @@ The horizon follows depth by the current ratio of 12 tokens per scaling paramete
 """
 
 from mccore.api import Recipe
-from mccore.config import BaseConfig, ChatTrainConfig, DataConfig, HardwareConfig, ModelConfig, RunConfig
+from mccore.config import (
+    STAGES,
+    BaseConfig,
+    ChatTrainConfig,
+    DataConfig,
+    HardwareConfig,
+    ModelConfig,
+    RLConfig,
+    RunConfig,
+)
 from mccore.hookspecs import hookimpl
 from mccore_recipes.mixtures import MID, SFT
 
@@ -15,6 +24,7 @@ def mccore_recipe() -> Recipe:
     return Recipe(
         summary="about $100 on eight H100, depth 20",
         config=RunConfig(
+            stages=STAGES,
             hardware=HardwareConfig(nproc=8),
             data=DataConfig(corpus="climbmix", shards=240),
             model=ModelConfig(depth=20, window_pattern="SSSL"),
@@ -35,6 +45,7 @@ def mccore_recipe() -> Recipe:
                 mixture=SFT,
                 eval_every_tokens=104_857_600,
             ),
+            rl=RLConfig(mixture={"gsm8k": 7_473}, eval_every_tokens=4_000_000, checkpoint_every_tokens=4_000_000),
         ),
         profiles={
             "h100": {},
