@@ -46,7 +46,7 @@ _MICRO_ROWS, _RANKS = "micro_rows", "ranks"  # in a checkpoint's state
 
 def train_stage(runtime: Runtime) -> Results:
     """A training stage: data, model, plan, the loop, a last evaluation."""
-    config, world, section = runtime.config, runtime.world, runtime.train_config
+    config, world = runtime.config, runtime.world
     rows = runtime.rows(runtime.stage, "train")
     plan = _plan(runtime, rows)
     training = runtime.training()
