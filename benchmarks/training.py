@@ -77,12 +77,10 @@ def tell(name: str, ours: list[float], reference: list[float], unit: str) -> Non
     )
 
 
-def bench_loop(
-    gpt: GPT, optimizer: Optimizer, rows: Rows, step_rows: int, micro: int, steps: int, repeats: int
-) -> None:
+def bench_loop(gpt: GPT, optimizer: Optimizer, rows: Rows, shape: StepShape, steps: int, repeats: int) -> None:
     objective = NextTokenObjective(gpt)
     world = World(device_name=str(gpt.device))
-    ready = [batch.to(gpt.device) for batch in next(Loader(rows, StepShape(step_rows, micro)).steps()).batches]
+    ready = [batch.to(gpt.device) for batch in next(Loader(rows, shape).steps()).batches]
 
     def bare() -> None:
         for _ in range(steps):
@@ -92,14 +90,14 @@ def bench_loop(
             optimizer.step(Schedule(lr=0.01))
 
     def loop() -> None:
-        with Loader(rows, StepShape(step_rows, micro), pin=gpt.device.type == "cuda") as loader:
+        with Loader(rows, shape, pin=gpt.device.type == "cuda") as loader:
             train(
                 optimizer=optimizer,
                 loader=loader,
                 objective=objective,
                 hooks=Silence(),
                 world=world,
-                settings=LoopSettings(steps, step_rows * rows.length, lambda step: Schedule(lr=0.01)),
+                settings=LoopSettings(steps, shape.rows * rows.length, lambda step: Schedule(lr=0.01)),
             )
 
     bare()
@@ -107,11 +105,11 @@ def bench_loop(
     tell("loop", [a for a, _ in rounds], [b for _, b in rounds], "s per step")
 
     def load() -> None:
-        for _ in islice(Loader(rows, StepShape(step_rows, micro)).steps(), 4 * steps):
+        for _ in islice(Loader(rows, shape).steps(), 4 * steps):
             pass
 
-    made = [4 * steps * step_rows / timed(load) for _ in range(repeats)]
-    tell("loader", made, [step_rows / b for _, b in rounds], "rows/s")
+    made = [4 * steps * shape.rows / timed(load) for _ in range(repeats)]
+    tell("loader", made, [shape.rows / b for _, b in rounds], "rows/s")
 
 
 def bench_encode(tokenizer: Tokenizer, texts: list[tuple[str, str]], directory: Path, repeats: int) -> TokenStore:
@@ -192,7 +190,9 @@ def main() -> None:
         store = bench_encode(tokenizer, texts, directory, options.repeats)
         rows = Rows(store.split("train"), config.model.max_seq_len)
         step_rows = config.base.batch_tokens // config.model.max_seq_len
-        bench_loop(gpt, optimizer, rows, step_rows, config.base.micro_batch_rows, options.steps, options.repeats)
+        bench_loop(
+            gpt, optimizer, rows, StepShape(step_rows, config.base.micro_batch_rows), options.steps, options.repeats
+        )
         bench_checkpoint(model, optimizer, directory, options.repeats)
         bench_packing(store.split("train").lengths.tolist())
 

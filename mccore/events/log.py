@@ -17,7 +17,7 @@ from typing import Any
 from mccore.errors import RunError
 from mccore.events.event import Event, check_event
 from mccore.host.files import disk_hint
-from mccore.host.json_file import open_regular
+from mccore.host.regular import regular_descriptor
 
 _RESERVE_BYTES = 64 * 1024
 
@@ -145,7 +145,7 @@ class EventTail:
     def _read(self, path: Path) -> Iterator[Event]:
         offset = self._offsets.get(path.name, 0)
         try:
-            with open(open_regular(path), "rb") as file:
+            with open(regular_descriptor(path), "rb") as file:
                 if os.fstat(file.fileno()).st_size < offset:  # replaced by a shorter file: start over
                     offset = 0
                 file.seek(offset)

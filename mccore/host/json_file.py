@@ -6,12 +6,12 @@ at fault for, so that no one is told to delete a sound file. Deep nesting, huge 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import stat
 from pathlib import Path
 from typing import Any
+
+from mccore.host.regular import regular_descriptor
 
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 64
@@ -34,23 +34,11 @@ def read_regular(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
 
     Raises OSError, also for what isn't a regular file, and BadJson for a larger file.
     """
-    with os.fdopen(open_regular(path), "rb") as file:
+    with os.fdopen(regular_descriptor(path), "rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise BadJson(f"it is larger than {max_bytes >> 20} MiB")
     return content
-
-
-def open_regular(path: Path) -> int:
-    """A descriptor to read a regular file from. Raises OSError for anything else, without opening it for good."""
-    try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    except ValueError:  # a NUL in the name
-        raise OSError(errno.EINVAL, "no file can have that name", str(path)) from None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise OSError(errno.EINVAL, "it isn't a regular file", str(path))
 
 
 def parse_json(text: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:

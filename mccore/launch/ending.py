@@ -75,8 +75,8 @@ def _judge_ranks(evidence: Evidence, own: Event | None) -> Ending | None:
     killed = find_killed_rank(evidence.log)
     if killed is not None and not (failures and failures[0].rank == killed.rank):
         # The other ranks only noticed that a peer was gone.
-        how = f"{signal_name(killed.signal)}){likely_cause(killed.signal)}"
-        message = f"rank {killed.rank} was killed ({how}; {_advice(evidence)}"
+        how = f"was killed ({signal_name(killed.signal)}){likely_cause(killed.signal)}"
+        message = f"rank {killed.rank} {how}; {_advice(evidence)}"
         return Ending("failed", message, told=False, log=last_lines)
     if not failures:
         return None

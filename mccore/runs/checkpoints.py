@@ -30,7 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mccore.config import validate_stored
 from mccore.errors import CheckpointError
-from mccore.host.json_file import OtherVersion, check_format, open_regular, read_object, read_regular
+from mccore.host.json_file import OtherVersion, check_format, read_object, read_regular
+from mccore.host.regular import regular_descriptor
 
 FORMAT = "mccore-checkpoint"
 
@@ -235,5 +236,5 @@ def _versions() -> dict[str, str]:
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a regular file. Raises OSError, also for anything else."""
-    with os.fdopen(open_regular(path), "rb") as file:
+    with os.fdopen(regular_descriptor(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

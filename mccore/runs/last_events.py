@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mccore.events import Event
-from mccore.host.json_file import open_regular
+from mccore.host.regular import regular_descriptor
 
 BLOCK_BYTES = 1 << 20
 LINE_BYTES = 1 << 26  # what is longer isn't an event of ours
@@ -37,7 +37,7 @@ class LastEvents:
     def find(self, kind: str, file: str) -> Event | None:
         """The last event of a type; `stage.*` stands for every type that begins so. None where there is none to read."""
         try:
-            fd = open_regular(self._directory / file)
+            fd = regular_descriptor(self._directory / file)
         except OSError:  # not there, or not a file
             return None
         try:

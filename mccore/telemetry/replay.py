@@ -18,7 +18,8 @@ from mccore.config import Choice
 from mccore.errors import RunError
 from mccore.events import Event, EventTail
 from mccore.host.files import write_atomic
-from mccore.host.json_file import open_regular, parse_json, read_json
+from mccore.host.json_file import parse_json, read_json
+from mccore.host.regular import regular_descriptor
 from mccore.runs.rundir import RunDir
 from mccore.telemetry.delivery import Delivery, State, close_all
 from mccore.telemetry.providers import build_providers, describe_process
@@ -100,7 +101,7 @@ def read_unsent(run: RunDir, provider: str) -> tuple[list[Event], list[Path]]:
 def _read_unsent_file(path: Path) -> Iterator[Event]:
     """Lines are {"reason", "event"}; one torn by a crash is passed over."""
     try:
-        descriptor = open_regular(path)
+        descriptor = regular_descriptor(path)
     except OSError as error:
         raise RunError(f"can't read {path}: {error.strerror}", hint="correct its permissions, or delete it") from error
     with open(descriptor, "rb") as file:

@@ -273,7 +273,7 @@ def test_what_the_system_refuses_is_not_called_damage(tmp_path: Path, monkeypatc
     def refuse(target: Path) -> int:
         raise PermissionError(13, "Permission denied", str(target))
 
-    monkeypatch.setattr("mccore.runs.checkpoints.open_regular", refuse)
+    monkeypatch.setattr("mccore.runs.checkpoints.regular_descriptor", refuse)
     with pytest.raises(CheckpointError, match=r"can't read .*Permission denied") as caught:
         read_meta(path)
     assert "delete" not in str(caught.value.hint)

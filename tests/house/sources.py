@@ -118,15 +118,27 @@ def circles() -> list[list[str]]:
 
 
 @cache
-def definitions() -> tuple[Definition, ...]:
-    """Every class, function and method, nested ones included."""
+def plugin_modules() -> tuple[Module, ...]:
+    """Every module of the plugins that come with mccore, without their tests."""
+    files = sorted(path for folder in (ROOT / "plugins").glob("*/mccore_*") for path in folder.rglob("*.py"))
+    return tuple(Module(".".join(path.relative_to(ROOT / "plugins").with_suffix("").parts[1:]), path) for path in files)
 
-    def walk(module: Module, node: ast.AST, prefix: str) -> Iterator[Definition]:
+
+@cache
+def definitions() -> tuple[Definition, ...]:
+    """Every class, function and method of mccore, nested ones included."""
+    return tuple(each for module in modules().values() for each in definitions_of(module))
+
+
+def definitions_of(module: Module) -> Iterator[Definition]:
+    """Every class, function and method of a module, nested ones included."""
+
+    def walk(node: ast.AST, prefix: str) -> Iterator[Definition]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 yield Definition(module, prefix + child.name, child)
-                yield from walk(module, child, f"{prefix}{child.name}.")
+                yield from walk(child, f"{prefix}{child.name}.")
             else:
-                yield from walk(module, child, prefix)
+                yield from walk(child, prefix)
 
-    return tuple(each for module in modules().values() for each in walk(module, module.tree, ""))
+    return walk(module.tree, "")

@@ -34,7 +34,7 @@ REACHED: dict[str, tuple[str, ...]] = {
     "generate/test_engine.py": ("generate/tools",),
     "generate/test_scheduler.py": ("generate/readers",),
     "launch/test_launcher.py": (
-        "launch/ending", "launch/listener", "launch/stage_process", "launch/stop_signal", "telemetry/relay",
+        "launch/stage_process", "launch/stop_signal", "telemetry/relay",
     ),
     "megacontext/networks/test_networks.py": ("megacontext/networks/encoder",),
     "megacontext/sessions/test_session.py": (

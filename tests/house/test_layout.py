@@ -17,7 +17,7 @@ from tests.house.exceptions import (
     REPEATED_HELPERS,
     SHARED_PREFIXES,
 )
-from tests.house.sources import PACKAGE, Definition, definitions, modules
+from tests.house.sources import PACKAGE, Definition, definitions, definitions_of, modules, plugin_modules
 
 TOP = {"__init__", "__main__", "api", "errors", "hookspecs", "units"}
 FOLDER_FILES = 12  # beside subfolders; cli has one a command
@@ -69,6 +69,18 @@ def test_functions_take_few_parameters() -> None:
         if parameters(each) > PARAMETERS and not any("click" in ast.unparse(d) for d in each.node.decorator_list)
     }
     assert many == set(MANY_PARAMETERS)
+
+
+def test_plugins_keep_the_same_sizes() -> None:
+    assert len(plugin_modules()) > 30
+    large = [str(module) for module in plugin_modules() if len(module.text.splitlines()) > FILE_LINES]
+    for module in plugin_modules():
+        for each in definitions_of(module):
+            if isinstance(each.node, ast.ClassDef):
+                large += [each.key] if each.lines > CLASS_LINES else []
+            elif each.lines > FUNCTION_LINES or parameters(each) > PARAMETERS:
+                large.append(each.key)
+    assert large == []
 
 
 def test_a_public_class_has_one_definition() -> None:

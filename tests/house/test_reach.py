@@ -18,7 +18,7 @@ MAYBE: dict[str, str] = {
     "mccore/data/corpora/stdlib/builtins.py": "any object of the standard library",
     "mccore/errors.py": "an OSError has a cause, any other exception hasn't",
     "mccore/host/files.py": "flags of an operating system",
-    "mccore/host/json_file.py": "flags of an operating system",
+    "mccore/host/regular.py": "flags of an operating system",
     "mccore/host/text.py": "flags of an operating system; an OSError or a ValueError",
     "mccore/plugins/distributions.py": "importlib's metadata, which doesn't tell where a distribution lies",
     "mccore/plugins/registry.py": "import hooks of other packages",
@@ -51,7 +51,7 @@ PRINTERS: dict[str, str] = {
 
 def calls(module: Module, *names: str) -> Iterator[ast.Call]:
     """Calls of functions by their written names."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
             yield node
 
@@ -89,12 +89,12 @@ def _settings(module: Module) -> Iterator[ast.AST]:
     """Attributes of imported modules that are assigned, also under a name of their own, and calls of their setters."""
     imported = {
         alias.asname or alias.name.split(".")[0]
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Import)
         for alias in node.names
     }
     shared = set(imported)
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         # `dynamo = torch._dynamo.config` is a name for a part of a module; constants and classes aren't.
         if (
             isinstance(node, ast.Assign)
@@ -102,7 +102,7 @@ def _settings(module: Module) -> Iterator[ast.AST]:
             and _root(node.value) in imported
         ):
             shared |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _root(node) in shared:
             yield node
         if isinstance(node, ast.Call) and SETTER.match(ast.unparse(node.func)) and _root(node.func) in imported:

@@ -14,7 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from mccore.events import Event
-from mccore.host.json_file import open_regular
+from mccore.host.regular import regular_descriptor
 
 PIECE_BYTES = 1 << 16  # of each file at a time: about 200 steps
 LINE_BYTES = 1 << 24  # a longer line isn't read
@@ -66,7 +66,7 @@ class EventFiles:
             file.more = file.more and (self.directory / file.name).exists()  # nothing waits for what is gone
         for path in paths:
             try:
-                fd = open_regular(path)
+                fd = regular_descriptor(path)
             except OSError as error:
                 self.problem = f"can't read {path}: {error.strerror}"
                 continue

@@ -32,7 +32,8 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from mccore.host.files import share_file, sync_directory, sync_file
-from mccore.host.json_file import open_regular, read_object
+from mccore.host.json_file import read_object
+from mccore.host.regular import regular_descriptor
 from mccore.runs.checkpoints import INDEX, group_file
 
 
@@ -101,7 +102,7 @@ def open_tensors(path: Path, device: torch.device | str = "cpu") -> Iterator[Any
         with safe_open(path, framework="pt", device=str(device)) as stored:
             yield stored
         return
-    descriptor = open_regular(path)
+    descriptor = regular_descriptor(path)
     try:
         with safe_open(f"/dev/fd/{descriptor}", framework="pt", device=str(device)) as stored:
             yield stored
