@@ -33,10 +33,10 @@ from mccore.events import Event
 from mccore.host import paths
 from mccore.runs.checkpoints import latest, step_of
 from mccore.runs.rundir import RunDir
+from mccore.runtime.emitting import Place, Unheard
 from mccore.runtime.inputs import check_input
 from mccore.runtime.open import OpenModel, open_model
 from mccore.runtime.stores import check_mixture, corpus_splits, mixture_of, mixture_splits, token_store
-from mccore.runtime.told import Place, Unheard
 from mccore.scaling.plan import stage_config
 from mccore.tasks.catalogue import code_version, open_task
 from mccore.tasks.jsonl import ReadConversations

@@ -59,7 +59,7 @@ REACHED: dict[str, tuple[str, ...]] = {
         "report/pages/rewards", "runtime/policy", "stages/ends", "stages/observers/pass_at", "stages/rl/exercises",
     ),
     "stages/test_train.py": (
-        "runtime/told", "stages/evaluate", "stages/focus", "stages/observers/focus", "stages/observers/resources",
+        "runtime/emitting", "stages/evaluate", "stages/focus", "stages/observers/focus", "stages/observers/resources",
         "stages/observers/samples", "stages/observers/steps", "stages/observers/timings",
         "stages/observers/validation", "stages/prepare", "runtime/stores",
     ),

@@ -146,7 +146,7 @@ class SessionBatch:
             key_bias_weights=None if cache.key_bias is None else self.model.nets.bias.weights,
             cache=cache,
         )[:, -1]
-        self._cache.length = cache.length
+        self._cache.advance(1)
         logits = self.model.gpt.logits(hidden if order == sorted(order) else hidden[order])
         for row, after in zip(self._rows, logits.unbind(0), strict=True):
             row.ahead += 1

@@ -7,8 +7,8 @@ import time
 from mccore.config.training import EncodedTrainConfig
 from mccore.data.batches.rows import Rows
 from mccore.eval.bits_per_byte import BitsPerByte
+from mccore.runtime.emitting import Place
 from mccore.runtime.runtime import Runtime, Training
-from mccore.runtime.told import Place
 from mccore.stages.observers.observer import Observer
 from mccore.train.loop import Progress
 

@@ -1,4 +1,4 @@
-"""What a runtime tells of: where in a stage something happens, and nobody who listens."""
+"""What emitting an event needs: where in a stage it happens, and an emitter for those who write none."""
 
 from __future__ import annotations
 
