@@ -114,7 +114,9 @@ def show(run: str, as_json: bool, **filters: tuple[Any, ...]) -> None:
 )
 @click.option("--unsent", is_flag=True, help="Only what the provider couldn't send while the run went on.")
 @click.option("--again", is_flag=True, help="Also where the provider has had events of this run before.")
-@click.option("--timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds to send at most.")
+@click.option(
+    "--timeout", type=click.FloatRange(1, 86_400), default=600.0, show_default=True, help="Seconds to send at most."
+)
 def export(
     run: str,
     output: Path | None,

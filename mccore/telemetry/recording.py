@@ -54,8 +54,16 @@ def recording(run: RunDir, service: str, folder: str, tell: Callable[[str], None
         names = [one.choice.name for one in active]
         begun = {"pid": os.getpid(), "resumed": False, "version": metadata.version("mccore"), "telemetry": names}
         emitter.emit(Event.now("run.start", None, begun))
+        outcome, message = "failed", ""
         try:
             yield emitter
+            outcome = "finished"
+        except Exception as error:
+            message = str(error) or type(error).__name__
+            raise
+        except BaseException:  # Ctrl-C, or the end of the program
+            outcome = "stopped"
+            raise
         finally:
             seconds = round(time.monotonic() - began, 3)
-            emitter.emit(Event.now("run.end", None, {"outcome": "finished", "message": "", "seconds": seconds}))
+            emitter.emit(Event.now("run.end", None, {"outcome": outcome, "message": message, "seconds": seconds}))

@@ -11,7 +11,7 @@ import pytest
 from mccore import plugins
 from mccore.cli import doctor, main
 from mccore.host import machine
-from mccore.host.env import SETTINGS, write_settings
+from mccore.host.env import SETTINGS, parse_settings, write_settings
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ class TestEndpoints:
 
     @pytest.mark.parametrize("address", ["", "http://", "http://a:port", "http://[::1"])
     def test_what_isnt_an_address(self, address):
-        assert doctor.check_endpoint("OPENSEARCH_URL", address).state == "fail"
+        assert doctor.check_endpoint("MCCORE_OPENSEARCH_URL", address).state == "fail"
 
 
 class TestPlaces:
@@ -130,3 +130,11 @@ class TestMachine:
         self.fake_tool(tmp_path, monkeypatch, "echo 'no devices'; exit 9")
         gpu = next(check for check in doctor.check_machine() if check.name == "gpu")
         assert gpu.state == "warn"
+
+
+def test_every_endpoint_looked_at_is_one_that_a_provider_reads():
+    for variable in doctor._ENDPOINTS:
+        parse_settings(f"{variable}=http://a:1")
+        if variable.startswith("MCCORE_"):
+            name, _, option = variable.removeprefix("MCCORE_").lower().partition("_")
+            assert option in plugins.load("telemetry", name).options.model_fields

@@ -140,12 +140,12 @@ class TestTerminal:
 
 class TestYes:
     def test_options_are_taken_and_the_rest_is_kept(self, work, capsys):
-        write_settings({"WANDB_PROJECT": "old", "WANDB_MODE": "online", "OPENSEARCH_URL": "http://a:9200"})
+        write_settings({"WANDB_PROJECT": "old", "WANDB_MODE": "online", "MCCORE_OPENSEARCH_URL": "http://a:9200"})
         arguments = ["--base-dir", "data", "--hf-token", SECRET, "--wandb-mode", ""]
         assert main(["setup", "--yes", *arguments]) == 0
         assert read_settings() == {
             "WANDB_PROJECT": "old",
-            "OPENSEARCH_URL": "http://a:9200",
+            "MCCORE_OPENSEARCH_URL": "http://a:9200",
             "MCCORE_BASE_DIR": str(work / "data"),
             "HF_TOKEN": SECRET,
         }

@@ -113,3 +113,16 @@ def test_variables_already_set_win(tmp_path):
     environ = {"HF_TOKEN": "shell"}
     apply_settings(environ, tmp_path)
     assert environ == {"HF_TOKEN": "shell", "WANDB_MODE": "offline"}
+
+
+def test_what_switches_telemetry_on_may_stand_in_the_file():
+    from mccore.telemetry import activation
+
+    for variable in (*activation._OTEL_VARIABLES, *activation._WANDB_VARIABLES, activation.LIST_VARIABLE):
+        assert parse_settings(f"{variable}=1") == {variable: "1"}
+
+
+def test_names_that_nothing_reads_are_refused():
+    for variable in ("OPENSEARCH_URL", "PROMETHEUS_PUSHGATEWAY"):
+        with pytest.raises(UsageError, match=variable):
+            parse_settings(f"{variable}=http://a:1")

@@ -187,8 +187,17 @@ class _Server:
         host = f"[{host}]" if ":" in host else host
         self._files = [spec.files / f"prometheus-rank{spec.rank}.json"]
         if options.targets:
-            self._files.append(Path(options.targets).expanduser() / f"{spec.run}-rank{spec.rank}.json")
-        self._write(f"{host}:{port}", "https" if tls else "http")
+            # Chats and servers of a run go on beside its training, each with an address of its own.
+            whose = spec.run if spec.service == "train" else f"{spec.run}-{spec.service}-{os.getpid()}"
+            self._files.append(Path(options.targets).expanduser() / f"{whose}-rank{spec.rank}.json")
+        try:
+            self._write(f"{host}:{port}", "https" if tls else "http")
+        except OSError as error:
+            self.close()
+            raise ConfigError(
+                f"can't write {error.filename or options.targets}: {error.strerror}",
+                hint="telemetry.prometheus.options.targets is a directory that the run may write to",
+            ) from None
 
     def flush(self) -> None:
         """What is scraped is put together then."""
@@ -199,7 +208,8 @@ class _Server:
         self._server.server_close()
         self._thread.join()
         for file in self._files:
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what wasn't written isn't there
+                file.unlink()
 
     def _write(self, target: str, scheme: str) -> None:
         labels = {"__scheme__": scheme, "__meta_mccore_pid": str(os.getpid())}

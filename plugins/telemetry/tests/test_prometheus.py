@@ -236,3 +236,24 @@ def test_a_user_without_a_password_is_told_which_variable_to_set(
     with pytest.raises(ConfigError, match="has no password") as refused:
         PrometheusTelemetry(options, spec(tmp_path))
     assert "GATEWAY_PASSWORD" in refused.value.render()
+
+
+def test_a_chat_beside_a_run_has_a_target_of_its_own(tmp_path: Path) -> None:
+    targets = tmp_path / "targets"
+    with ExitStack() as run:
+        serve(run, tmp_path / "run", targets=str(targets))
+        before = {file.name: file.read_text() for file in targets.iterdir()}
+        for service in ("chat", "serve"):
+            with ExitStack() as beside:
+                serve(beside, tmp_path / service, targets=str(targets), service=service)
+                assert len(list(targets.iterdir())) == 2
+        assert {file.name: file.read_text() for file in targets.iterdir()} == before
+
+
+def test_a_directory_of_targets_that_cant_be_written_is_told_and_leaves_no_server(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    port = free_port()
+    options = PrometheusOptions(port=port, targets=str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="file"):
+        PrometheusTelemetry(options, spec(tmp_path))
+    socket.create_server(("127.0.0.1", port)).close()

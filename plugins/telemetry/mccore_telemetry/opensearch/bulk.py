@@ -70,7 +70,8 @@ class DataStream:
                 self._prepare(seconds)
                 chunk = self._without_known(chunk, seconds, outcome)
                 self._request(chunk, seconds, outcome)
-            except (OpenSearchException, OSError) as error:
+            except (OpenSearchException, OSError, LookupError, TypeError, AttributeError, ValueError) as error:
+                # The latter are for a server that isn't OpenSearch: its answers have another shape.
                 if getattr(error, "status_code", None) == 413:
                     chunks.extendleft(reversed(self._smaller(chunk, outcome)))
                     continue
@@ -112,11 +113,13 @@ class DataStream:
             index=self.name,
             params={"filter_path": _ANSWER, "request_timeout": seconds},
         )
-        if not answer.get("errors"):
+        if answer["errors"] is False:
             outcome.delivered += len(chunk)
             return
-        for document, item in zip(chunk, answer["items"], strict=True):
-            status, error = item["create"]["status"], item["create"].get("error") or {}
+        items = [(item["create"]["status"], item["create"].get("error") or {}) for item in answer["items"]]
+        if len(items) != len(chunk):
+            raise ValueError(f"{len(items)} answers to {len(chunk)} documents")
+        for document, (status, error) in zip(chunk, items, strict=True):
             if status in _THERE:
                 outcome.delivered += 1
                 continue
@@ -234,6 +237,8 @@ def add_missing(present: dict[str, Any], wanted: Mapping[str, Any]) -> bool:
 def say(error: Exception) -> str:
     """One line of what the node, or the way to it, said."""
     status = getattr(error, "status_code", None)
+    if isinstance(error, LookupError | TypeError | AttributeError | ValueError):
+        return f"an answer that isn't OpenSearch's ({type(error).__name__}: {error})"
     if status is None:
         return f"{type(error).__name__}: {error}"
     if not isinstance(status, int):

@@ -23,17 +23,16 @@ class OtelTelemetry:
         from mccore_telemetry.otel.pipeline import Pipeline
 
         self._patience = spec.patience_seconds
-        self._seconds = settings.timeout_seconds(options)
         targets = {signal: settings.target(options, signal) for signal in settings.signals(options)}
-        self._pipeline = Pipeline(spec, targets, settings.protocol(options))
+        self._pipeline = Pipeline(spec, targets)
 
     def record(self, event: Event) -> None:
         """Turn an event into what is sent of it, and send what has become a batch."""
-        self._pipeline.record(event, self._seconds)
+        self._pipeline.record(event)
 
     def flush(self) -> None:
         """Send what waits, and the metrics as they are now."""
-        self._pipeline.send(self._seconds)
+        self._pipeline.send()
 
     def close(self) -> None:
         """Send the rest, all signals at once, by one deadline."""

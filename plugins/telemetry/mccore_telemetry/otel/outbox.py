@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from google.protobuf.message import DecodeError
+
 from mccore_telemetry.otel.transport import Refused, Transport
 from mccore_telemetry.shared.batches import Backlog, Backoff
 
@@ -36,9 +38,11 @@ class Outbox:
         encode: Callable[[Sequence[Any]], bytes],
         answer: Callable[[bytes], _Answer],
         *,
+        seconds: float,
         limit: int = BACKLOG,
     ) -> None:
         self.why = ""
+        self.seconds = seconds  # what a request may take
         self._transport = transport
         self._encode = encode
         self._answer = answer
@@ -85,7 +89,7 @@ class Outbox:
 
     def _send(self, batch: list[tuple[int, Any]], seconds: float) -> None:
         try:
-            answer = self._answer(self._transport.send(self._encode([item for _, item in batch]), seconds))
+            answer = _read(self._answer, self._transport.send(self._encode([item for _, item in batch]), seconds))
         except Refused as refusal:
             self.why = str(refusal)
             if refusal.again:
@@ -118,8 +122,16 @@ class Latest:
     Events count as delivered with the first request after them that is accepted, and as lost when there is none.
     """
 
-    def __init__(self, transport: Transport, collect: Callable[[], bytes], answer: Callable[[bytes], _Answer]) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        collect: Callable[[], bytes],
+        answer: Callable[[bytes], _Answer],
+        *,
+        seconds: float,
+    ) -> None:
         self.why = ""
+        self.seconds = seconds  # what a request may take
         self._transport = transport
         self._collect = collect
         self._answer = answer
@@ -146,7 +158,7 @@ class Latest:
             if not self._backoff.ready and not last:
                 raise Trouble(self.why)
             left = seconds if deadline is None else min(seconds, deadline - time.monotonic())
-            answer = self._answer(self._transport.send(self._collect(), max(left, 0.05)))
+            answer = _read(self._answer, self._transport.send(self._collect(), max(left, 0.05)))
         except Refused as refusal:
             self.why = str(refusal)
             self._backoff.failed(refusal.pause)
@@ -168,6 +180,15 @@ class Latest:
     def close(self) -> None:
         """Let go of connections."""
         self._transport.close()
+
+
+def _read(answer: Callable[[bytes], _Answer], body: bytes) -> _Answer:
+    """What a request was answered. Raises Refused for what isn't OTLP: a page of another server says nothing of arrival."""
+    try:
+        return answer(body)
+    except DecodeError:
+        said = " ".join(body[:80].decode(errors="replace").split())
+        raise Refused(f"something else than a collector answers there: {said}") from None
 
 
 def rejected_items(answer: _Answer) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -27,33 +28,45 @@ from mccore_telemetry.otel.transport import Signal, Target, connect
 class Pipeline:
     """What the provider does with an event. For one thread; `close` alone sends all signals at once."""
 
-    def __init__(
-        self, spec: TelemetrySpec, targets: Mapping[Signal, Target], protocol: Literal["http/protobuf", "grpc"]
-    ) -> None:
+    def __init__(self, spec: TelemetrySpec, targets: Mapping[Signal, Target]) -> None:
         self._spec = spec
         self._number = 0  # of the newest event
+        self._told: set[int] = set()  # events that were reported as lost: one signal may lose them now, another later
         self._resources: dict[int, Resource] = {}
         self._metrics = Metrics(self._resource)
-        transports = {signal: connect(target, protocol) for signal, target in targets.items()}
+        transports = {signal: connect(target) for signal, target in targets.items()}
         self._boxes: list[Outbox | Latest] = []
         self._measured: Latest | None = None
         keep: dict[Signal, Callable[[Any], None]] = {}
         if "traces" in transports:
-            spans = Outbox(transports["traces"], lambda batch: encode_spans(batch).SerializeToString(), _traces_answer)
+            spans = Outbox(
+                transports["traces"],
+                lambda batch: encode_spans(batch).SerializeToString(),
+                _traces_answer,
+                seconds=targets["traces"].seconds,
+            )
             keep["traces"] = self._keep_in(spans)
         if "metrics" in transports:
             self._measured = Latest(
-                transports["metrics"], lambda: self._metrics.collect().SerializeToString(), _metrics_answer
+                transports["metrics"],
+                lambda: self._metrics.collect().SerializeToString(),
+                _metrics_answer,
+                seconds=targets["metrics"].seconds,
             )
             self._boxes.append(self._measured)
         if "logs" in transports:
-            records = Outbox(transports["logs"], lambda batch: encode_logs(batch).SerializeToString(), _logs_answer)
+            records = Outbox(
+                transports["logs"],
+                lambda batch: encode_logs(batch).SerializeToString(),
+                _logs_answer,
+                seconds=targets["logs"].seconds,
+            )
             keep["logs"] = self._keep_in(records)
         self._traces = Traces(spec, self._resource, keep.get("traces", _forget))
         self._logs = Logs(self._resource, keep.get("logs", _forget), self._traces.context)
 
-    def record(self, event: Event, seconds: float) -> None:
-        """Take one event; a complete batch is sent, each request within `seconds`. Raises as `send` does."""
+    def record(self, event: Event) -> None:
+        """Take one event; a complete batch is sent. Raises as `send` does."""
         self._number += 1
         if self._measured is not None:
             self._metrics.record(event)
@@ -67,11 +80,11 @@ class Pipeline:
             self._logs.record(event)
         for box in self._boxes:
             if box.full:
-                self._send([box], seconds)
+                self._send([box])
 
-    def send(self, seconds: float) -> None:
+    def send(self) -> None:
         """Send everything. Raises EventsLost for what is given up, OSError while the rest has to wait."""
-        self._send(self._boxes, seconds)
+        self._send(self._boxes)
 
     def close(self, deadline: float) -> None:
         """Send everything by a deadline (time.monotonic), all signals at once. Raises EventsLost, or OSError without a count."""
@@ -86,11 +99,11 @@ class Pipeline:
             raise OSError("the collector didn't answer in time")
         self._tell([])
 
-    def _send(self, boxes: list[Outbox | Latest], seconds: float) -> None:
+    def _send(self, boxes: list[Outbox | Latest]) -> None:
         troubles = []
         for box in boxes:
             try:
-                box.send(seconds)
+                box.send(box.seconds)
             except Trouble as trouble:
                 troubles.append(str(trouble))
         self._tell(troubles)
@@ -99,11 +112,12 @@ class Pipeline:
         lost: set[int] = set()
         whys = []
         for box in self._boxes:
-            if new := box.take_lost():
-                lost |= new
+            if of_box := box.take_lost():
+                lost |= of_box
                 whys.append(box.why)
-        if lost:
-            raise EventsLost(len(lost), whys[0])
+        if whys:
+            new, self._told = len(lost - self._told), self._told | lost
+            raise EventsLost(new, whys[0])
         if troubles:
             raise OSError(troubles[0])
 
@@ -116,7 +130,7 @@ class Pipeline:
         if rank not in self._resources:
             spec = self._spec
             found: dict[str, str | int] = {
-                "service.name": f"megacontext-{spec.service}",
+                "service.name": os.environ.get("OTEL_SERVICE_NAME", "").strip() or f"megacontext-{spec.service}",
                 "service.version": metadata.version("mccore"),
                 "service.instance.id": f"{spec.run_id or spec.run}/{rank}",
                 "mccore.run": spec.run,

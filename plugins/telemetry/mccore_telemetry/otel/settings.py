@@ -7,6 +7,7 @@ seconds, as everywhere in Python. Nothing of what they hold is written anywhere.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
@@ -15,11 +16,11 @@ from pydantic import Field, SecretStr
 
 from mccore.api import Options
 from mccore.errors import ConfigError
-from mccore_telemetry.otel.transport import SIGNALS, Signal, Target
+from mccore_telemetry.otel.transport import SIGNALS, Protocol, Signal, Target
 from mccore_telemetry.shared.secrets import Url, Variable
 
-Protocol = Literal["http/protobuf", "grpc"]
 _PORTS = {"http/protobuf": 4318, "grpc": 4317}
+_HEADER = re.compile(r"[a-z0-9_.-]+")  # what HTTP and gRPC both take as a name
 _TRUE = ("1", "true", "yes", "on")
 
 
@@ -52,24 +53,24 @@ def signals(options: OtelOptions) -> tuple[Signal, ...]:
     return tuple(signal for signal in SIGNALS if getattr(options, signal))
 
 
-def protocol(options: OtelOptions) -> Protocol:
+def protocol(options: OtelOptions, signal: Signal | None = None) -> Protocol:
     """How to speak. Raises ConfigError for a protocol that isn't spoken here."""
-    named = options.protocol or _variable("PROTOCOL") or "http/protobuf"
+    named = options.protocol or _variable("PROTOCOL", signal) or "http/protobuf"
     if named not in _PORTS:
         raise ConfigError(
-            f"OTEL_EXPORTER_OTLP_PROTOCOL is {named!r}, which isn't spoken here", hint="use http/protobuf or grpc"
+            f"{_name('PROTOCOL', signal)} is {named!r}, which isn't spoken here", hint="use http/protobuf or grpc"
         )
     return cast(Protocol, named)
 
 
-def timeout_seconds(options: OtelOptions) -> float:
+def timeout_seconds(options: OtelOptions, signal: Signal | None = None) -> float:
     """What a request may take. Raises ConfigError for a variable that is no number."""
     if options.timeout_seconds:
         return options.timeout_seconds
     try:
-        seconds = float(_variable("TIMEOUT") or 10.0)
+        seconds = float(_variable("TIMEOUT", signal) or 10.0)
     except ValueError:
-        raise ConfigError("OTEL_EXPORTER_OTLP_TIMEOUT is no number of seconds", hint="correct or unset it") from None
+        raise ConfigError(f"{_name('TIMEOUT', signal)} is no number of seconds", hint="correct or unset it") from None
     return seconds if 0 < seconds < 3600 else 10.0
 
 
@@ -85,11 +86,13 @@ def target(options: OtelOptions, signal: Signal) -> Target:
         options.client_certificate or _variable("CLIENT_CERTIFICATE", signal),
         options.client_key or _variable("CLIENT_KEY", signal),
         compression="" if compression == "none" else compression,
+        protocol=protocol(options, signal),
+        seconds=timeout_seconds(options, signal),
     )
 
 
 def _url(options: OtelOptions, signal: Signal, insecure: bool) -> str:
-    spoken = protocol(options)
+    spoken = protocol(options, signal)
     base, source = options.endpoint, "telemetry.otel.options.endpoint"
     if not base:
         own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
@@ -126,7 +129,8 @@ def _headers(options: OtelOptions, signal: Signal) -> Mapping[str, SecretStr]:
             if not pair.strip():
                 continue
             name, value = name.strip().lower(), unquote(value).strip()
-            if not equals or not name or not (name + value).isprintable():
+            # More would pass here and fail in the client, at every request.
+            if not equals or not _HEADER.fullmatch(name) or not (value.isascii() and value.isprintable()):
                 raise ConfigError(f"{variable} holds no headers", hint="write name=value, more after a comma")
             found[name] = SecretStr(value)
     return found
@@ -134,5 +138,10 @@ def _headers(options: OtelOptions, signal: Signal) -> Mapping[str, SecretStr]:
 
 def _variable(name: str, signal: Signal | None = None) -> str:
     """The value of a standard variable, a signal's own first."""
-    own = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", "").strip() if signal else ""
-    return own or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
+    return os.environ.get(_name(name, signal), "").strip()
+
+
+def _name(name: str, signal: Signal | None) -> str:
+    """The standard variable that holds, a signal's own where it is set."""
+    own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}" if signal else ""
+    return own if os.environ.get(own, "").strip() else f"OTEL_EXPORTER_OTLP_{name}"

@@ -12,13 +12,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+from typing import Protocol as Shape
 
 from pydantic import SecretStr
 
 from mccore.errors import ConfigError
 from mccore_telemetry.shared.secrets import redact
 
+Protocol = Literal["http/protobuf", "grpc"]
 Signal = Literal["traces", "metrics", "logs"]
 SIGNALS: tuple[Signal, ...] = ("traces", "metrics", "logs")
 
@@ -41,6 +43,9 @@ class Target:
     client_certificate: str = ""
     client_key: str = ""
     compression: str = ""
+    protocol: Protocol = "http/protobuf"
+    seconds: float = 10.0
+    """What a request may take."""
 
 
 class Refused(Exception):
@@ -54,7 +59,7 @@ class Refused(Exception):
         self.pause = pause
 
 
-class Transport(Protocol):
+class Transport(Shape):
     """A connection for one signal."""
 
     def send(self, body: bytes, seconds: float) -> bytes:
@@ -66,13 +71,13 @@ class Transport(Protocol):
         ...
 
 
-def connect(target: Target, protocol: Literal["http/protobuf", "grpc"]) -> Transport:
+def connect(target: Target) -> Transport:
     """A transport; nothing is sent yet. Raises ConfigError for certificates that can't be read."""
     for name in ("certificate", "client_certificate", "client_key"):
         path = getattr(target, name)
         if path and not os.access(path, os.R_OK):
             raise ConfigError(f"can't read the OpenTelemetry {name.replace('_', ' ')} {path}", hint="give a PEM file")
-    return GrpcTransport(target) if protocol == "grpc" else HttpTransport(target)
+    return GrpcTransport(target) if target.protocol == "grpc" else HttpTransport(target)
 
 
 class HttpTransport:

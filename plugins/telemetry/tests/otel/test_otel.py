@@ -407,3 +407,29 @@ def test_a_port_that_speaks_something_else_is_a_fault_like_any_other(tmp_path: P
         provider.record(step())
         with pytest.raises(OSError, match="timed out"):
             provider.flush()
+
+
+def test_a_page_that_answers_instead_of_a_collector_counts_as_lost(tmp_path: Path, told: ToldCollector) -> None:
+    told.answer = Answer(content=b"<html><body>It works!</body></html>")
+    provider = provider_of(told.address, tmp_path)
+    for event in run_events():
+        provider.record(event)
+    lost = 0
+    for end in (provider.flush, provider.close):
+        with pytest.raises((EventsLost, OSError), match="something else than a collector") as caught:
+            end()
+        lost += getattr(caught.value, "count", 0)
+    assert lost == len(run_events())  # each once, though every signal lost it
+
+
+def test_the_service_has_the_name_that_the_environment_gives(
+    tmp_path: Path, told: ToldCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=lab")
+    provider = provider_of(told.address, tmp_path)
+    for event in run_events():
+        provider.record(event)
+    provider.close()
+    assert {span["resource"]["service.name"] for span in told.received.spans} == {"mine"}
+    assert {span["resource"]["deployment.environment"] for span in told.received.spans} == {"lab"}

@@ -83,3 +83,22 @@ def test_signals_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signals(OtelOptions(metrics=False)) == ("traces", "logs")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "TRUE")
     assert signals(OtelOptions()) == ()
+
+
+def test_what_a_signals_own_variables_say_holds_for_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "3")
+    traces, logs = target(OtelOptions(), "traces"), target(OtelOptions(), "logs")
+    assert (traces.protocol, traces.seconds, traces.url) == ("grpc", 3.0, "http://127.0.0.1:4317")
+    assert (logs.protocol, logs.seconds, logs.url) == ("http/protobuf", 10.0, "http://127.0.0.1:4318/v1/logs")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json")
+    with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
+        target(OtelOptions(), "traces")
+
+
+@pytest.mark.parametrize("headers", ["key=hunter2%E2%82%AC", "a key=hunter2", "key:a=hunter2", "k\u00e9y=hunter2"])
+def test_headers_that_no_client_sends_are_refused_at_once(monkeypatch: pytest.MonkeyPatch, headers: str) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+    with pytest.raises(ConfigError, match="holds no headers") as refused:
+        target(OtelOptions(), "logs")
+    assert "hunter2" not in refused.value.render()
