@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from mccore.errors import UsageError
 from mccore.host.terminal import StatusLine, echo, echo_json
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from mccore.eval.core import CoreResult
 
 ResultT = TypeVar("ResultT")
-
-CHATCORE = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee")
 
 
 @click.command("tasks")
@@ -57,12 +54,10 @@ def tasks(
     from mccore.eval.core import read_bundle
     from mccore.runtime.benchmarks import Benchmarks, summarise
     from mccore.runtime.open import find_checkpoint, find_run, open_on
-    from mccore.tasks.catalogue import check_source, task_names
+    from mccore.tasks.catalogue import benchmark_names, check_source
 
-    wanted = [part for text in names for part in text.split(",") if part] or ([] if core else list(CHATCORE))
-    for each in wanted:
-        if each not in task_names():
-            raise UsageError(f"there is no task {each!r}", hint=f"there are {', '.join(task_names())}")
+    named = [part for text in names for part in text.split(",") if part]
+    wanted = list(benchmark_names(named or ([] if core else ["chatcore"])))
     bundle = read_bundle(core) if core is not None else []
     opened = open_on(find_checkpoint(find_run(name), stage)[1], device)
     for each in wanted:

@@ -43,17 +43,22 @@ def _trains(name: StageName, title: str, *, chat: bool) -> StageSpec:
     )
 
 
+def _asks(name: StageName, stage: StageName, *, optional: bool = False) -> StageSpec:
+    work = "evaluate.evaluate_chat"
+    return StageSpec(name, work, ranks=True, needs_model=True, chat=True, evaluates=stage, optional=optional)
+
+
 STAGE_TABLE: tuple[StageSpec, ...] = (
     StageSpec("data", "prepare.find_corpus"),
     StageSpec("tokenizer", "prepare.train_tokenizer"),
     StageSpec("tokenizer_eval", "prepare.measure_tokenizer"),
     StageSpec("encode", "prepare.encode"),
     _trains("base", "pretraining", chat=False),
-    StageSpec("base_eval", "evaluate.evaluate_text", needs_model=True, evaluates="base"),
+    StageSpec("base_eval", "evaluate.evaluate_text", ranks=True, needs_model=True, evaluates="base"),
     _trains("mid", "midtraining", chat=True),
-    StageSpec("chat_eval_mid", "evaluate.evaluate_chat", needs_model=True, chat=True, evaluates="mid"),
+    _asks("chat_eval_mid", "mid"),
     _trains("sft", "fine-tuning", chat=True),
-    StageSpec("chat_eval_sft", "evaluate.evaluate_chat", needs_model=True, chat=True, evaluates="sft"),
+    _asks("chat_eval_sft", "sft"),
     StageSpec(
         "rl",
         "rl.stage.reinforce",
@@ -65,7 +70,7 @@ STAGE_TABLE: tuple[StageSpec, ...] = (
         rollouts=True,
         optional=True,
     ),
-    StageSpec("chat_eval_rl", "evaluate.evaluate_chat", needs_model=True, chat=True, evaluates="rl", optional=True),
+    _asks("chat_eval_rl", "rl", optional=True),
     StageSpec("report", "report.report"),
 )
 

@@ -166,6 +166,12 @@ class EvalConfig(Section):
     bpb_tokens: Positive = Field(20_971_520, description="validation tokens for bits per byte")
     choice_questions: Count = Field(1000, description="held-out multiple-choice questions")
     generated_questions: Count = Field(100, description="held-out questions answered in free text, per task")
+    benchmarks: tuple[str, ...] = Field(
+        (), description="published benchmarks that chat models are asked, by task; chatcore is its six tasks"
+    )
+    benchmark_questions: Count = Field(0, description="test questions of each benchmark at most; 0 for all of them")
+    benchmark_tokens: Length = Field(512, description="longest free answer to a benchmark")
+    core_bundle: str = Field("", description="folder of CORE's published bundle, which models of text are asked")
     batch_rows: Annotated[int, Field(gt=0, le=2**20)] = Field(32, description="sequences of one evaluation pass")
     sample_prompts: tuple[str, ...] = Field(
         ("import os\n\ndef ", "The standard library of Python ", "class Queue:\n    ", "Return the "),

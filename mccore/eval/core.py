@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mccore.data.corpora.records import read_rows
 from mccore.errors import DataError
 from mccore.eval.likelihood import Continuation, score_continuations
+from mccore.eval.ranks import Alone, Ranks
 from mccore.eval.statistics import Accuracy, share
 from mccore.host.text import decode, open_regular, spell
 
@@ -116,27 +117,34 @@ def _kind(name: str) -> Kind:
 
 
 def evaluate_core_task(
-    model: GPT, tokenizer: Tokenizer, task: CoreTask, *, limit: int | None = None, batch_rows: int = 32
+    model: GPT,
+    tokenizer: Tokenizer,
+    task: CoreTask,
+    *,
+    limit: int | None = None,
+    batch_rows: int = 32,
+    ranks: Ranks | None = None,
 ) -> CoreResult:
-    """The accuracy of a model at one task. The batch size changes nothing but speed.
+    """The accuracy of a model at one task. The batch size changes nothing but speed. Several `ranks` ask a share each.
 
     Raises DataError for a file that can't be read, or whose questions have another form.
     """
     items = task.items(limit)
+    ranks = ranks or Alone()
+    own = ranks.own_share(range(len(items)))
     right: list[bool] = []
-    for start in range(0, len(items), _AT_ONCE):
-        questions = [
-            _continuations(task, items, number, tokenizer) for number in range(start, min(start + _AT_ONCE, len(items)))
-        ]
+    for start in range(0, len(own), _AT_ONCE):
+        numbers = own[start : start + _AT_ONCE]
+        questions = [_continuations(task, items, number, tokenizer) for number in numbers]
         scores = iter(score_continuations(model, [one for each in questions for one in each], batch_rows=batch_rows))
-        for number, options in enumerate(questions, start):
+        for number, options in zip(numbers, questions, strict=True):
             found = [next(scores) for _ in options]
             if task.kind == "language_modeling":
                 right.append(found[0].greedy)
                 continue
             losses = [-score.logprob / len(option.tokens) for score, option in zip(found, options, strict=True)]
             right.append(losses.index(min(losses)) == items[number]["gold"])
-    return CoreResult(task.label, share(right), task.guess)
+    return CoreResult(task.label, share(ranks.gather(right, len(items))), task.guess)
 
 
 def _continuations(task: CoreTask, items: Sequence[Item], number: int, tokenizer: Tokenizer) -> list[Continuation]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mccore.data.tokenizer.chat_format import render_for_completion
 from mccore.data.tokenizer.reply import split_reply
 from mccore.eval.likelihood import Continuation, score_continuations
+from mccore.eval.ranks import Alone, Ranks
 from mccore.generate.answer import Request, batch
 from mccore.generate.sampling import Sampling
 from mccore.tasks.task import (
@@ -44,16 +45,26 @@ class Runner:
     """Answers requests, `batch_rows` at a time, similar lengths together: the batch size changes nothing but speed.
 
     Replies are greedy, with the calculator, and at most `max_new_tokens` long. With `new_session` each question is asked in a
-    session of its own, as a chat with MegaContext does, and none is too long.
+    session of its own, as a chat with MegaContext does, and none is too long. Several `ranks` answer a share each, and all of
+    them get all responses; they ask together.
     """
 
     engine: Engine
     batch_rows: int = 32
     max_new_tokens: int = 128
     new_session: Callable[[], Session] | None = None
+    ranks: Ranks = field(default_factory=Alone)
 
     def respond(self, requests: Sequence[TaskRequest]) -> list[Response | None]:
         """A response to each request, in order; None where question and right reply don't fit into the model's context."""
+        return self.ranks.gather(self._respond(self.ranks.own_share(requests)), len(requests))
+
+    def ask(self, task: Task[RequestT], requests: Sequence[RequestT]) -> list[Judged[RequestT]]:
+        """What `task` says of the responses to its requests; each rank judges what it answered."""
+        own = self.ranks.own_share(requests)
+        return self.ranks.gather(judge_all(task, own, self._respond(own)), len(requests))
+
+    def _respond(self, requests: Sequence[TaskRequest]) -> list[Response | None]:
         options = [option for one in requests if isinstance(one, LikelihoodRequest) for option in one.options]
         scored = iter(self._score(options))
         free = [request for request in requests if isinstance(request, GenerationRequest)]

@@ -112,6 +112,7 @@ _ROWS = (
     Metric("reply_nll", "nat/{token}", "gauge", "train", "negative log-likelihood of what the model wrote itself: near 0 its replies have become alike"),
     Metric("policy_kl", "nat/{token}", "gauge", "train", "KL divergence from the model that the stage began with, estimated at what it wrote (k3)"),
     Metric("pass_at", "1", "gauge", "val", "share of held-out questions that one of k drawn replies answers (pass_at/1, pass_at/8, ...), unbiased", watched=True),
+    Metric("task_accuracy", "1", "gauge", "val", "share of a benchmark's test questions answered rightly, by task (task_accuracy/gsm8k, ...)"),
     Metric("core", "1", "gauge", "val", "mean centred accuracy of the 22 CORE tasks",
            watched=True),
     Metric("chatcore", "1", "gauge", "val", "mean centred accuracy of the chat tasks",

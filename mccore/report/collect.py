@@ -231,11 +231,26 @@ def _missing_results(
         for task, found in (result.get("generated") or {}).items():
             if not found.get("n"):
                 add(f"{task} in {stage}", "no question of it fits into the model's context")
-    add("CORE", "its benchmark data isn't part of this run")
-    add("ChatCORE", "its benchmark data isn't part of this run; held-out questions of our own are reported instead")
+    for what, why in _missing_benchmarks(run, results):
+        add(what, why)
     if not any(event.type == "step" for event in events):
         add("loss curves", "no training step was recorded")
     return missing
+
+
+def _missing_benchmarks(run: RunDir, results: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Published benchmarks that weren't measured, and why."""
+    config = run.config.eval
+    asked = [(spec, "core") for spec in evaluations(chat=False)] + [
+        (spec, "benchmarks") for spec in evaluations(chat=True)
+    ]
+    if not config.core_bundle:
+        yield "CORE", "eval.core_bundle names no bundle of its questions"
+    if not config.benchmarks:
+        yield "ChatCORE", "eval.benchmarks names none; held-out questions of our own are reported instead"
+    for spec, part in asked:
+        for name, why in ((results[spec.name] or {}).get(part) or {}).get("missing", {}).items():
+            yield f"{name} in {spec.name}", why
 
 
 def _utc(seconds: float) -> str:

@@ -7,6 +7,7 @@ typed; a setting that would have no effect is an error.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -103,6 +104,10 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         for stage in TRAINING_STAGES
         if stage_spec(stage).chat
     }
+    bundle = config.eval.core_bundle
+    if bundle:
+        path = _absolute("eval.core_bundle", os.path.join(os.getcwd(), os.path.expanduser(bundle)))
+        sections["eval"] = config.eval.model_copy(update={"core_bundle": path})
     return config.model_copy(update={"data": data, **sections})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mccore.host.files import write_atomic
 from mccore.host.json_file import read_object
 from mccore.runtime.open import OpenModel
 from mccore.tasks.catalogue import open_task
+from mccore.train.world import World
 
 FOLDER = "evaluations"
 
@@ -29,6 +30,7 @@ class Benchmarks:
     batch_rows: int = 32
     max_new_tokens: int = 512
     in_sessions: bool = False
+    world: World = field(default_factory=World)
 
     @property
     def path(self) -> Path:
@@ -39,7 +41,7 @@ class Benchmarks:
     def chat(self, names: Sequence[str]) -> Iterator[BenchmarkResult]:
         """The result of each task, one after the other. Raises DataError where its questions can't be had."""
         sessions = self.opened.sessions().new if self.in_sessions else None
-        runner = Runner(self.opened.engine(), self.batch_rows, self.max_new_tokens, sessions)
+        runner = Runner(self.opened.engine(), self.batch_rows, self.max_new_tokens, sessions, self.world)
         for name in names:
             made_from = open_task(name).fingerprint()
             key = [name, self.limit, self.max_new_tokens, self.in_sessions, made_from]
@@ -56,24 +58,30 @@ class Benchmarks:
 
             def measure(task: CoreTask = task) -> dict[str, Any]:
                 gpt, tokenizer = self.opened.gpt, self.opened.tokenizer
-                return evaluate_core_task(gpt, tokenizer, task, limit=self.limit, batch_rows=self.batch_rows).to_json()
+                return evaluate_core_task(
+                    gpt, tokenizer, task, limit=self.limit, batch_rows=self.batch_rows, ranks=self.world
+                ).to_json()
 
             found = dict(self._once(["core", task.label, self.limit, bundle_digest([task])], measure))
             del found["centred"]
             yield CoreResult(found.pop("label"), guess=found.pop("guess"), accuracy=Accuracy(**found))
 
     def _once(self, key: list[Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A result that was kept under this key, or what `measure` gives, kept."""
+        """A result that was kept under this key, or what `measure` gives, kept. All ranks ask together; the first decides."""
         name = json.dumps([self.opened.identity, *key])
-        try:
-            kept = read_object(self.path)
-        except (OSError, ValueError):
-            kept = {}  # none yet, or damaged: measured again
-        if name not in kept:
-            kept[name] = measure()
-            write_atomic(self.path, json.dumps(kept, indent=1))
-        result: dict[str, Any] = kept[name]
-        return result
+        kept: dict[str, Any] = {}
+        if self.world.is_main:
+            try:
+                kept = read_object(self.path)
+            except (OSError, ValueError):
+                kept = {}  # none yet, or damaged: measured again
+        found: dict[str, Any] | None = self.world.from_main(kept.get(name))
+        if found is None:
+            found = measure()
+            if self.world.is_main:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(self.path, json.dumps({**kept, name: found}, indent=1))
+        return found
 
 
 def summarise(chat: Sequence[BenchmarkResult], core: Sequence[CoreResult]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from mccore.config import (
     TrainConfig,
     stage_spec,
 )
+from mccore.config.stages import evaluations
 from mccore.data.batches.rows import Rows
 from mccore.data.batches.store import TokenStore
 from mccore.data.corpora.catalogue import open_corpus
@@ -38,7 +39,7 @@ from mccore.runtime.inputs import check_input
 from mccore.runtime.open import OpenModel, open_model
 from mccore.runtime.stores import check_mixture, corpus_splits, mixture_of, mixture_splits, token_store
 from mccore.scaling.plan import stage_config
-from mccore.tasks.catalogue import code_version, open_task
+from mccore.tasks.catalogue import benchmark_names, code_version, open_task
 from mccore.tasks.jsonl import ReadConversations
 from mccore.telemetry.emitter import Emitter
 from mccore.train.world import World
@@ -192,6 +193,8 @@ class Runtime:
         stages = [stage for stage in TRAINING_STAGES if stage_spec(stage).chat and stage in self.config.stages]
         mixtures = [self.mixture(stage) for stage in stages]
         names = {name: None for mixture in mixtures for name in mixture}
+        if any(spec.name in self.config.stages for spec in evaluations(chat=True)):
+            names |= dict.fromkeys(benchmark_names(self.config.eval.benchmarks))
         return check_mixture(list(names), self.progress, strict=self.config.data.strict)
 
     def mixture(self, stage: StageName) -> dict[str, int]:

@@ -37,6 +37,7 @@ from mccore.stages.observers.samples import Samples
 from mccore.stages.observers.steps import Steps
 from mccore.stages.observers.timings import StepTimings
 from mccore.stages.observers.validation import Validation
+from mccore.stages.sources import losses_by_source
 from mccore.train.devices import device_name
 from mccore.train.loop import train
 from mccore.train.probe import choose_rows, free_memory, measure_probes
@@ -86,7 +87,10 @@ def train_stage(runtime: Runtime) -> Results:
         fit_lookup_of(runtime)
     observers.evaluate(progress)
     observers.sample(progress)
-    return results | validation.results()
+    results |= validation.results()
+    if isinstance(runtime.train_config, ChatTrainConfig):
+        results["val_by_source"] = losses_by_source(runtime, training.gpt)
+    return results
 
 
 def _plan(runtime: Runtime, rows: Rows) -> TrainPlan:

@@ -41,6 +41,19 @@ def task_names() -> tuple[str, ...]:
     return tuple(sorted(_TASKS))
 
 
+CHATCORE = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee")
+"""The six tasks of ChatCORE."""
+
+
+def benchmark_names(asked: Sequence[str]) -> tuple[str, ...]:
+    """Tasks by the names that a person gives, each once; `chatcore` is its six. Raises DataError for a name of none."""
+    names = [name for each in asked for name in (CHATCORE if each == "chatcore" else (each,))]
+    for name in names:
+        if name not in task_names():
+            raise DataError(f"there is no task {name!r}", hint=f"there are chatcore, {', '.join(task_names())}")
+    return tuple(dict.fromkeys(names))
+
+
 def embedded_names() -> tuple[str, ...]:
     """Names of the tasks that are made from the standard library, on every machine."""
     return tuple(sorted(name for name, place in _TASKS.items() if place.startswith("mccore.tasks.stdlib.")))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mccore.errors import RunError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,30 @@ class World:
 
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)  # in place, and no part of any gradient
+
+    def own_share(self, items: Sequence[T]) -> Sequence[T]:
+        """Every `size`-th of what all ranks have, from this rank's on."""
+        return items[self.rank :: self.size]
+
+    def gather(self, own: Sequence[T], total: int) -> list[T]:
+        """What the ranks made of their `own_share` of `total` things, in the order of these things, on every rank."""
+        if self.size == 1:
+            return list(own)
+        import torch.distributed as dist
+
+        parts: list[list[T]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(parts, list(own))
+        return [parts[number % self.size][number // self.size] for number in range(total)]
+
+    def from_main(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
 
     def once_per_machine(self, work: Callable[[], object]) -> None:
         """Run `work` on the first rank of each machine, the others waiting; when it fails somewhere, all ranks raise."""

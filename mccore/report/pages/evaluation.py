@@ -21,6 +21,46 @@ def text_lines(results: Results) -> Iterable[str]:
             )
 
 
+def core_lines(results: Results) -> Iterable[str]:
+    """CORE of models of text, task by task."""
+    for spec in evaluations(chat=False):
+        measured = (results.get(spec.name) or {}).get("core")
+        if not measured or not measured["tasks"]:
+            continue
+        yield f"### CORE, {spec.evaluates}"
+        yield "Accuracies with their 95 % interval; centred is 0 for guessing, 1 for no mistake. CORE is the mean of the latter."
+        rows = [
+            (label, accuracy_text(one), number_text(one["centred"], ".4f"), str(one["n"]))
+            for label, one in measured["tasks"].items()
+        ]
+        yield table(
+            ("task", "accuracy", "centred", "n"), [*rows, ("**CORE**", "", _centred_text(measured["core"]), "")]
+        )
+
+
+def benchmark_lines(results: Results) -> Iterable[str]:
+    """Published benchmarks of chat models, and ChatCORE."""
+    found = [(name, result["benchmarks"]) for name, result in _chat_results(results) if result.get("benchmarks")]
+    rows: list[tuple[str, ...]] = []
+    for name, measured in found:
+        rows += [
+            (name, task, accuracy_text(one), str(one["n"]), str(one["skipped"] or ""))
+            for task, one in measured["tasks"].items()
+        ]
+        if measured["chatcore"]:
+            rows.append((name, "**ChatCORE**", _centred_text(measured["chatcore"]), "", ""))
+    if rows:
+        yield "### Benchmarks"
+        yield "Test questions of published benchmarks. ChatCORE is the mean of its six, each centred by what guessing gives."
+        yield table(("model", "task", "right", "n", "too long"), rows)
+
+
+def _centred_text(found: Result | None) -> str:
+    if found is None:
+        return "not known: a task is missing"
+    return f"{found['value']:.4f}" + (f" ± {found['stderr']:.4f}" if found["stderr"] is not None else "")
+
+
 def _chat_results(results: Results) -> list[tuple[str, Result]]:
     """Name and evaluation of every chat model that was measured."""
     rows = ((str(spec.evaluates), results.get(spec.name)) for spec in evaluations(chat=True))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mccore.config.stages import REPORT_STAGE, TRAINING_STAGES, evaluations
 from mccore.events.alerts import band_words
-from mccore.report.pages.evaluation import chat_lines, sample_lines, text_lines
+from mccore.report.pages.evaluation import benchmark_lines, chat_lines, core_lines, sample_lines, text_lines
 from mccore.report.pages.markdown import table
 from mccore.report.pages.megacontext import render_megacontext
 from mccore.report.pages.rewards import reward_lines
@@ -30,7 +30,9 @@ def render_report(data: Report) -> str:
         *training_lines(data),
         *reward_lines(data["results"], data["rewards"]),
         *text_lines(data["results"]),
+        *core_lines(data["results"]),
         *chat_lines(data["results"]),
+        *benchmark_lines(data["results"]),
         *sample_lines(data["results"], data["samples"]),
         *render_megacontext(data),
     ]
@@ -73,8 +75,12 @@ def _summary(data: Report) -> Iterable[str]:
                     f"{measured['val_bpb']:.4f} over {measured['bytes']:,} bytes",
                 )
             )
+            if core := (measured.get("core") or {}).get("core"):
+                rows.append((f"{spec.evaluates}: CORE of {core['tasks']} tasks", number(core["value"])))
     for spec in evaluations(chat=True):
         name, result = spec.evaluates, results.get(spec.name) or {}
+        if chatcore := (result.get("benchmarks") or {}).get("chatcore"):
+            rows.append((f"{name}: ChatCORE", number(chatcore["value"])))
         if choice := result.get("choice"):
             rows.append(
                 (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mccore.config import TRAINING_STAGES, stage_spec
 from mccore.report.pages.markdown import table
@@ -65,4 +65,19 @@ def training_lines(data: Report) -> Iterable[str]:
         if parts
         else ""
     )
+    yield from _source_lines(data, stages)
     yield from pictures("training", data.get("plots", ()))
+
+
+def _source_lines(data: Data, stages: Sequence[str]) -> Iterable[str]:
+    """Validation losses of stages on conversations, by source."""
+    found = {stage: (data["results"].get(stage) or {}).get("val_by_source") for stage in stages}
+    rows = [
+        (stage, f"`{source}`", number_text(one["loss"], ".4f"), f"{one['tokens']:,}", f"{one['conversations']:,}")
+        for stage, sources in found.items()
+        if sources
+        for source, one in sources.items()
+    ]
+    if rows:
+        yield "Validation losses by source, of held-out conversations read one by one:"
+        yield table(("stage", "source", "loss (nat)", "trained tokens", "conversations"), rows)

@@ -6,7 +6,16 @@ and a chat of this size gains from it.
 """
 
 from mccore.api import Recipe
-from mccore.config import BaseConfig, ChatTrainConfig, DataConfig, HardwareConfig, ModelConfig, RLConfig, RunConfig
+from mccore.config import (
+    BaseConfig,
+    ChatTrainConfig,
+    DataConfig,
+    EvalConfig,
+    HardwareConfig,
+    ModelConfig,
+    RLConfig,
+    RunConfig,
+)
 from mccore.hookspecs import hookimpl
 from mccore_recipes.mixtures import MID
 
@@ -47,6 +56,7 @@ def mccore_recipe() -> Recipe:
             ),
             # Not among its stages: `--set stages=...` adds it.
             rl=RLConfig(mixture={"gsm8k": 7_473}, eval_every_tokens=4_000_000, checkpoint_every_tokens=4_000_000),
+            eval=EvalConfig(benchmarks=("chatcore",)),
         ),
         profiles={
             "5090": {  # 32 GB: a quarter of the rows an 80 GB card takes

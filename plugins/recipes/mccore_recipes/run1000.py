@@ -9,6 +9,7 @@ from mccore.config import (
     BaseConfig,
     ChatTrainConfig,
     DataConfig,
+    EvalConfig,
     HardwareConfig,
     ModelConfig,
     RLConfig,
@@ -52,6 +53,7 @@ def mccore_recipe() -> Recipe:
                 eval_every_tokens=104_857_600,
             ),
             rl=RLConfig(mixture={"gsm8k": 7_473}, eval_every_tokens=4_000_000, checkpoint_every_tokens=4_000_000),
+            eval=EvalConfig(benchmarks=("chatcore",)),
         ),
         profiles={"h100": {}},
     )
