@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mccore.data.corpora.records import read_rows
 from mccore.errors import DataError
 from mccore.eval.likelihood import Continuation, score_continuations
-from mccore.eval.ranks import Alone, Ranks
+from mccore.eval.ranks import Alone, Sharing
 from mccore.eval.statistics import Accuracy, share
 from mccore.host.text import decode, open_regular, spell
 
@@ -123,7 +123,7 @@ def evaluate_core_task(
     *,
     limit: int | None = None,
     batch_rows: int = 32,
-    ranks: Ranks | None = None,
+    ranks: Sharing | None = None,
 ) -> CoreResult:
     """The accuracy of a model at one task. The batch size changes nothing but speed. Several `ranks` ask a share each.
 

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 
-class Ranks(Protocol):
+class Sharing(Protocol):
     """Several processes that answer a share each; `mccore.train.world.World` is one."""
 
     def own_share(self, items: Sequence[T]) -> Sequence[T]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from mccore.data.tokenizer.chat_format import render_for_completion
 from mccore.data.tokenizer.reply import split_reply
 from mccore.eval.likelihood import Continuation, score_continuations
-from mccore.eval.ranks import Alone, Ranks
+from mccore.eval.ranks import Alone, Sharing
 from mccore.generate.answer import Request, batch
 from mccore.generate.sampling import Sampling
 from mccore.tasks.task import (
@@ -53,7 +53,7 @@ class Runner:
     batch_rows: int = 32
     max_new_tokens: int = 128
     new_session: Callable[[], Session] | None = None
-    ranks: Ranks = field(default_factory=Alone)
+    ranks: Sharing = field(default_factory=Alone)
 
     def respond(self, requests: Sequence[TaskRequest]) -> list[Response | None]:
         """A response to each request, in order; None where question and right reply don't fit into the model's context."""

@@ -104,7 +104,7 @@ def _fetched(runtime: Runtime, name: str) -> str | None:
             own = error.message
     problems = [problem for problem in world.gather([own], world.size) if problem is not None]
     if problems:
-        _tell(runtime, name, problems[0])
+        _say_missing(runtime, name, problems[0])
     return problems[0] if problems else None
 
 
@@ -118,11 +118,11 @@ def _measured(runtime: Runtime, name: str, missing: dict[str, str], measure: Cal
 
 
 def _told(runtime: Runtime, name: str, error: DataError) -> str:
-    _tell(runtime, name, error.message)
+    _say_missing(runtime, name, error.message)
     return error.message
 
 
-def _tell(runtime: Runtime, name: str, message: str) -> None:
+def _say_missing(runtime: Runtime, name: str, message: str) -> None:
     if runtime.world.is_main:
         runtime.emit("notice", about=name, message=f"it isn't measured: {message}")
 
