@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from mccore.config import TRAINING_STAGES, stage_spec
 from mccore.report.pages.markdown import table
 from mccore.report.pages.words import number_text, pictures
-from mccore.report.shape import Report
+from mccore.report.shape import Report, Results
 
 
 def training_lines(data: Report) -> Iterable[str]:
@@ -65,13 +65,13 @@ def training_lines(data: Report) -> Iterable[str]:
         if parts
         else ""
     )
-    yield from _source_lines(data, stages)
+    yield from _source_lines(data["results"], stages)
     yield from pictures("training", data.get("plots", ()))
 
 
-def _source_lines(data: Data, stages: Sequence[str]) -> Iterable[str]:
+def _source_lines(results: Results, stages: Sequence[str]) -> Iterable[str]:
     """Validation losses of stages on conversations, by source."""
-    found = {stage: (data["results"].get(stage) or {}).get("val_by_source") for stage in stages}
+    found = {stage: (results.get(stage) or {}).get("val_by_source") for stage in stages}
     rows = [
         (stage, f"`{source}`", number_text(one["loss"], ".4f"), f"{one['tokens']:,}", f"{one['conversations']:,}")
         for stage, sources in found.items()
