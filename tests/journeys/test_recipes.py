@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from mccore.events import check_event, read_events
+from mccore.report.write import read_report
 from mccore.resolve.resolve import recipe_config, resolve
 from mccore.runs.rundir import RunDir
 from mccore.stages.preflight import check_sources
 from tests.support.benchmarks import add_benchmarks
+from tests.support.core_bundle import write_bundle
 from tests.support.hub import StandInHub, hub, parquet
 from tests.support.small_run import in_process
 
@@ -31,6 +33,7 @@ TOY = [
     *(f"{stage}.{name}={value}" for stage in ("base", "mid", "sft") for name, value in _BATCH.items()),
     "base.eval_tokens=1024", "mid.eval_tokens=1024", "sft.eval_tokens=1024", "mid.tokens=2048", "sft.tokens=2048",
     "eval.bpb_tokens=2048", "eval.choice_questions=8", "eval.generated_questions=1", "eval.sample_tokens=4",
+    "eval.benchmark_questions=2", "eval.benchmark_tokens=4",
 ]  # fmt: skip
 REWARDS = [
     "rl.mixture.gsm8k=4", "rl.questions=2", "rl.samples=2", "rl.max_new_tokens=8", "rl.eval_questions=1", "rl.eval_samples=2",
@@ -71,16 +74,21 @@ def _run(recipe: str, sets: list[str], *flags: str) -> RunDir:
     return RunDir.open("whole")
 
 
-def test_speedrun_with_megacontext_from_its_first_byte_to_its_report(stocked: StandInHub) -> None:
-    sets = [*TOY, *_counts("speedrun"), *REWARDS, *FOCUS]
+def test_speedrun_with_megacontext_from_its_first_byte_to_its_report(stocked: StandInHub, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "eval_bundle")
+    sets = [*TOY, *_counts("speedrun"), *REWARDS, *FOCUS, f"eval.core_bundle={bundle}"]
     run = _run("speedrun", sets, "--mc", "--allocator", "stochastic_greedy")
     assert run.outcome().state == "finished"
     assert all(run.completed(stage) for stage in run.config.stages)
     for event in read_events(run.events_dir):
         check_event(event)
     report = (run.report_dir / "report.md").read_text()
-    for heading in ("## Training", "## Reinforcement learning", "## Chat model", "## MegaContext"):
+    for heading in ("## Training", "## Reinforcement learning", "## Chat model", "## MegaContext", "### CORE, base"):
         assert heading in report
+    for stage in ("mid", "sft", "rl"):
+        assert f"| {stage} | **ChatCORE** |" in report
+    # Nothing that was measured is missing; a model of so few steps may have nothing to say of its focus.
+    assert [one["what"] for one in read_report(run)["missing"] if not one["what"].startswith("MegaContext: ")] == []
     # What the mixtures need was fetched, each file once.
     sent = [(answer.path, answer.start) for answer in stocked.sent]
     assert len(sent) == len(set(sent))
