@@ -31,7 +31,8 @@ def run(new_run, make_config, in_process, tmp_path_factory: pytest.TempPathFacto
         lines = [[{"role": "user", "content": asked}, {"role": "assistant", "content": said}] for asked, said in pairs]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     mixture = {f"jsonl:{folder / name}.jsonl": 90 for name in sources}
-    config = make_config(sft={"mixture": mixture, "tokens": 20_480, "weight_decay": False, "warmup_steps": 0})
+    sft = {"mixture": mixture, "tokens": 20_480, "weight_decay": False, "warmup_steps": 0}
+    config = make_config(optim={"lr_batch_scale": 1.0}, sft=sft)
     made = new_run("two-sources", config.model_copy(update={"stages": ("sft", "report")}))
     made.write_result("sft", in_process(made, "sft"))
     return made
