@@ -61,7 +61,7 @@ def _print_panel(run: RunDir, name: str, ascii_only: bool | None) -> None:
     """What a panel draws, as text. Raises PluginError for one that isn't there or can't be used."""
     from mccore.host.terminal import echo, one_line
     from mccore.plugins import find
-    from mccore.tui.glyphs import choose_glyphs
+    from mccore.tui.drawing.glyphs import choose_glyphs
     from mccore.tui.panels import StateView, load_panel
 
     find("panel", name)

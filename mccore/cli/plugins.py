@@ -6,12 +6,14 @@ import contextlib
 import re
 import shutil
 import sys
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mccore.errors import MccoreError, RunError, UsageError
+from mccore.errors import MccoreError, PluginError, RunError, UsageError
 from mccore.host.terminal import echo, echo_json, one_line, style
 from mccore.plugins import registry
 
@@ -53,6 +55,22 @@ def new(kind: registry.KindName, name: str, directory: Path | None) -> None:
     echo(f"\nNext: cd {directory} && uv pip install -e . && mccore plugins --check && python -m pytest")
 
 
+@plugins.command()
+@click.argument("kind", type=click.Choice(list(registry.KINDS)))
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def show(kind: registry.KindName, name: str, as_json: bool) -> None:
+    """All about the plugin NAME of a KIND: what it is from, its options, a recipe's settings, a panel's place."""
+    detail = _detail(registry.find(kind, name))
+    if as_json:
+        echo_json(detail)
+        return
+    echo(style(f"{registry.KINDS[kind].noun} {name}", bold=True), f": {one_line(detail['summary'])}")
+    echo(f"from {one_line(detail['distribution'])} {one_line(detail['version'])} ({one_line(detail['module'])})")
+    for line in _lines_of(detail):
+        echo(one_line(line))
+
+
 # --- listing -------------------------------------------------------------------------------------------------------------
 
 
@@ -85,6 +103,56 @@ def _as_json(row: registry.Plugin) -> dict[str, str]:
         "summary": row.summary,
         "health": row.health,
     }
+
+
+def _detail(row: registry.Plugin) -> dict[str, Any]:
+    """A plugin with what only loading it tells. What it prints goes to stderr. Raises PluginError for a faulty one."""
+    from mccore import plugins as loader
+    from mccore.config import inputs_of
+
+    with contextlib.redirect_stdout(sys.stderr):
+        loaded = loader.load(row.kind, row.name)
+        detail: dict[str, Any] = {**_as_json(row), "summary": loaded.summary or row.summary}
+        if row.kind == "recipe":
+            from mccore.resolve.resolve import recipe_config
+
+            config = recipe_config(row.name)
+            profiles = {name: dict(overrides) for name, overrides in loaded.profiles.items()}
+            return detail | {"profiles": profiles, "config": config.model_dump(mode="json")}
+        if row.kind == "panel":
+            detail |= _panel_detail(row)
+        return detail | {"options": [asdict(each) for each in inputs_of(loaded.options, "")]}
+
+
+def _panel_detail(row: registry.Plugin) -> dict[str, Any]:
+    """Where a panel stands and what it reads."""
+    from mccore.tui.panels import load_panel
+
+    found = load_panel(row.name, Path())
+    if found.panel is None:
+        raise PluginError(f"panel {row.name!r} can't be shown: {found.problem}", blame=row.blame)
+    return {"title": found.panel.title, "place": found.panel.place, "reads": list(found.panel.reads)}
+
+
+def _lines_of(detail: Mapping[str, Any]) -> Iterator[str]:
+    """What `show` says of a plugin below its head."""
+    from mccore.config import spell_value
+
+    if "config" in detail:
+        yield f"stages    {' > '.join(detail['config']['stages'])}"
+        for name, overrides in detail["profiles"].items():
+            yield f"--gpu {name}: {', '.join(f'{path}={spell_value(value)}' for path, value in overrides.items())}"
+        yield f"`mccore run {detail['name']} --dry-run` shows all of its settings and what they cost"
+        return
+    if "place" in detail:
+        yield f"title     {detail['title']}"
+        yield f"place     {_PLACES[detail['place']]}"
+        yield f"reads     {', '.join(detail['reads']) or 'nothing in particular: it is always shown'}"
+    if not detail["options"]:
+        yield "it has no options"
+    for option in detail["options"]:
+        about = [option["bounds"], ", ".join(option["choices"]), f"default {option['default'] or 'none'}"]
+        yield f"  {option['path']}: {option['description']} ({'; '.join(filter(None, about))})"
 
 
 def _print_table(rows: list[registry.Plugin]) -> None:
@@ -122,6 +190,11 @@ def _print_table(rows: list[registry.Plugin]) -> None:
 
 # --- a new package -------------------------------------------------------------------------------------------------------
 
+_PLACES = {
+    "plot": "among the curves, in the place of the metrics that it reads",
+    "wide": "below the curves, over the whole width",
+    "screen": "on a screen of its own",
+}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _PARTS = "an options model, a class and the hook"
 _TEXTS: dict[registry.KindName, dict[str, str]] = {

@@ -16,7 +16,7 @@ from mccore.cli.options import ConfiguredCommand, Given, given, resolve_given
 from mccore.cli.tables import describe
 from mccore.config import TRAINING_STAGES, HardwareConfig, RunConfig
 from mccore.config.diff import differences
-from mccore.errors import ConfigError, UsageError
+from mccore.errors import ConfigError, MccoreError, UsageError
 from mccore.host import paths
 from mccore.host.terminal import echo, echo_json
 from mccore.launch.command import FREE_SETTINGS, effective_hardware, stage_command, stage_environment
@@ -211,6 +211,8 @@ def _show_plan(
             "commands": commands,
             "estimate": cost.to_json(),
             "run_dir": str(path),
+            "words": [*describe(config, cost), *_telemetry_lines(telemetry)],
+            "differs": {name: list(values) for name, values in _changed(config).items()},
         }
         echo_json(plan)
         return
@@ -219,6 +221,14 @@ def _show_plan(
     for item in commands:
         environment = " ".join(f"{name}={value}" for name, value in item["environment"].items())
         echo(f"  {environment} {shlex.join(item['command'])}")
+
+
+def _changed(config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """In what a configuration differs from its recipe's, what was derived included; nothing where the recipe is gone."""
+    try:
+        return differences(resolve(config.recipe), config)
+    except MccoreError:
+        return {}
 
 
 def _print_cost(config: RunConfig, hardware: HardwareConfig) -> None:

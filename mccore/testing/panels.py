@@ -15,7 +15,7 @@ from mccore.config.stages import TEXT_STAGE
 from mccore.events import METRICS, Event
 from mccore.runs.live.state import RunState
 from mccore.testing.extensions import ExtensionSuite
-from mccore.tui.glyphs import choose_glyphs
+from mccore.tui.drawing.glyphs import choose_glyphs
 from mccore.tui.panels import ROLES, StateView
 
 SIZES = [(1, 1), (8, 3), (40, 6), (79, 12), (200, 50)]

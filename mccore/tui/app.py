@@ -7,16 +7,20 @@ leaves every run alive.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import App
+from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.dom import DOMNode
 from textual.events import Event, InputEvent
+from textual.screen import Screen
 
 from mccore.runs.rundir import RunDir
-from mccore.tui.glyphs import Glyphs, choose_glyphs
+from mccore.tui.drawing.glyphs import Glyphs, choose_glyphs
 from mccore.tui.screens.run_screen import RunScreen
 from mccore.tui.screens.runs import RunsScreen
 
@@ -63,6 +67,21 @@ class MonitorApp(App[None]):
         if isinstance(event, InputEvent):
             self._pressed = time.monotonic()
         await super().on_event(event)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """What the command palette offers: all that the keys of a screen do, and what the library brings."""
+        for binding, node, words in self._offered(screen).values():
+            run = partial(self.run_action, binding.action, node)
+            yield SystemCommand(binding.description or words, f"{words} ({self.get_key_display(binding)})", run)
+        yield from super().get_system_commands(screen)
+
+    def _offered(self, screen: Screen[object]) -> dict[str, tuple[Binding, DOMNode, str]]:
+        """What keys of a screen do, each once by its action, with the place that does it and its meaning."""
+        return {
+            active.binding.action: (active.binding, active.node, active.tooltip or active.binding.description)
+            for active in screen.active_bindings.values()
+            if active.enabled and not active.binding.system and (active.tooltip or active.binding.description)
+        }
 
     def on_mount(self) -> None:
         self.theme = "textual-dark"

@@ -19,8 +19,8 @@ from mccore.events import METRICS, Event
 from mccore.plugins.containment import Escaped, guarded
 from mccore.runs import lod_map
 from mccore.runs.live.state import RunState
-from mccore.tui.canvas import Cell, Plot, PlotView, cursor_value, draw, format_position, format_value
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.canvas import Cell, Plot, PlotView, cursor_value, draw, format_position, format_value
+from mccore.tui.drawing.glyphs import Glyphs
 
 DRAW_SECONDS = 1.0  # a panel that takes longer is given up
 
@@ -109,10 +109,11 @@ def plot_lines(name: str, plot: Plot, width: int, height: int, glyphs: Glyphs) -
         title += f"  at {format_position(under[0], plot.view.axis)}: {format_value(under[1])}"
     out = plot.band is not None and not plot.band[0] <= plot.trace.last <= plot.band[1]
     lines: list[Sequence[Span]] = [[Span(title[:width], "alert" if out else "line")]]
-    return lines + [_spans(row) for row in draw(plot, width, height - 1, glyphs)]
+    return lines + [spans_of(row) for row in draw(plot, width, height - 1, glyphs)]
 
 
-def _spans(cells: list[Cell]) -> list[Span]:
+def spans_of(cells: Sequence[Cell]) -> list[Span]:
+    """Cells of a plot as spans."""
     grouped = groupby(cells, key=lambda cell: (cell.role, cell.band))
     return [Span("".join(cell.char for cell in group), role, band) for (role, band), group in grouped]
 

@@ -10,7 +10,7 @@ from mccore.events import METRICS
 from mccore.host.terminal import one_line
 from mccore.runs.live.state import RunState
 from mccore.runs.live.watch import RunWatch
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.glyphs import Glyphs
 from mccore.units import count, duration, number
 
 QUIET_SECONDS = 60.0  # without an event before it is said

@@ -42,6 +42,53 @@ def install(site: Path, module: str, source: str, group: str = "mccore.allocator
     (info / "entry_points.txt").write_text(f"[{group}]\n{name or module} = {module}\n")
 
 
+# --- one plugin ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_plugin_shows_its_options_as_a_form_edits_them(capsys: Output) -> None:
+    assert main(["plugins", "show", "allocator", "stochastic_greedy", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["name"], shown["distribution"]) == ("stochastic_greedy", "mccore-allocators")
+    top_k = next(option for option in shown["options"] if option["path"] == "sample_top_k")
+    assert top_k["widget"] == "number"
+    assert top_k["bounds"]
+    assert top_k["description"]
+    assert main(["plugins", "show", "allocator", "stochastic_greedy"]) == 0
+    assert "sample_top_k: " in capsys.readouterr().out
+
+
+def test_a_panel_shows_where_it_stands_and_a_recipe_its_settings(capsys: Output) -> None:
+    assert main(["plugins", "show", "panel", "lod_map", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["place"], shown["reads"]) == ("wide", ["working_context_snapshot"])
+    assert main(["plugins", "show", "panel", "swap_rate"]) == 0
+    assert "in the place of the metrics" in capsys.readouterr().out
+    assert main(["plugins", "show", "recipe", "run10", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert "h100" in shown["profiles"]
+    assert shown["config"]["recipe"] == "run10"
+    assert main(["plugins", "show", "recipe", "run10"]) == 0
+    assert "--gpu h100: " in capsys.readouterr().out
+
+
+def test_a_plugin_that_is_not_there_or_faulty_is_told(tmp_path: Path, capsys: Output) -> None:
+    assert main(["plugins", "show", "panel", "lodmap"]) != 0
+    assert "did you mean lod_map" in capsys.readouterr().err
+    install(tmp_path, "odd_panel", """
+        from mccore.api import Extension
+        from mccore.hookspecs import hookimpl
+        print("to stdout")
+        @hookimpl
+        def mccore_panel():
+            return Extension(build=lambda options, spec: 3, summary="x")
+        """, group="mccore.panels")  # fmt: skip
+    told = mccore("plugins", "show", "panel", "odd_panel", "--json", path=tmp_path)
+    assert told.returncode != 0
+    assert told.stdout == ""
+    assert "lacks draw, place, reads, title" in told.stderr
+    assert "odd_panel 0.7" in told.stderr
+
+
 # --- listing -------------------------------------------------------------------------------------------------------------
 
 

@@ -5,20 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from textual.command import CommandPalette
 from textual.pilot import Pilot
+from textual.widgets import DataTable, OptionList
 
 from mccore.runs.rundir import RunDir
 from mccore.tui.app import MonitorApp, make_monitor
 from mccore.tui.pages.help import HelpScreen
-from tests.tui.pilot import drive
+from mccore.tui.screens.checkpoints import CheckpointsScreen
+from tests.tui.pilot import drive, until
 
-SCREENS = {"runs": (), "monitor": ("1",), "logs": ("2",), "checkpoints": ("3",), "evaluate": ("4",), "setup": ("6",)}
+SCREENS = {
+    "runs": (), "launch": ("n",), "compare": ("c",), "monitor": ("1",), "logs": ("2",), "checkpoints": ("3",),
+    "evaluate": ("4",), "setup": ("6",), "report": ("1", "o"),
+}  # fmt: skip
 
 
 @pytest.fixture
 def app(root: Path, run: RunDir, monkeypatch: pytest.MonkeyPatch) -> MonitorApp:
     async def answer(arguments: list[str]) -> tuple[int, str, str]:
-        return 0, '{"checks": []}', ""
+        return 0, '{"checks": [], "words": [], "differs": {}}', ""
 
     monkeypatch.setattr("mccore.tui.actions.answer", answer)
     return make_monitor(root)
@@ -27,8 +33,10 @@ def app(root: Path, run: RunDir, monkeypatch: pytest.MonkeyPatch) -> MonitorApp:
 @pytest.mark.parametrize("screen", SCREENS)
 def test_every_key_of_a_screen_has_words_and_an_action(app: MonitorApp, screen: str) -> None:
     async def steps(pilot: Pilot[None]) -> None:
-        await pilot.press(*SCREENS[screen])
-        await pilot.pause()
+        await until(pilot, lambda: app.screen.query_one(DataTable).row_count, "the list")
+        for key in SCREENS[screen]:
+            await pilot.press(key)
+            await pilot.pause()
         shown = app.screen
         own = [active for active in shown.active_bindings.values() if not active.binding.system]
         assert own
@@ -42,6 +50,36 @@ def test_every_key_of_a_screen_has_words_and_an_action(app: MonitorApp, screen: 
         assert isinstance(app.screen, HelpScreen)
 
     drive(app, steps, (120, 60))
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_palette_offers_all_that_keys_do(app: MonitorApp, screen: str) -> None:
+    async def steps(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(DataTable).row_count, "the list")
+        for key in SCREENS[screen]:
+            await pilot.press(key)
+            await pilot.pause()
+        offered = {command.help for command in app.get_system_commands(app.screen)}
+        for active in app.screen.active_bindings.values():
+            if not active.binding.system:
+                words = active.tooltip or active.binding.description
+                assert any(words in each for each in offered), words
+
+    drive(app, steps, (120, 60))
+
+
+def test_a_screen_is_reached_by_the_palette(app: MonitorApp) -> None:
+    async def steps(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(DataTable).row_count, "the list")
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: isinstance(app.screen, CommandPalette), "the palette")
+        await pilot.press(*"checkp")
+        found = app.screen.query_one("CommandList", OptionList)
+        await until(pilot, lambda: found.option_count, "what fits")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, CheckpointsScreen), "the screen")
+
+    drive(app, steps)
 
 
 def test_two_keys_of_a_screen_never_mean_the_same_key(app: MonitorApp) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mccore.runs.live.trace import Trace
-from mccore.tui.canvas import Cell, Plot, PlotView, cursor_value, draw, format_position, format_value, scale_of
-from mccore.tui.glyphs import ASCII, UNICODE, Glyphs
+from mccore.tui.drawing.canvas import Cell, Plot, PlotView, cursor_value, draw, format_position, format_value, scale_of
+from mccore.tui.drawing.glyphs import ASCII, UNICODE, Glyphs
 
 
 def trace_of(values: list[float]) -> Trace:

@@ -41,6 +41,7 @@ class StageState:
     hint: str = ""
     rank: int = 0  # that failed
     ranks: int | None = None
+    rows: int | None = None  # sequences of an optimizer step
     last_step_time: float | None = None
     seconds_per_step: float | None = None
 
@@ -163,6 +164,8 @@ class RunState:
             return
         stage = self.stages[event.stage] = StageState(event.stage, "running", began=event.time)
         stage.ranks = _whole(event.data.get("world_size"))
+        plan = event.data.get("plan")
+        stage.rows = _whole(plan.get("rows")) if isinstance(plan, Mapping) else None
         self.stage = event.stage
 
     def _stage_end(self, event: Event) -> None:

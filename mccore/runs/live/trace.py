@@ -7,7 +7,7 @@ spikes. Each bucket remembers the lowest, the highest, the last value and the me
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -104,11 +104,11 @@ class Trace:
         self.width *= 2
 
 
-def smoothed(trace: Trace, weight: float = 0.9) -> list[float]:
-    """An exponential moving mean of the buckets' means, corrected for its start; `weight` is that of what came before."""
-    values, mean, norm = [], 0.0, 0.0
-    for bucket in trace.buckets:
-        mean = weight * mean + (1 - weight) * bucket.mean
+def smoothed(values: Iterable[float], weight: float = 0.9) -> list[float]:
+    """An exponential moving mean, corrected for its start; `weight` is that of what came before."""
+    found, mean, norm = [], 0.0, 0.0
+    for value in values:
+        mean = weight * mean + (1 - weight) * value
         norm = weight * norm + (1 - weight)
-        values.append(mean / norm)
-    return values
+        found.append(mean / norm)
+    return found

@@ -20,7 +20,9 @@ from mccore.tui.workers import while_shown
 class ReportScreen(Screen[None]):
     """Shows `report/report.md`, with its headings at the left."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "app.pop_screen", "Back")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "app.pop_screen", "Back", tooltip="Back to the screen before")
+    ]
 
     def __init__(self, run: RunDir) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from textual.widgets import Footer, Input, Static
 
 from mccore.host.terminal import visible
 from mccore.tui.conversation import STAGE, RunTalk
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.panels import StateView, load_panel
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
 from mccore.tui.widgets.panel import PanelPane

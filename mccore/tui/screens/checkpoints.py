@@ -16,7 +16,7 @@ from mccore.host.terminal import one_line
 from mccore.runs.removal import CheckpointRow, checkpoint_rows, delete_checkpoint
 from mccore.runs.requests import request_checkpoint
 from mccore.runs.rundir import RunDir
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
 from mccore.units import count, duration, size

@@ -13,7 +13,7 @@ from mccore.runs.live.watch import RunWatch
 from mccore.runs.requests import request_checkpoint
 from mccore.runs.rundir import RunDir
 from mccore.tui import actions
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
 from mccore.tui.screens.run_screen import RunScreen
 

@@ -20,7 +20,7 @@ from mccore.runs.live.watch import RunWatch
 from mccore.runs.requests import request_evaluation
 from mccore.runs.rundir import RunDir
 from mccore.tui import actions
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
 from mccore.tui.workers import while_shown
 

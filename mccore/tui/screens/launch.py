@@ -1,13 +1,14 @@
 """Start a run: recipe, plugins, every setting, what it will cost, and the command that does the same.
 
-The plan and the errors below the form are those of `mccore run ... --dry-run`, run in the background: what is refused there is
-refused here in the same words.
+The plan and the errors are those of `mccore run ... --dry-run --json`, run in the background: what is refused there is refused
+here in the same words, beside the setting that it names. What a plugin's options are says `mccore plugins show`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,26 +18,44 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Button, DataTable, Footer, Header, Input, Label, Select, Static, Switch
+from textual.widgets import Button, Footer, Header, Input, Label, Select, SelectionList, Static, Switch
 
+from mccore.config import STAGES
 from mccore.host.files import write_atomic
-from mccore.host.json_file import read_object
+from mccore.host.json_file import BadJson, parse_json, read_object
 from mccore.host.terminal import one_line, visible
 from mccore.plugins import KindName, names
 from mccore.runs.rundir import RunDir
 from mccore.tui import actions
-from mccore.tui.form import Form, FormField, settings
+from mccore.tui.facts import Facts
+from mccore.tui.form import Form, settings
+from mccore.tui.widgets.settings import Settings
 from mccore.tui.workers import while_shown
 
 DEBOUNCE_SECONDS = 0.4
 PRESETS = "monitor-presets.json"
+SHOWN_DIFFERENCES = 12
+Chooser = Input | Select[str] | SelectionList[str] | Switch
 
 
 class LaunchScreen(Screen[None]):
     """The form. `f5` starts the run and watches it."""
 
+    DEFAULT_CSS = """
+    LaunchScreen #form { height: 1fr; padding: 0 1; }
+    LaunchScreen #choices { height: auto; }
+    LaunchScreen .setting { height: auto; }
+    LaunchScreen .setting Label { width: 20; }
+    LaunchScreen .setting Input, LaunchScreen .setting Select { width: 1fr; }
+    LaunchScreen .setting SelectionList { height: auto; max-height: 3; width: 1fr; }
+    LaunchScreen Switch { border: none; height: 1; padding: 0; }
+    LaunchScreen Switch:focus { border: none; background: $accent; }
+    LaunchScreen .problem { color: $text-error; padding: 0 0 0 20; height: auto; max-height: 2; display: none; }
+    LaunchScreen #plan-room { height: auto; max-height: 12; border-top: solid $primary; padding: 0 1; }
+    LaunchScreen #start { dock: right; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "app.pop_screen", "Back"),
+        Binding("escape", "app.pop_screen", "Back", tooltip="Back to the list of runs"),
         Binding("f5", "start", "Start", tooltip="Start this run and watch it"),
         Binding("f2", "save_preset", "Save preset", tooltip="Keep these choices under the recipe's name"),
         Binding("f3", "load_preset", "Load preset", tooltip="Take the kept choices of this recipe"),
@@ -47,119 +66,107 @@ class LaunchScreen(Screen[None]):
         super().__init__()
         self._root = root
         self.form = Form()
-        self._settings = {each.path: each for each in settings()}
-        self._chosen: FormField | None = None
+        self.refusal = ""  # the command's, of what is chosen now
+        self._schema = settings()
+        self._facts = Facts()
         self._started: actions.Started | None = None
 
     def compose(self) -> ComposeResult:
         yield Header()
-        with VerticalScroll(id="form"):
-            yield _row("recipe", Select(_options("recipe"), value="tiny", allow_blank=False, id="recipe"))
-            yield _row("name of the run", Input(placeholder="made of recipe and time", id="name"))
-            yield _row("MegaContext (--mc)", Switch(id="megacontext"))
-            yield _row("allocator", Select(_options("allocator"), prompt="the recipe's", id="allocator", disabled=True))
-            yield _row("tree", Select(_options("tree"), prompt="the recipe's", id="tree", disabled=True))
-            yield _row("telemetry", Input(placeholder="names, with spaces between", id="telemetry"))
-            yield _row("ranks (--nproc)", Input(placeholder="the recipe's", type="integer", id="ranks"))
-            yield _row("search the settings", Input(placeholder="a part of a name or a description", id="search"))
-            yield DataTable(id="settings", cursor_type="row")
-            with Vertical(id="editor"):
-                yield Static("", id="meaning")
-                yield Input(id="value")
-                yield Select([], id="choice", prompt="the default")
-        yield Static("", id="plan")
-        with Horizontal(id="buttons"):
-            yield Button("Start (f5)", id="start", variant="success")
+        with VerticalScroll(id="form", can_focus=False):
+            with Vertical(id="choices"):
+                recipes = Select(_options("recipe"), value="tiny", allow_blank=False, id="recipe", compact=True)
+                yield from _row("recipe", recipes)
+                yield from _row("machine (--gpu)", Select([], prompt="the recipe's", id="profile", compact=True))
+                yield from _row(
+                    "name of the run", Input(placeholder="made of recipe and time", id="name", compact=True)
+                )
+                yield from _row("MegaContext (--mc)", Switch(id="megacontext"))
+                for kind in ("allocator", "tree"):
+                    choice = Select(_options(kind), prompt="the recipe's", id=kind, disabled=True, compact=True)
+                    yield from _row(kind, choice)
+                providers = [(name, name) for name in names("telemetry")]
+                yield from _row("telemetry", SelectionList(*providers, id="telemetry", compact=True))
+                yield from _row("ranks (--nproc)", Input(placeholder="the recipe's", id="ranks", compact=True))
+                yield from _row("stages", Input(placeholder="the recipe's", id="stages", compact=True))
+            yield Settings()
+        with VerticalScroll(id="plan-room"):
+            yield Static("", id="plan")
+        yield Button("Start (f5)", id="start", variant="success", compact=True)
         yield Footer()
 
     def on_mount(self) -> None:
-        table = self.query_one("#settings", DataTable)
-        for name, width in (("setting", 38), ("value", 16), ("default", 22), ("description", None)):
-            table.add_column(name, width=width)
-        table.styles.height = 12
-        self.query_one("#choice").display = False
-        self._fill()
-        self._plan()
+        self.query_one("#stages", Input).tooltip = f"names with commas between: {', '.join(STAGES)}"
+        self._changed()
         self.set_interval(0.25, self._follow)
 
     # --- the form -----------------------------------------------------------------------------------------------------
 
-    @on(Select.Changed, "#recipe,#allocator,#tree")
+    @on(Select.Changed, "#recipe,#allocator,#tree,#profile")
     def _plugin_chosen(self, event: Select.Changed) -> None:
-        value = "" if event.value is Select.NULL else str(event.value)
-        setattr(self.form, str(event.select.id), value)
-        self._plan()
+        value, what = "" if event.value is Select.NULL else str(event.value), str(event.select.id)
+        if value == getattr(self.form, what):
+            return
+        setattr(self.form, what, value)
+        if what in ("allocator", "tree"):
+            self.form.forget_options(what)
+        if what == "recipe":
+            self.form.profile = ""
+            self._offer_profiles()
+        self._changed()
 
     @on(Switch.Changed, "#megacontext")
     def _megacontext_chosen(self, event: Switch.Changed) -> None:
         self.form.megacontext = event.value
         for name in ("allocator", "tree"):
             self.query_one(f"#{name}", Select).disabled = not event.value
-        self._plan()
+        self._changed()
 
-    @on(Input.Changed, "#name,#ranks")
+    @on(Input.Changed, "#name,#ranks,#stages")
     def _typed(self, event: Input.Changed) -> None:
         setattr(self.form, str(event.input.id), event.value.strip())
         self._plan()
 
-    @on(Input.Changed, "#telemetry")
-    def _telemetry_typed(self, event: Input.Changed) -> None:
-        self.form.telemetry = tuple(event.value.split())
-        self._plan()
+    @on(SelectionList.SelectedChanged, "#telemetry")
+    def _telemetry_chosen(self, event: SelectionList.SelectedChanged[str]) -> None:
+        chosen = tuple(event.selection_list.selected)
+        for name in set(self.form.telemetry) - set(chosen):
+            self.form.forget_options("telemetry", name)
+        self.form.telemetry = chosen
+        self._changed()
 
-    @on(Input.Changed, "#search")
-    def _fill(self) -> None:
-        wanted = self.query_one("#search", Input).value.lower()
-        table = self.query_one("#settings", DataTable)
-        table.clear()
-        for path, each in self._settings.items():
-            if wanted in path.lower() or wanted in each.description.lower():
-                value = self.form.sets.get(path, "")
-                table.add_row(
-                    path, Text(one_line(value), style="bold"), Text(one_line(each.default)), each.description, key=path
-                )
-
-    @on(DataTable.RowHighlighted, "#settings")
-    def _setting_chosen(self, event: DataTable.RowHighlighted) -> None:
-        path = str(event.row_key.value) if event.row_key is not None else ""
-        self._chosen = each = self._settings.get(path)
-        if each is None:
-            return
-        self.query_one("#meaning", Static).update(
-            Text(f"{path}: {each.description} (default {each.default or 'none'})")
-        )
-        value, choice = self.query_one("#value", Input), self.query_one("#choice", Select)
-        now = self.form.sets.get(path, "")
-        choice.display = bool(each.choices)
-        value.display = not each.choices
-        with self.prevent(Input.Changed, Select.Changed):
-            if each.choices:
-                choice.set_options([(text or "(empty)", text) for text in each.choices])
-                choice.value = now if now in each.choices and path in self.form.sets else Select.NULL
-            else:
-                value.value = now
-
-    @on(Input.Changed, "#value")
-    def _value_typed(self, event: Input.Changed) -> None:
-        self._set(event.value if event.value != "" else None)
-
-    @on(Select.Changed, "#choice")
-    def _value_chosen(self, event: Select.Changed) -> None:
-        self._set(None if event.value is Select.NULL else str(event.value))
-
-    def _set(self, value: str | None) -> None:
-        if self._chosen is None:
-            return
-        path = self._chosen.path
-        if value is None:
-            self.form.sets.pop(path, None)
+    @on(Settings.Changed)
+    def _set(self, event: Settings.Changed) -> None:
+        if event.value is None:
+            self.form.sets.pop(event.path, None)
         else:
-            self.form.sets[path] = value
-        table = self.query_one("#settings", DataTable)
-        column = list(table.columns)[1]
-        if path in {str(key.value) for key in table.rows}:
-            table.update_cell(path, column, Text(one_line(value or ""), style="bold"))
+            self.form.sets[event.path] = event.value
+        self.query_one(Settings).refresh_value(event.path)
         self._plan()
+
+    def _changed(self) -> None:
+        """Something was chosen on which the settings depend."""
+        self._show_settings()
+        self._ask_plugins()
+        self._plan()
+
+    def _show_settings(self) -> None:
+        inputs = [*self._schema, *self._facts.options(self.form)]
+        self.query_one(Settings).show(inputs, self.form.sets, self._facts.values(self.form))
+
+    def _offer_profiles(self) -> None:
+        profiles = self._facts.profiles(self.form)
+        select = self.query_one("#profile", Select)
+        with self.prevent(Select.Changed):
+            select.set_options([(name, name) for name in profiles])
+            select.value = self.form.profile if self.form.profile in profiles else Select.NULL
+
+    @work(exclusive=True, group="plugins")
+    @while_shown
+    async def _ask_plugins(self) -> None:
+        while await self._facts.learn(self.form):
+            self._offer_profiles()
+            self._show_settings()
 
     # --- the plan -----------------------------------------------------------------------------------------------------
 
@@ -168,25 +175,25 @@ class LaunchScreen(Screen[None]):
     async def _plan(self) -> None:
         await asyncio.sleep(DEBOUNCE_SECONDS)
         arguments = self.form.arguments()
-        process = await asyncio.create_subprocess_exec(
-            *actions.command(*arguments, "--dry-run"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        try:
-            said, _ = await process.communicate()
-        except asyncio.CancelledError:
-            process.kill()
-            await process.wait()
-            raise
-        text = said.decode("utf-8", "replace").strip()
-        words = Text.assemble(
-            (f"$ {one_line(actions.spelled(arguments))}\n", "bold"),
-            (visible(text)[:4000], "red" if process.returncode else ""),
-        )
+        code, said, errors = await actions.answer([*arguments, "--dry-run", "--json"])
+        self._show_plan(arguments, "" if code == 0 else errors.strip() or f"it ended with exit code {code}", said)
+
+    def _show_plan(self, arguments: Sequence[str], refusal: str, said: str) -> None:
+        self.refusal = refusal
+        words = Text.assemble((f"$ {one_line(actions.spelled(arguments))}\n", "bold"))
+        words.append(visible(refusal)[:4000], "bold red") if refusal else words.append(_plan_words(said))
         self.query_one("#plan", Static).update(words)
-        self.query_one("#start", Button).disabled = bool(process.returncode)
+        self.query_one("#start", Button).disabled = bool(refusal)
+        self._blame(refusal)
+
+    def _blame(self, refusal: str) -> None:
+        """Say beside what a refusal names why it is refused."""
+        blamed = self.form.blamed(refusal) if refusal else set()
+        self.query_one(Settings).blame(blamed & self.form.sets.keys(), refusal)
+        for problem in self.query(".problem").results(Static):
+            guilty = str(problem.id).removesuffix("-problem") in blamed
+            problem.display = guilty
+            problem.update(Text(visible(refusal) if guilty else ""))
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
@@ -207,7 +214,7 @@ class LaunchScreen(Screen[None]):
             return
         if (said := self._started.failure()) is not None:
             self._started = None
-            self.query_one("#plan", Static).update(Text(visible(said)[:4000], style="red"))
+            self._show_plan(self.form.arguments(), said, "")
             return
         new = [path for path in self._root.glob("*/run.json") if path.parent.name not in self._known]
         if new:
@@ -240,16 +247,26 @@ class LaunchScreen(Screen[None]):
         except (ValueError, AttributeError, TypeError) as error:
             self.notify(f"{PRESETS} is damaged: {one_line(str(error))}", severity="error")
             return
-        with self.prevent(Input.Changed, Select.Changed, Switch.Changed):
-            self.query_one("#megacontext", Switch).value = self.form.megacontext
+        self._show_form()
+        self._changed()
+
+    def _show_form(self) -> None:
+        """Show in the widgets what the form holds."""
+        form = self.form
+        with self.prevent(Input.Changed, Select.Changed, Switch.Changed, SelectionList.SelectedChanged):
+            self.query_one("#megacontext", Switch).value = form.megacontext
             for name in ("allocator", "tree"):
                 select = self.query_one(f"#{name}", Select)
-                select.disabled = not self.form.megacontext
-                select.value = getattr(self.form, name) or Select.NULL
-            self.query_one("#telemetry", Input).value = " ".join(self.form.telemetry)
-            self.query_one("#ranks", Input).value = self.form.ranks
-        self._fill()
-        self._plan()
+                select.disabled = not form.megacontext
+                chosen = getattr(form, name)
+                select.value = chosen if chosen in names(name) else Select.NULL  # type: ignore[arg-type]
+            providers = self.query_one("#telemetry", SelectionList)
+            providers.deselect_all()
+            for name in set(form.telemetry) & set(names("telemetry")):
+                providers.select(name)
+            self.query_one("#ranks", Input).value = form.ranks
+            self.query_one("#stages", Input).value = form.stages
+        self._offer_profiles()
 
     def _presets(self) -> dict[str, dict[str, object]]:
         try:
@@ -259,9 +276,31 @@ class LaunchScreen(Screen[None]):
         return found
 
 
-def _row(label: str, widget: Input | Select[str] | Switch) -> Horizontal:
-    return Horizontal(Label(label), widget, classes="setting")
+def _row(label: str, widget: Chooser) -> ComposeResult:
+    yield Horizontal(Label(label), widget, classes="setting")
+    yield Static("", id=f"{widget.id}-problem", classes="problem")
 
 
 def _options(kind: KindName) -> list[tuple[str, str]]:
     return [(name, name) for name in names(kind)]
+
+
+def _plan_words(said: str) -> Text:
+    """What a run will do and cost, and in what it differs from its recipe."""
+    try:
+        plan = parse_json(said)
+        lines, differs = [str(line) for line in plan["words"]], dict(plan["differs"])
+    except (BadJson, KeyError, TypeError, ValueError):
+        return Text("the plan can't be read", style="red")
+    words = Text(visible("\n".join(lines)))
+    if differs:
+        shown = [
+            f"{path} {_spell(old)} > {_spell(new)}" for path, (old, new) in list(differs.items())[:SHOWN_DIFFERENCES]
+        ]
+        more = f", and {len(differs) - SHOWN_DIFFERENCES} more" if len(differs) > SHOWN_DIFFERENCES else ""
+        words.append(f"\ndiffers     from the recipe: {visible(', '.join(shown))}{more}", style="yellow")
+    return words
+
+
+def _spell(value: object) -> str:
+    return "-" if value is None else json.dumps(value)

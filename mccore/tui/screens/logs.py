@@ -18,7 +18,7 @@ from textual.widgets import Footer, Input, Static
 from mccore.host.terminal import one_line
 from mccore.runs.logs import LEVELS, LogBook, LogLine, Wanted
 from mccore.runs.rundir import RunDir
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.log_window import LogWindow
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
 from mccore.units import size

@@ -20,8 +20,8 @@ from mccore.host.terminal import one_line
 from mccore.runs.live.watch import Pieces
 from mccore.runs.rundir import RunDir
 from mccore.tui import actions
-from mccore.tui.canvas import Plot, PlotView, window_of
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.canvas import Plot, PlotView, window_of
+from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.panels import LoadedPanel, StateView, load_panels
 from mccore.tui.screens.control import ControlScreen
 from mccore.tui.screens.panels import PanelList, PanelScreen

@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from mccore.host.terminal import one_line
 from mccore.runs.rundir import RunDir
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.glyphs import Glyphs
 
 # name -> (word of the line, tooltip); the digit is the place in this order
 VIEWS: dict[str, tuple[str, str]] = {

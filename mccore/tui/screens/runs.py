@@ -18,7 +18,7 @@ from textual.widgets import DataTable, Footer, Header, Input, Static
 from mccore.errors import MccoreError
 from mccore.host.terminal import one_line
 from mccore.runs.rundir import RunDir, list_runs
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
 from mccore.tui.screens.run_screen import DIGITS
 from mccore.tui.workers import while_shown

@@ -14,7 +14,7 @@ from textual.widgets import DataTable, RichLog, Static, TabbedContent, TabPane
 from mccore.events import METRICS
 from mccore.host.terminal import one_line, visible
 from mccore.runs.live.state import Last, RunState
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.glyphs import Glyphs
 from mccore.units import number, size
 
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")

@@ -66,7 +66,7 @@ def test_positions_on_each_axis() -> None:
 
 
 def test_smoothing_starts_at_the_first_value_and_follows() -> None:
-    values = smoothed(trace_of([4.0] * 3 + [8.0] * 60))
+    values = smoothed([4.0] * 3 + [8.0] * 60)
     assert values[0] == pytest.approx(4.0)
     assert values[2] == pytest.approx(4.0)
     assert 4.0 < values[3] < 5.5

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mccore.runs.live.trace import Axis, Trace, smoothed
-from mccore.tui.glyphs import Glyphs
+from mccore.tui.drawing.glyphs import Glyphs
 
-Role = Literal["", "line", "range", "axis", "alert", "cursor"]
+Role = Literal["", "line", "range", "axis", "alert", "cursor", "curve0", "curve1", "curve2", "curve3"]
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # braille, by row and column of the cell
 _LEFT, _RIGHT = (
     [sum(_DOTS[row][side] for row in range(4) if bits >> row & 1) for bits in range(16)] for side in (0, 1)
 )
-_LABEL = 9  # columns of the numbers at the left
+LABEL = 9  # columns of the numbers at the left
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def window_of(plot: Plot) -> tuple[float, float]:
 
 def draw(plot: Plot, width: int, height: int, glyphs: Glyphs) -> list[list[Cell]]:
     """The plot as `height` rows of `width` cells: numbers at the left, the time axis at the bottom."""
-    columns, rows = max(1, width - _LABEL - 1), max(1, height - 2)
+    columns, rows = max(1, width - LABEL - 1), max(1, height - 2)
     grid = [[Cell() for _ in range(columns)] for _ in range(rows)]
     scale, (first, last) = scale_of(plot), window_of(plot)
     _shade_band(grid, plot, scale)
@@ -105,8 +105,8 @@ def draw(plot: Plot, width: int, height: int, glyphs: Glyphs) -> list[list[Cell]
     _mark(grid, plot, (first, last), glyphs)
     lines = []
     for row, cells in enumerate(grid):
-        value = _value_at(scale, 1 - (row + 0.5) / rows)
-        label = f"{format_value(value):>{_LABEL}}" if row in (0, rows // 2, rows - 1) else " " * _LABEL
+        value = value_at(scale, 1 - (row + 0.5) / rows)
+        label = f"{format_value(value):>{LABEL}}" if row in (0, rows // 2, rows - 1) else " " * LABEL
         lines.append([*(Cell(char, "axis") for char in label + glyphs.vertical), *cells])
     lines.append(_axis_line(plot, columns, (first, last), glyphs))
     lines.append(_axis_numbers(columns, (first, last), plot.view.axis))
@@ -140,7 +140,7 @@ def _shade_band(grid: list[list[Cell]], plot: Plot, scale: Scale) -> None:
         return
     rows = len(grid)
     for row in range(rows):
-        value = _value_at(scale, 1 - (row + 0.5) / rows)
+        value = value_at(scale, 1 - (row + 0.5) / rows)
         if plot.band[0] <= value <= plot.band[1]:
             grid[row] = [Cell(band=True) for _ in grid[row]]
 
@@ -149,7 +149,8 @@ def _draw_curve(grid: list[list[Cell]], plot: Plot, scale: Scale, window: tuple[
     view, (first, last) = plot.view, window
     high, wide = (4, 2) if glyphs.braille else (1, 1)
     rows, columns = len(grid) * high, len(grid[0]) * wide
-    means = smoothed(plot.trace) if view.smooth else [bucket.mean for bucket in plot.trace.buckets]
+    means = [bucket.mean for bucket in plot.trace.buckets]
+    means = smoothed(means) if view.smooth else means
     # The dots of each column as the bits of a number: a long run has hundreds of buckets, and each spans many dots.
     ranges, lines = [0] * columns, [0] * columns
     before: tuple[int, int] | None = None
@@ -158,19 +159,19 @@ def _draw_curve(grid: list[list[Cell]], plot: Plot, scale: Scale, window: tuple[
         if not view.start <= at <= view.stop:
             continue
         column = min(columns - 1, int((at - first) / (last - first) * columns))
-        row = _row(scale, mean, rows)
+        row = row_of(scale, mean, rows)
         if not view.smooth and bucket.low < bucket.high:
-            ranges[column] |= _span(_row(scale, bucket.high, rows), _row(scale, bucket.low, rows))
+            ranges[column] |= bits_between(row_of(scale, bucket.high, rows), row_of(scale, bucket.low, rows))
         if before is not None and before[1] == column:
-            lines[column] |= _span(*sorted((before[0], row)))
+            lines[column] |= bits_between(*sorted((before[0], row)))
         else:
-            for point in _between(before, (row, column)):
+            for point in between(before, (row, column)):
                 lines[point[1]] |= 1 << point[0]
         before = (row, column)
     _set(grid, ranges, lines, glyphs)
 
 
-def _span(first: int, last: int) -> int:
+def bits_between(first: int, last: int) -> int:
     """The bits from `first` to `last`."""
     return (2 << last) - (1 << first)
 
@@ -189,16 +190,16 @@ def _set(grid: list[list[Cell]], ranges: list[int], lines: list[int], glyphs: Gl
             if not any(bits):
                 continue
             is_line = bool(line >> row * high & ones)
-            char = _braille(bits) if glyphs.braille else "*" if is_line else ":"
+            char = braille(bits) if glyphs.braille else "*" if is_line else ":"
             cells[place] = Cell(char, "line" if is_line else "range", cells[place].band)
 
 
-def _braille(bits: list[int]) -> str:
+def braille(bits: list[int]) -> str:
     """The character with these dots in its two columns, from the top."""
     return chr(0x2800 + _LEFT[bits[0]] + _RIGHT[bits[1]])
 
 
-def _between(before: tuple[int, int] | None, now: tuple[int, int]) -> Iterable[tuple[int, int]]:
+def between(before: tuple[int, int] | None, now: tuple[int, int]) -> Iterable[tuple[int, int]]:
     """The dots of a straight line, the first one left out."""
     if before is None:
         return [now]
@@ -222,19 +223,19 @@ def _mark(grid: list[list[Cell]], plot: Plot, window: tuple[float, float], glyph
 
 
 def _axis_line(plot: Plot, columns: int, window: tuple[float, float], glyphs: Glyphs) -> list[Cell]:
-    line = [Cell(char, "axis") for char in " " * _LABEL + glyphs.corner + glyphs.horizontal * columns]
+    line = [Cell(char, "axis") for char in " " * LABEL + glyphs.corner + glyphs.horizontal * columns]
     first, last = window
     for at in plot.alerts:
         if first <= at <= last:
             column = min(columns - 1, int((at - first) / (last - first) * columns))
-            line[_LABEL + 1 + column] = Cell(glyphs.alert, "alert")
+            line[LABEL + 1 + column] = Cell(glyphs.alert, "alert")
     return line
 
 
 def _axis_numbers(columns: int, window: tuple[float, float], axis: Axis) -> list[Cell]:
     left, right = (format_position(at, axis) for at in window)
     middle = f"{axis:^{max(0, columns - len(left) - len(right))}}"
-    text = " " * (_LABEL + 1) + (left + middle + right)[:columns]
+    text = " " * (LABEL + 1) + (left + middle + right)[:columns]
     return [Cell(char, "axis") for char in text]
 
 
@@ -250,11 +251,13 @@ def format_position(at: float, axis: Axis) -> str:
     return str(round(at))
 
 
-def _row(scale: Scale, value: float, rows: int) -> int:
+def row_of(scale: Scale, value: float, rows: int) -> int:
+    """The row of a value, 0 at the top."""
     return min(rows - 1, int((1 - scale.share(value)) * rows))
 
 
-def _value_at(scale: Scale, share: float) -> float:
+def value_at(scale: Scale, share: float) -> float:
+    """The value at a share of the height, 0 at the bottom."""
     if scale.log:
         low, high = math.log(scale.low), math.log(scale.high)
         return math.exp(low + share * (high - low))

@@ -1,0 +1,1 @@
+"""Plots and characters: pure functions that are tested without a terminal."""
