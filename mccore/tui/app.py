@@ -7,7 +7,7 @@ leaves every run alive.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from textual.events import Event, InputEvent
 from textual.screen import Screen
 
 from mccore.runs.rundir import RunDir
+from mccore.tui.drawing.colours import ON_LIGHT
 from mccore.tui.drawing.glyphs import Glyphs, choose_glyphs
 from mccore.tui.screens.run_screen import RunScreen
 from mccore.tui.screens.runs import RunsScreen
@@ -28,6 +29,8 @@ TYPING_SECONDS = 0.5  # after a key until work in the background goes on at full
 
 
 if TYPE_CHECKING:
+    from textual.filter import LineFilter
+
     from mccore.tui.conversation import RunTalk
 
 
@@ -68,6 +71,15 @@ class MonitorApp(App[None]):
             self._pressed = time.monotonic()
         await super().on_event(event)
 
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """What every line passes on its way to the terminal."""
+        filters = super().get_line_filters()
+        if self.places.glyphs.braille:
+            return filters
+        from mccore.tui.drawing.ascii import AsciiFilter
+
+        return [*filters, AsciiFilter()]
+
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the command palette offers: all that the keys of a screen do, and what the library brings."""
         for binding, node, words in self._offered(screen).values():
@@ -84,6 +96,7 @@ class MonitorApp(App[None]):
         }
 
     def on_mount(self) -> None:
+        self.ansi_theme_light = ON_LIGHT
         self.theme = "textual-dark"
         self.push_screen(RunsScreen(self.places.root, self.places.glyphs))
         if self._first is not None:

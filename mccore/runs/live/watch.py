@@ -105,6 +105,7 @@ class RunWatch:
         self.problem = self._files.problem
         try:
             self.outcome = self.run.outcome()
+            self.run.facts  # noqa: B018  # a run.json that is damaged or newer is told; without one there is none to tell of
         except (MccoreError, OSError) as error:
             self.problem = getattr(error, "message", None) or str(error)
         if not self.run.path.is_dir():

@@ -23,7 +23,9 @@ class HelpScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         table = Table("key", "does", expand=True, box=None)
-        for active in self._about.active_bindings.values():
+        # A screen's own keys first, then the application's, then those of a table or a text.
+        rank = {self._about: 0, self.app: 1}
+        for active in sorted(self._about.active_bindings.values(), key=lambda active: rank.get(active.node, 2)):
             binding = active.binding
             words = active.tooltip or binding.description
             if words and not binding.system:

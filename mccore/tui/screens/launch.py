@@ -49,10 +49,12 @@ class LaunchScreen(Screen[None]):
     LaunchScreen .setting Input, LaunchScreen .setting Select { width: 1fr; }
     LaunchScreen .setting SelectionList { height: auto; max-height: 3; width: 1fr; }
     LaunchScreen Switch { border: none; height: 1; padding: 0; }
-    LaunchScreen Switch:focus { border: none; background: $accent; }
+    LaunchScreen Switch > .switch--slider { color: $foreground; background: $surface-lighten-2; }
+    LaunchScreen Switch.-on > .switch--slider { color: $success; }
+    LaunchScreen Switch:focus { border: none; background-tint: $foreground 20%; }
     LaunchScreen .problem { color: $text-error; padding: 0 0 0 20; height: auto; max-height: 2; display: none; }
     LaunchScreen #plan-room { height: auto; max-height: 12; border-top: solid $primary; padding: 0 1; }
-    LaunchScreen #start { dock: right; }
+    LaunchScreen #buttons { height: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "app.pop_screen", "Back", tooltip="Back to the list of runs"),
@@ -92,7 +94,8 @@ class LaunchScreen(Screen[None]):
             yield Settings()
         with VerticalScroll(id="plan-room"):
             yield Static("", id="plan")
-        yield Button("Start (f5)", id="start", variant="success", compact=True)
+        with Horizontal(id="buttons"):
+            yield Button("Start (f5)", id="start", variant="success", compact=True)
         yield Footer()
 
     def on_mount(self) -> None:

@@ -125,7 +125,7 @@ class LogsScreen(RunScreen):
         words.append(f"{window.share:.0%} of {size(window.book.total)}")
         words += ["searching (escape stops)"] if window.busy else ["following"] if window.follow else []
         words += [one_line(window.book.problem or window.said)] if window.book.problem or window.said else []
-        if not window.lines and not window.busy:
+        if not window.lines and not window.busy and not window.book.problem:
             words.append("no such lines")
         self.query_one("#log-status", Static).update(Text("  ".join(words), no_wrap=True, overflow="ellipsis"))
         self.query_one(LogPane).version += 1

@@ -15,6 +15,7 @@ from textual.containers import Container
 from textual.events import Resize
 from textual.widgets import Footer, Static
 
+from mccore.api import Span
 from mccore.events import METRICS
 from mccore.host.terminal import one_line
 from mccore.runs.live.watch import Pieces
@@ -22,7 +23,7 @@ from mccore.runs.rundir import RunDir
 from mccore.tui import actions
 from mccore.tui.drawing.canvas import Plot, PlotView, window_of
 from mccore.tui.drawing.glyphs import Glyphs
-from mccore.tui.panels import LoadedPanel, StateView, load_panels
+from mccore.tui.panels import Lines, LoadedPanel, StateView, load_panels
 from mccore.tui.screens.control import ControlScreen
 from mccore.tui.screens.panels import PanelList, PanelScreen
 from mccore.tui.screens.run_screen import ViewLine
@@ -182,7 +183,8 @@ class MonitorScreen(ControlScreen):
         shown = plots[(self._page % pages) * 4 :][:4]
         for place in range(4):
             pane = self.query_one(f"#plot{place}", PanelPane)
-            pane.show(_drawing(shown[place], view) if place < len(shown) else None)
+            words = _no_curves if place == 0 and not plots else None
+            pane.show(_drawing(shown[place], view) if place < len(shown) else words)
 
     def _show_wide(self) -> None:
         view = self.panel_view()
@@ -275,6 +277,10 @@ class MonitorScreen(ControlScreen):
         words = actions.spelled(["run", "--resume", self.watch.run.name])
         self.app.copy_to_clipboard(words)
         self.notify(f"copied: {one_line(words)}")
+
+
+def _no_curves(width: int, height: int) -> Lines:
+    return [[Span("no curves yet: they come with the first step of a stage that trains"[:width], "dim")]]
 
 
 def _drawing(what: str | LoadedPanel, view: StateView) -> Draw:

@@ -25,7 +25,7 @@ from mccore.tui.workers import while_shown
 from mccore.units import count, duration, number
 
 REFRESH_SECONDS = 2.0
-COLUMNS = ("", "name", "recipe", "state", "stage", "step", "tokens", "loss", "age")
+COLUMNS = ("", "name", "recipe", "state", "stage", "step", "tokens", "loss", "age", "note")
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,9 @@ class RunsScreen(Screen[None]):
 def _row_of_run(run: RunDir) -> RunRow:
     try:
         outcome, recipe = run.outcome(), str(run.facts.get("recipe") or "")
-        state, stage = outcome.state, outcome.stage or ""
+        state, stage, note = outcome.state, outcome.stage or "", outcome.message
     except (MccoreError, OSError) as error:  # one damaged run doesn't hide the others
-        state, stage, recipe = "unreadable", "", str(error)[:40]
+        state, stage, recipe, note = "unreadable", "", "", getattr(error, "message", None) or str(error)
     step = run.last_event("step")
     words = (
         run.name,
@@ -209,5 +209,6 @@ def _row_of_run(run: RunDir) -> RunRow:
         count(step.tokens) if step and step.tokens is not None else "",
         number(step.metrics["loss"]) if step and "loss" in step.metrics else "",
         duration(max(0.0, time.time() - run.started)),
+        note,
     )
     return RunRow(run, state, tuple(map(one_line, words)))

@@ -44,6 +44,7 @@ class Details(Vertical):
         self._samples_until = 0.0  # time of the newest sample that is shown
         self._state = RunState()
         self._failure = ""
+        self._logged = False
         self.ready = False  # its tabs are there, so that something can be shown
 
     def compose(self) -> ComposeResult:
@@ -78,8 +79,14 @@ class Details(Vertical):
 
     def add_log(self, lines: Sequence[str]) -> None:
         """Append lines of the logs."""
+        log = self.query_one("#log", RichLog)
+        if lines and not self._logged:
+            self._logged = True
+            log.clear()
+        elif not self._logged and not log.lines:
+            log.write(Text("no log yet", style="bright_black"))
         for line in lines:
-            self.query_one("#log", RichLog).write(Text(visible(line)))
+            log.write(Text(visible(line)))
 
     def show(self, state: RunState) -> None:
         """Show a state in the tab that is open; the others follow when they are."""
@@ -108,6 +115,7 @@ class Details(Vertical):
             table.add_row(
                 *(Text(one_line(spell(known[name]) if name in known else "")) for _, name, spell in RESOURCES)
             )
+        _say_nothing(table, "no rank has told yet")
 
     def _show_failure(self, state: RunState) -> None:
         """A tab of its own once a stage has failed: what was raised, and what to do."""
@@ -136,6 +144,7 @@ class Details(Vertical):
         table.clear()
         for name, last in state.metrics.items():
             table.add_row(*_metric_row(name, last))
+        _say_nothing(table, "nothing measured yet")
 
     def _show_alerts(self, state: RunState) -> None:
         table = self.query_one("#alerts", DataTable)
@@ -148,11 +157,16 @@ class Details(Vertical):
                 Text(one_line(event.stage or "")),
                 Text(one_line(str(event.data.get("advice", "")))),
             )
+        _say_nothing(table, "no alert")
 
     def _show_samples(self, state: RunState) -> None:
         samples = self.query_one("#samples", RichLog)
+        if not state.samples and not samples.lines:
+            samples.write(Text("no sample yet", style="bright_black"))
         for event in state.samples:
             if event.time > self._samples_until:
+                if not self._samples_until:
+                    samples.clear()
                 prompt, text = str(event.data.get("prompt")), str(event.data.get("text"))
                 samples.write(Text.assemble((one_line(prompt), "bold"), visible(text)))
                 self._samples_until = event.time
@@ -170,10 +184,10 @@ class Details(Vertical):
         return Text.assemble(bar, "\n\n", key)
 
 
-def _spelt(value: object, spell: Callable[[Any], str]) -> str:
-    if value is None or value != value:  # not told, or no number
-        return ""
-    return one_line(spell(value))
+def _say_nothing(table: DataTable[Any], words: str) -> None:
+    """Say in an empty table that there is nothing."""
+    if not table.row_count:
+        table.add_row(Text(words, style="bright_black"), *[""] * (len(table.columns) - 1))
 
 
 def _metric_row(name: str, last: Last) -> list[str | Text]:
