@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
-from pydantic_core import to_jsonable_python
 
 Widget = Literal["choice", "number", "text"]
 
@@ -53,7 +52,7 @@ def spell_value(value: Any) -> str:
     """A value as `--set PATH=VALUE` takes it, empty for None: text as it is, all else as JSON."""
     if value is None or isinstance(value, str):
         return value or ""
-    return json.dumps(to_jsonable_python(value, fallback=str))
+    return json.dumps(TypeAdapter(Any).dump_python(value, mode="json", fallback=str))
 
 
 def _without_none(annotation: Any) -> Any:

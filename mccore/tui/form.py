@@ -117,8 +117,8 @@ class Form:
 
     def blamed(self, words: str) -> set[str]:
         """What a refusal of the command names: paths of settings, and names of widgets."""
-        found = {path for path in self.sets if _names(words, path)}
-        found |= {own for own, flags in _FLAGS.items() if any(_names(words, flag) for flag in flags)}
+        found = {path for path in self.sets if _is_named(words, path)}
+        found |= {own for own, flags in _FLAGS.items() if any(_is_named(words, flag) for flag in flags)}
         return found | ({"name"} if self.name and repr(self.name) in words else set())
 
     def to_json(self) -> dict[str, Any]:
@@ -151,6 +151,6 @@ class Form:
         )
 
 
-def _names(words: str, path: str) -> bool:
+def _is_named(words: str, path: str) -> bool:
     """Whether words name a path or flag, as a whole."""
     return re.search(rf"(?<![\w.-]){re.escape(path)}(?![\w-]|\.\w)", words) is not None

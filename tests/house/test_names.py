@@ -58,6 +58,7 @@ METRIC_LITERALS: dict[str, str] = {
     "mccore/train/loop.py": "measures it",
     "mccore/train/objective.py": "measures it",
     "mccore/host/resources.py": "measures what a process uses",
+    "mccore/runs/live/comparison.py": "what a run had spent is read from its counters",
     "mccore/tui/widgets/details.py": "a column for each thing that a process uses",
 }
 

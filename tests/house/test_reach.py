@@ -27,7 +27,7 @@ MAYBE: dict[str, str] = {
     "mccore/telemetry/providers.py": "an error of ours, or a guest's",
     "mccore/train/checkpoint/write.py": "torch's error of many ranks, or another",
     "mccore/tui/app.py": "textual: a screen of ours, or one of its own",
-    "mccore/tui/glyphs.py": "a stream that was put in place of standard output",
+    "mccore/tui/drawing/glyphs.py": "a stream that was put in place of standard output",
 }
 
 # file -> why it sets what a whole process shares

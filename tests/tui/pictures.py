@@ -143,6 +143,18 @@ def sixteen(colour: object) -> tuple[int, int, int]:
     return tuple(colour.downgrade(ColorSystem.STANDARD).get_truecolor())  # type: ignore[attr-defined, return-value]
 
 
+def contrast(front: tuple[int, ...], back: tuple[int, ...]) -> float:
+    """The contrast ratio of two colours (WCAG 2.2)."""
+    lights = sorted((0.05 + sum(w * _linear(part) for w, part in zip((0.2126, 0.7152, 0.0722), each, strict=True))
+                     for each in (front, back)), reverse=True)  # fmt: skip
+    return lights[0] / lights[1]
+
+
+def _linear(part: int) -> float:
+    share = part / 255
+    return share / 12.92 if share <= 0.03928 else ((share + 0.055) / 1.055) ** 2.4
+
+
 def make_home(folder: Path) -> Path:
     """Runs to look at: one that was killed, one that is over, one that can't be read."""
     root = folder / "runs"

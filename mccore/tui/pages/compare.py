@@ -29,7 +29,6 @@ from mccore.units import number
 MOST_RUNS = len(ROLES)
 POLL_SECONDS = 0.5
 AXES = tuple(BUDGETS)
-FIRST = ("loss", "val_loss", "val_bpb", "delta_nll", "swap_rate")  # one looks at these first
 
 
 class CompareScreen(Screen[None]):
@@ -110,7 +109,9 @@ class CompareScreen(Screen[None]):
         """What can be compared: metrics of the stage, the ones one looks at first in front."""
         stage = self.stage
         found = {name for watch in self._watches for at, name in watch.state.traces if at == stage} - {LOSSES[0]}
-        return [*(name for name in FIRST if name in found), *sorted(found - set(FIRST))]
+        return sorted(
+            found, key=lambda name: (METRICS[name].front or len(METRICS) if name in METRICS else len(METRICS), name)
+        )
 
     def _named(self, place: int) -> Text:
         name = one_line(self._watches[place].run.name)
@@ -164,10 +165,10 @@ class CompareScreen(Screen[None]):
         for budget, words in BUDGETS.items():
             own = [curve(watch.state, self.stage, "loss", budget) for watch in self._watches]
             spent = [None if each is None else each.spent[-1] for each in own]
-            yield f"{words} so far", [_spelled(each, budget) for each in spent]
+            yield f"{words} so far", [_cell(each, budget) for each in spent]
             if goal is not None and len(self._watches) > 1:
                 needed = [None if each is None else reached(each, goal) for each in own]
-                yield f"{words} to loss {number(goal)}", [_spelled(each, budget) for each in needed]
+                yield f"{words} to loss {number(goal)}", [_cell(each, budget) for each in needed]
 
     def _last_rows(self) -> Iterator[tuple[str, list[str]]]:
         names = list(dict.fromkeys(name for watch in self._watches for name in watch.state.metrics))
@@ -206,5 +207,5 @@ class CompareScreen(Screen[None]):
         self._draw()
 
 
-def _spelled(spent: float | None, budget: str) -> str:
+def _cell(spent: float | None, budget: str) -> str:
     return "" if spent is None else spell_spent(spent, budget)  # type: ignore[arg-type]

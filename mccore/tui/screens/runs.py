@@ -198,7 +198,7 @@ def _row_of_run(run: RunDir) -> RunRow:
         outcome, recipe = run.outcome(), str(run.facts.get("recipe") or "")
         state, stage, note = outcome.state, outcome.stage or "", outcome.message
     except (MccoreError, OSError) as error:  # one damaged run doesn't hide the others
-        state, stage, recipe, note = "unreadable", "", "", getattr(error, "message", None) or str(error)
+        state, stage, recipe, note = "unreadable", "", "", str(error)
     step = run.last_event("step")
     words = (
         run.name,

@@ -1,0 +1,41 @@
+"""Everything on the screen in ASCII, in as many columns."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual.color import Color
+
+from mccore.tui.drawing.ascii import AsciiFilter, ascii_of
+from mccore.tui.drawing.colours import ON_LIGHT
+from tests.tui.pictures import contrast
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [("╭─╮│▼ ▶", "+-+|v >"), ("Ünïcode naïve", "Unicode naive"), ("漢字", "????"), ("▓█░", "##."), ("plain", "plain")],
+)
+def test_marks_become_marks_like_them(text: str, plain: str) -> None:
+    assert ascii_of(text) == plain
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Mn", "Me", "Mc", "Cf"])))
+def test_no_column_is_lost(text: str) -> None:
+    plain = ascii_of(text)
+    assert plain.isascii()
+    assert len(plain) == sum(cell_len(char) for char in text)
+
+
+def test_styles_stay() -> None:
+    style = Style(bold=True)
+    assert AsciiFilter().apply([Segment("─x", style)], Color(0, 0, 0)) == [Segment("-x", style)]
+
+
+@pytest.mark.parametrize("behind", [(224, 224, 224), (198, 198, 198)])  # a light background, and a band's shade on it
+def test_named_colours_can_be_read_on_a_light_background(behind: tuple[int, int, int]) -> None:
+    for number in range(1, 16):
+        assert contrast(tuple(ON_LIGHT.ansi_colors[number]), behind) >= 3
