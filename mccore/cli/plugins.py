@@ -108,7 +108,7 @@ def _as_json(row: registry.Plugin) -> dict[str, str]:
 def _detail(row: registry.Plugin) -> dict[str, Any]:
     """A plugin with what only loading it tells. What it prints goes to stderr. Raises PluginError for a faulty one."""
     from mccore import plugins as loader
-    from mccore.config import inputs_of
+    from mccore.config.inputs import inputs_of
 
     with contextlib.redirect_stdout(sys.stderr):
         loaded = loader.load(row.kind, row.name)
@@ -136,7 +136,7 @@ def _panel_detail(row: registry.Plugin) -> dict[str, Any]:
 
 def _lines_of(detail: Mapping[str, Any]) -> Iterator[str]:
     """What `show` says of a plugin below its head."""
-    from mccore.config import spell_value
+    from mccore.config.inputs import spell_value
 
     if "config" in detail:
         yield f"stages    {' > '.join(detail['config']['stages'])}"

@@ -1,6 +1,5 @@
 """The one schema of configuration: `RunConfig` and its sections. What is named here is for plugins too."""
 
-from mccore.config.inputs import SettingInput, input_of, inputs_of, spell_value
 from mccore.config.megacontext import GistNetConfig, LensConfig, MegaContextConfig, SearchConfig
 from mccore.config.model import DataConfig, ModelConfig, TokenizerConfig
 from mccore.config.run import READABLE_VERSIONS, SCHEMA_VERSION, RunConfig
@@ -36,7 +35,7 @@ __all__ = [
     "READABLE_VERSIONS", "SCHEMA_VERSION", "STAGES", "TRAINING_STAGES", "BaseConfig", "ChatConfig",
     "ChatTrainConfig", "CheckpointConfig", "Choice", "Count", "DataConfig", "Described",
     "EvalConfig", "Fraction", "GistNetConfig", "HardwareConfig", "LensConfig", "MegaContextConfig", "ModelConfig", "Need",
-    "NonNegative", "OptimConfig", "Positive", "RLConfig", "RunConfig", "SearchConfig", "Section", "SettingInput",
-    "StageName", "StageSpec", "TokenizerConfig", "TrainConfig", "describe_validation", "flags", "input_of", "inputs_of",
-    "spell_value", "stage_spec", "validate_stored", "walk_fields", "walk_settings",
+    "NonNegative", "OptimConfig", "Positive", "RLConfig", "RunConfig", "SearchConfig", "Section", "StageName", "StageSpec",
+    "TokenizerConfig", "TrainConfig", "describe_validation", "flags", "stage_spec", "validate_stored", "walk_fields",
+    "walk_settings",
 ]  # fmt: skip

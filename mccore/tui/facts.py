@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mccore.config import SettingInput
+from mccore.config.inputs import SettingInput
 from mccore.host.json_file import BadJson, parse_json
 from mccore.tui import actions
 from mccore.tui.form import Form, option_inputs, recipe_values

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mccore.config import RunConfig, SettingInput, input_of, spell_value, walk_fields
+from mccore.config import RunConfig, walk_fields
+from mccore.config.inputs import SettingInput, input_of, spell_value
 
 # Chosen by widgets of their own at the top of the form: path -> the widget, "" for what a form doesn't choose.
 OWN = {

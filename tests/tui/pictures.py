@@ -230,7 +230,7 @@ def take(app: MonitorApp, name: str, size: tuple[int, int], theme: str) -> tuple
 
 def _few_settings() -> list[object]:
     """Settings that stand for all: a picture doesn't change with each that is added."""
-    from mccore.config import SettingInput
+    from mccore.config.inputs import SettingInput
 
     return [
         SettingInput("seed", "start of every random number", "0", "number", bounds="at least 0"),

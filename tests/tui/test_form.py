@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from mccore import plugins
 from mccore.cli import main
-from mccore.config import RunConfig, SettingInput, inputs_of, walk_fields
+from mccore.config import RunConfig, walk_fields
+from mccore.config.inputs import SettingInput, inputs_of
 from mccore.errors import MccoreError
 from mccore.resolve.resolve import recipe_config, resolve
 from mccore.tui.actions import spelled

@@ -83,7 +83,7 @@ class LaunchScreen(Screen[None]):
                 yield from _row(
                     "name of the run", Input(placeholder="made of recipe and time", id="name", compact=True)
                 )
-                yield from _row("MegaContext (--mc)", Switch(id="megacontext"))
+                yield from _row(_megacontext_words(False), Switch(id="megacontext"))
                 for kind in ("allocator", "tree"):
                     choice = Select(_options(kind), prompt="the recipe's", id=kind, disabled=True, compact=True)
                     yield from _row(kind, choice)
@@ -121,6 +121,7 @@ class LaunchScreen(Screen[None]):
     @on(Switch.Changed, "#megacontext")
     def _megacontext_chosen(self, event: Switch.Changed) -> None:
         self.form.megacontext = event.value
+        self.query_one("#megacontext-row Label", Label).update(_megacontext_words(event.value))
         for name in ("allocator", "tree"):
             self.query_one(f"#{name}", Select).disabled = not event.value
         self._changed()
@@ -258,6 +259,7 @@ class LaunchScreen(Screen[None]):
         form = self.form
         with self.prevent(Input.Changed, Select.Changed, Switch.Changed, SelectionList.SelectedChanged):
             self.query_one("#megacontext", Switch).value = form.megacontext
+            self.query_one("#megacontext-row Label", Label).update(_megacontext_words(form.megacontext))
             for name in ("allocator", "tree"):
                 select = self.query_one(f"#{name}", Select)
                 select.disabled = not form.megacontext
@@ -280,8 +282,13 @@ class LaunchScreen(Screen[None]):
 
 
 def _row(label: str, widget: Chooser) -> ComposeResult:
-    yield Horizontal(Label(label), widget, classes="setting")
+    yield Horizontal(Label(label), widget, classes="setting", id=f"{widget.id}-row")
     yield Static("", id=f"{widget.id}-problem", classes="problem")
+
+
+def _megacontext_words(on: bool) -> str:
+    """Also where a switch's colours can't be told."""
+    return f"MegaContext: {'on' if on else 'off'}"
 
 
 def _options(kind: KindName) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import textwrap
 import time
 from typing import ClassVar
 
@@ -280,7 +281,8 @@ class MonitorScreen(ControlScreen):
 
 
 def _no_curves(width: int, height: int) -> Lines:
-    return [[Span("no curves yet: they come with the first step of a stage that trains"[:width], "dim")]]
+    words = "no curves yet: they come with the first step of a stage that trains"
+    return [[Span(line, "dim")] for line in textwrap.wrap(words, max(1, width))[:height]]
 
 
 def _drawing(what: str | LoadedPanel, view: StateView) -> Draw:

@@ -11,7 +11,7 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import DataTable, Input, Label, Select, Static
 
-from mccore.config import SettingInput
+from mccore.config.inputs import SettingInput
 from mccore.host.terminal import one_line, visible
 from mccore.tui.form import group_of
 
