@@ -11,8 +11,8 @@ from mccore.config import RLConfig
 from mccore.eval.pass_at import PassAt, together
 from mccore.generate.engine import Engine
 from mccore.generate.rollouts import draw_rollouts
-from mccore.runtime.runtime import Runtime
 from mccore.runtime.emitting import Place
+from mccore.runtime.runtime import Runtime
 from mccore.stages.observers.observer import Observer
 from mccore.stages.rl.exercises import Exercise, read_exercises, reward_of, sampling_of
 from mccore.train.loop import Progress
