@@ -165,7 +165,7 @@ def test_a_finished_run_has_everything(finished: RunDir) -> None:
         "| base | 40 of 40 | 4,000 | 5e+09 | 2.5000 | 2.7500 | 1.1250 | 1,234 | 1.50 |",
         "| prose | 100 | 40 | 2.50 | yes |", "| `model.depth` | `4` | `20` |", "What does a\\|b do?", "✗ Cut.",
         "````text\nimport ⟶os\n``` `fence`\n````", "model ✓:  [1+1][2]1 + 1 = 2", "## MegaContext\n\nNot part of this run.",
-        "| CORE | its benchmark data isn't part of this run |", "| data | finished | 1 | 12.5s |",
+        "| CORE | eval.core_bundle names no bundle of its questions |", "| data | finished | 1 | 12.5s |",
     ):  # fmt: skip
         assert expected in text, expected
     assert "cut short" not in text
