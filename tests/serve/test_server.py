@@ -321,6 +321,9 @@ def test_a_damaged_session_loses_only_itself(server: Server, served_base: Path) 
 def test_what_the_server_says_of_itself(server: Server) -> None:
     document = server.http.get("/openapi.json").json()
     assert set(document["paths"]) >= {"/v1/chat/completions", "/v1/sessions/{session}/messages"}
+    operations = {each["operationId"] for path in document["paths"].values() for each in path.values()}
+    links = document["paths"]["/v1/sessions"]["post"]["responses"]["201"]["links"]
+    assert {"show", "post_message", "upload", "branch"} <= set(links) <= operations
     assert "mccore_serve_tokens_total" in server.http.get("/metrics").text
     page = server.http.get("/")
     assert page.headers["content-type"].startswith("text/html")

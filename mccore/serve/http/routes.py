@@ -95,6 +95,18 @@ def openapi_document(*, tokens: bool) -> dict[str, Any]:
     return document
 
 
+def _links() -> dict[str, Any]:
+    """What can be done with a session that was made: every endpoint that takes its id."""
+    return {
+        other.handler.__name__: {
+            "operationId": other.handler.__name__,
+            "parameters": {"session": "$response.body#/id"},
+        }
+        for other in ENDPOINTS
+        if "{session}" in other.path
+    }
+
+
 def _operation(each: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if each.streams:
@@ -103,7 +115,9 @@ def _operation(each: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
         "description": "what is wrong",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
-    done = {"description": each.summary, "content": content}
+    done: dict[str, Any] = {"description": each.summary, "content": content}
+    if each.path in ("/v1/sessions", f"{_ONE}/branch") and each.status == 201:
+        done["links"] = _links()
     operation: dict[str, Any] = {
         "operationId": each.handler.__name__,
         "summary": each.summary,
