@@ -154,11 +154,10 @@ def run(folder: Path, name: str, options: Options, steps: int) -> tuple[list[Eve
 
 
 def told(events: list[Event]) -> str:
-    """What each provider said last."""
+    """What each provider said last; of all events, those about telemetry included, which others are sent too."""
     last = {event.data["provider"]: event.data for event in events if event.type == "telemetry"}
-    written = sum(event.type != "telemetry" for event in events)
     return (
-        "; ".join(f"{name}: {data['state']}, {data['lost']} of {written} lost" for name, data in last.items())
+        "; ".join(f"{name}: {data['state']}, {data['lost']} of {len(events)} lost" for name, data in last.items())
         or "all sent"
     )
 
