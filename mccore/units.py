@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers as people read them: counts, sizes, durations, and how sure a share is."""
 
 from __future__ import annotations
 

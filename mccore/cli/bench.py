@@ -100,7 +100,7 @@ def context(
     RUN is a run's name, its directory, or `latest`. All histories and the plain model generate by turns, so that the ratios are
     fair on a busy machine.
     """
-    from mccore.cli.options import open_sessions
+    from mccore.cli.setting_flags import open_sessions
     from mccore.runtime.open import find_checkpoint, find_run, open_on
 
     chosen = find_run(run)

@@ -12,7 +12,7 @@ import click
 
 from mccore import plugins
 from mccore.api import Recipe
-from mccore.cli.options import ConfiguredCommand, Given, given, resolve_given
+from mccore.cli.setting_flags import ConfiguredCommand, Given, given, resolve_given
 from mccore.cli.tables import describe
 from mccore.config import TRAINING_STAGES, HardwareConfig, RunConfig
 from mccore.config.diff import differences

@@ -1,4 +1,4 @@
-"""Rotary positions and causal attention: a fast path on PyTorch's fused kernels and a plain reference to test it against.
+"""Causal attention: a fast path on PyTorch's fused kernels and a plain reference to test it against.
 
 Shapes: B rows, H query heads, G key/value heads (H a multiple of G), Q queries, K keys, C channels of a head. The queries
 are always the last Q of the K entries, so query i sits at index `K - Q + i`; causality and windows go by that index, never
@@ -7,44 +7,11 @@ by position. A window of W lets a query see W entries, itself included; 0 means 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from mccore.model.ops.elementwise import rotate_pairs
-
-
-class Rotary(NamedTuple):
-    """Cosines and sines of a rotary encoding: each [B or 1, T, C / 2], fp32.
-
-    Whoever scales both by a factor below 1 damps an entry's share of every score, frequency by frequency.
-    """
-
-    cos: Tensor
-    sin: Tensor
-
-
-def rotary(positions: Tensor, channels: int, base: float) -> Rotary:
-    """Cosines and sines for `positions` [T] or [B, T], integer or float, any magnitude.
-
-    Angles are formed in fp64: in fp32 a position around a million is off by a twentieth of a radian at the highest
-    frequency, which would blur the distance between neighbours.
-    """
-    if positions.dim() == 1:
-        positions = positions.unsqueeze(0)
-    exponents = torch.arange(0, channels, 2, dtype=torch.float64, device=positions.device) / channels
-    angles = positions.to(torch.float64).unsqueeze(-1) * base**-exponents  # [B, T, C/2]
-    angles = torch.remainder(angles, 2 * torch.pi).float()
-    return Rotary(angles.cos(), angles.sin())
-
-
-def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate the channel pairs (c, c + C/2) of `x` [B, T, heads, C] by each entry's angles; no gradient reaches those."""
-    cos = rotary.cos.unsqueeze(2).to(x.dtype)  # [B, T, 1, C/2]
-    sin = rotary.sin.unsqueeze(2).to(x.dtype)
-    return rotate_pairs(x, cos, sin)
 
 
 class Attend(Protocol):

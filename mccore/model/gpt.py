@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from mccore.config import ModelConfig
-from mccore.model.attention import Attend, Rotary, rotary
+from mccore.model.attention import Attend
 from mccore.model.attention import attend as fast_attend
 from mccore.model.initialization import init_weights
 from mccore.model.kv_cache import KVCache
@@ -40,6 +40,7 @@ from mccore.model.ops.cross_entropy import (
     weighted_cross_entropy,
 )
 from mccore.model.ops.elementwise import mix, rms_norm
+from mccore.model.rotary import Rotary, rotary
 from mccore.model.step import OneStep, StepWeights, layer_weights
 from mccore.scaling.model import derive_model, has_value_embedding
 

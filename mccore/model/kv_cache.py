@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mccore.config import ModelConfig
 from mccore.errors import MccoreError
-from mccore.model.attention import Rotary, rotate
+from mccore.model.rotary import Rotary, rotate
 
 HIDDEN = -1e30  # score of what nobody may see; finite: a query that sees nothing at all would turn into NaN
 

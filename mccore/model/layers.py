@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mccore.config import ModelConfig
-from mccore.model.attention import Attend, Rotary, rotate, with_key_bias
+from mccore.model.attention import Attend, with_key_bias
 from mccore.model.kv_cache import KVCache
 from mccore.model.ops.elementwise import relu_squared, rms_norm
+from mccore.model.rotary import Rotary, rotate
 from mccore.scaling.model import has_value_embedding, layer_windows
 
 

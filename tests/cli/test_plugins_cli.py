@@ -16,7 +16,7 @@ import pytest
 
 from mccore import plugins
 from mccore.cli import main
-from mccore.cli.options import ConfiguredCommand, given
+from mccore.cli.setting_flags import ConfiguredCommand, given
 from mccore.errors import ConfigError, PluginError, UsageError
 
 Output = pytest.CaptureFixture[str]

@@ -69,7 +69,7 @@ def test_one_reader_of_parquet_and_json_lines() -> None:
 # JSON that isn't a file of ours: what a person typed, what another process says over a pipe, records and files of others.
 JSON_OF_OTHERS = {
     "mccore/host/json_file.py": "the one reader of our files",
-    "mccore/cli/options.py": "values typed on the command line",
+    "mccore/cli/setting_flags.py": "values typed on the command line",
     "mccore/resolve/draft.py": "values typed on the command line",
     "mccore/telemetry/activation.py": "a variable of the environment",
     "mccore/telemetry/relay.py": "lines of the launcher over a pipe",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mccore.errors import ConfigError
 from mccore.model import GPT, build_optimizer, schedule
-from mccore.model.attention import Rotary, attend_reference
+from mccore.model.attention import attend_reference
+from mccore.model.rotary import Rotary
 from mccore.scaling.model import count_parameters, flops_per_token, layer_windows
 from mccore.scaling.plan import memory_estimate
 from tests.model.conftest import VARIANTS, small_config

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mccore.cli.options import NumberRange
+from mccore.cli.setting_flags import NumberRange
 from mccore.config.stages import stage_spec
 from mccore.errors import UsageError
 from mccore.host.text import stdin_text, typed
@@ -123,7 +123,7 @@ def chat(
     if stream and (text is not None or as_json):
         raise UsageError("--stream takes its messages from standard input", hint="leave -p and --json away")
 
-    from mccore.cli.options import open_sessions
+    from mccore.cli.setting_flags import open_sessions
 
     opened = open_on(checkpoint, device)
     engine, plain, history = opened.engine(), not stage_spec(stage).chat, None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mccore.config import ModelConfig
-from mccore.model.attention import Rotary, rotary
+from mccore.model.rotary import Rotary, rotary
 
 Positional = Literal["simple", "gaussian", "gaussian_alibi", "gaussian_lod2d"]
 TokenPositions = Literal["absolute", "contiguous"]

@@ -24,9 +24,10 @@ from mccore.megacontext.sessions.options import KvPolicy
 from mccore.megacontext.tree.cut import Cut, contiguous_centres
 from mccore.megacontext.tree.edits import append
 from mccore.megacontext.tree.tree import Entries
-from mccore.model.attention import attend_in_order, rotary
+from mccore.model.attention import attend_in_order
 from mccore.model.gpt import GPT
 from mccore.model.kv_cache import KVCache
+from mccore.model.rotary import rotary
 
 CHUNK = 1024  # entries of one pass: bounds the mask and the activations of a long Working Context
 

@@ -19,7 +19,8 @@ from mccore.megacontext.networks.positions import (
     spans_of,
 )
 from mccore.megacontext.tree.cut import contiguous_centres
-from mccore.model.attention import Rotary, attend_reference, rotary, with_key_bias
+from mccore.model.attention import attend_reference, with_key_bias
+from mccore.model.rotary import Rotary, rotary
 from mccore.scaling.model import derive_model
 
 MODEL = derive_model(ModelConfig(depth=2, n_embd=64, head_dim=32, vocab_size=64, vocab_ids=48))

@@ -1,4 +1,4 @@
-"""The options of `mccore run` that set configuration values, generated from the schema and from the chosen allocator.
+"""The flags of `mccore run` that set configuration values, generated from the schema and from the chosen allocator.
 
 How a command takes them:
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mccore.runtime.open import OpenModel
     from mccore.runtime.sessions import Sessions
 
-_META = "mccore.cli.options"
+_META = "mccore.cli.setting_flags"
 _ALLOCATOR = "megacontext.allocator"
 
 
