@@ -74,8 +74,33 @@ def test_every_other_command_works(
     (tmp_path / "texts" / "one.txt").write_text("some words of a text " * 20)
     (tmp_path / "notes.txt").write_text("buy milk")
     arguments = shlex.split(command.removeprefix(PREFIX))
+    if "--session" in arguments:  # goes on with what the commands above it have begun
+        for earlier in COMMANDS[: COMMANDS.index(command)]:
+            if "--session" in earlier:
+                assert main(shlex.split(earlier.removeprefix(PREFIX))) == 0
     if arguments[0] == "run" and "--dry-run" not in arguments:
         arguments.append("--dry-run")
     if arguments[:2] == ["runs", "stop"]:
         request.getfixturevalue("held")
     assert main(arguments) == 0
+
+
+def test_a_run_is_named_before_it_is_used() -> None:
+    """The fixture makes the runs that commands name, so it wouldn't notice that a reader has none of that name."""
+    named, asked = set(), set()
+    for words in (shlex.split(command.removeprefix(PREFIX)) for command in COMMANDS):
+        if words[0] == "run" and "--name" in words:
+            named.add(words[words.index("--name") + 1])
+        elif words[0] == "chat" and len(words) > 1 and not words[1].startswith("-"):
+            asked.add((words[1], words[1] in named))
+    assert asked == {(name, True) for name in named}
+    assert named
+
+
+@pytest.mark.parametrize("command", re.findall(r"`mccore ([^`]+)`", (ROOT / "README.md").read_text(encoding="utf-8")))
+def test_commands_in_the_text_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in shlex.split(command) if not word.isupper()]
+    options = [word for word in words if word.startswith("--")]
+    assert main([*(word for word in words if word not in options), "--help"]) == 0
+    told = capsys.readouterr().out
+    assert [option for option in options if option not in told] == []
