@@ -46,5 +46,7 @@ def _like(char: str) -> str:
     width = cell_len(char)
     if plain := _TABLE.get(ord(char)):
         return plain.ljust(width)[:width]
+    if 0x2500 <= ord(char) <= 0x259F or 0x1FB00 <= ord(char) <= 0x1FBAF:  # other lines and blocks
+        return ("+" if ord(char) < 0x2580 else "#").ljust(width)[:width]
     base = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
     return base if len(base) == width else "?" * width
