@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from mccore.config import RunConfig
 from mccore.events import Event
 
-# How a plugin reads JSON of its own: files bounded and regular, depth and digits bounded; OSError or ValueError.
+# How a plugin writes a file of its own, whole or not at all (RunError), and reads its JSON: files bounded and regular, depth
+# and digits bounded (OSError or ValueError).
+from mccore.host.files import write_atomic as write_atomic
 from mccore.host.json_file import parse_json as parse_json
 from mccore.host.json_file import read_json as read_json
 

@@ -68,6 +68,8 @@ def run(
     name = name or _fresh_name(recipe, root)
     if dry_run:
         _show_plan(config, config.hardware, root / name, config.stages, telemetry, as_json=as_json)
+        _check_hardware(config.hardware)
+        _say_unchecked(check_sources(config, ask_hub=False))
         return 0
     _check_hardware(config.hardware)
     check_sources(config)
@@ -94,8 +96,15 @@ def _resume(recipe: str | None, name: str | None, selector: str, asked: Given, *
     _check_width(found.config, hardware)
     if dry_run:
         _show_plan(found.config, hardware, found.path, stages_to_do(found), telemetry, as_json=as_json)
+        _say_unchecked(check_sources(found.config, stages_to_do(found), ask_hub=False))
         return 0
+    check_sources(found.config, stages_to_do(found))
     return _start(found, hardware, telemetry, as_json=as_json)
+
+
+def _say_unchecked(names: list[str]) -> None:
+    if names:
+        echo(f"not checked, since the hub isn't asked here: {', '.join(names)}", err=True)
 
 
 def _chosen_telemetry(found: RunDir, asked: Given) -> tuple[Activation, Given]:

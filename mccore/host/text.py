@@ -15,6 +15,7 @@ Text inside records (JSON Lines, parquet) is text already: its line ends are its
 from __future__ import annotations
 
 import codecs
+import errno
 import io
 import os
 import stat
@@ -153,12 +154,32 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if getattr(error, "errno", None) == errno.ENXIO:  # what opening a socket gives
+            raise _not_a_file(path, os.stat(path).st_mode) from error
         raise unreadable(error, path) from error
-    if stat.S_ISREG(os.fstat(fd).st_mode):
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
         return os.fdopen(fd, "rb")
-    kind = "a folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "a device, a pipe or a socket"
     os.close(fd)
-    raise DataError(f"{spell(path)} is {kind}, not a file", hint="name a regular file")
+    raise _not_a_file(path, mode)
+
+
+def _not_a_file(path: Path, mode: int) -> DataError:
+    if stat.S_ISFIFO(mode):  # a named one, `<(...)`, or standard input by its name
+        return DataError(
+            f"{spell(path)} is a pipe, not a file: what comes out of it can be read only once",
+            hint="write it to a file and name that: files are read more than once, and again when a run goes on",
+        )
+    kind = "a folder" if stat.S_ISDIR(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    return DataError(f"{spell(path)} is {kind}, not a file", hint="name a regular file")
+
+
+def refuse_stdin(path: Path) -> None:
+    """Raise DataError for `-`, where no file has that name: standard input could be read only once."""
+    if path.name == "-" and not path.exists():
+        raise DataError(
+            "standard input isn't read here: files are read more than once", hint="write it to a file and name that"
+        )
 
 
 def unreadable(error: OSError | ValueError, path: str | os.PathLike[str]) -> DataError:

@@ -5,31 +5,60 @@ from __future__ import annotations
 from pathlib import Path
 
 from mccore.config import RunConfig, stage_spec
-from mccore.config.stages import CHAT_STAGES, evaluations
+from mccore.config.stages import CHAT_STAGES, REPORT_STAGE, StageName, evaluations
 from mccore.data.corpora.catalogue import open_corpus
+from mccore.data.hub.address import is_remote, parse_address
 from mccore.errors import DataError
 from mccore.host.text import spell
-from mccore.tasks.catalogue import benchmark_names, check_source, open_free_task
+from mccore.tasks.catalogue import benchmark_names, open_free_task, open_task
 
 
-def check_sources(config: RunConfig) -> None:
+def check_sources(config: RunConfig, stages: tuple[StageName, ...] | None = None, *, ask_hub: bool = True) -> list[str]:
     """Raise DataError for a corpus, a source of conversations or a benchmark that isn't there, before hours are spent on getting
-    to it."""
-    open_corpus(config.data.corpus, shards=config.data.shards)
-    for stage in CHAT_STAGES:
-        mixture: dict[str, int] = getattr(config, stage).mixture if stage in config.stages else {}
-        for name, count in mixture.items():
-            if count:
-                check_source(name)
-                if stage_spec(stage).rollouts:
-                    open_free_task(name)
-    if any(spec.name in config.stages for spec in evaluations(chat=True)):
-        for name in benchmark_names(config.eval.benchmarks):
-            check_source(name)
+    to it.
+
+    `stages` are those still to do, by default all of the run. Without `ask_hub` what is on the hub is only looked at for how
+    it is spelled; returned are the names of what wasn't checked for that.
+    """
+    unchecked: dict[str, None] = {}
+    if stages is None or any(not stage_spec(stage).chat and stage != REPORT_STAGE for stage in stages):
+        if ask_hub or not is_remote(config.data.corpus):
+            open_corpus(config.data.corpus, shards=config.data.shards)
+        else:
+            parse_address(config.data.corpus)
+            unchecked[config.data.corpus] = None
+    todo = config.stages if stages is None else stages
+    tasks = {name: open_task(name) for name in _benchmarks(config, todo)}
+    for stage in (stage for stage in CHAT_STAGES if stage in todo):
+        for name in _mixture(config, stage):
+            tasks[name] = (open_free_task if stage_spec(stage).rollouts else open_task)(name)
+    for name, task in tasks.items():
+        if ask_hub or not task.on_hub:
+            task.check()
+        else:
+            unchecked[name] = None
+    return list(unchecked)
+
+
+def _mixture(config: RunConfig, stage: StageName) -> list[str]:
+    """The sources of what a stage trains on. Raises DataError for none."""
+    mixture: dict[str, int] = getattr(config, stage).mixture
+    names = [name for name, count in mixture.items() if count]
+    if not names:
+        raise DataError(
+            f"{stage}.mixture is empty", hint=f"name conversations, such as --set {stage}.mixture.stdlib_qa=1000"
+        )
+    return names
+
+
+def _benchmarks(config: RunConfig, stages: tuple[StageName, ...]) -> list[str]:
+    """The benchmarks that stages ask. Raises DataError for a folder of CORE's that holds none."""
     folder = config.eval.core_bundle
-    asked = any(spec.name in config.stages for spec in evaluations(chat=False))
+    asked = any(spec.name in stages for spec in evaluations(chat=False))
     if folder and asked and not (Path(folder) / "core.yaml").is_file():
         raise DataError(
             f"eval.core_bundle: {spell(folder)} holds no core.yaml",
             hint="name the folder that eval_bundle.zip unpacks to",
         )
+    chat = any(spec.name in stages for spec in evaluations(chat=True))
+    return list(benchmark_names(config.eval.benchmarks)) if chat else []

@@ -19,7 +19,7 @@ from mccore.data.conversation import Conversation, Split, split_of
 from mccore.data.corpora.document import text_digest
 from mccore.data.corpora.records import read_json_values
 from mccore.errors import DataError
-from mccore.host.text import open_regular, spell, unreadable
+from mccore.host.text import open_regular, refuse_stdin, spell, unreadable
 from mccore.tasks.judges import judge_contained
 from mccore.tasks.shapes import recognise
 from mccore.tasks.task import FreeAnswers, GenerationRequest, Judgement, Response
@@ -81,7 +81,11 @@ def jsonl_path(name: str) -> Path | None:
 
 
 def missing_file(path: Path) -> DataError:
-    return DataError(f"{spell(path)} doesn't exist or isn't a file", hint="check the path of the conversations")
+    """The error for a file of conversations that isn't there, or is no file."""
+    refuse_stdin(path)
+    if path.exists():
+        open_regular(path).close()  # says what it is instead
+    return DataError(f"{spell(path)} doesn't exist", hint="check the path of the conversations")
 
 
 def fingerprint_of(path: Path) -> dict[str, Any]:
@@ -147,6 +151,7 @@ class JsonlTask(FreeAnswers):
     def check(self) -> None:
         if not self._path.is_file():
             raise missing_file(self._path)
+        open_regular(self._path).close()  # one that may not be read is refused
 
     def fingerprint(self) -> dict[str, Any]:
         return fingerprint_of(self._path)

@@ -136,6 +136,8 @@ class Task(ABC, Generic[RequestT]):
     """Questions of one kind with known answers. Splits are disjoint by subject, whatever the seed."""
 
     name: str
+    on_hub = False
+    """Whether it is made from a data set of the hub: `check` asks the network for one that isn't on this machine."""
 
     def check(self) -> None:
         """Raise DataError where what the task is made from isn't to be had; nothing large is read."""

@@ -196,6 +196,31 @@ class TestDryRun:
         (one,) = json.loads(capsys.readouterr().out)["telemetry"]
         assert (one["name"], one["options"]["port"]) == ("prometheus", 0)
 
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ('sft.mixture={"jsonl:no-such.jsonl": 5}', "no-such.jsonl doesn't exist"),
+            ('sft.mixture={"jsonl:pipe": 5}', "pipe is a pipe, not a file"),
+            ('mid.mixture={"no_such_task": 5}', "unknown conversations 'no_such_task'"),
+            ('mid.mixture={"stdlib_qa": 0}', "mid.mixture is empty"),
+            ("data.corpus=text:no-such.txt", "no-such.txt doesn't exist"),
+            ("data.corpus=hf:no-owner", "names no data set of the hub"),
+        ],
+    )
+    def test_sources_that_are_not_there_are_said_after_the_plan(self, base, capsys, setting, message):
+        os.mkfifo("pipe")
+        assert main(["run", "tiny", "--dry-run", "--set", setting]) != 0
+        said = capsys.readouterr()
+        assert message in said.err
+        assert "commands" in said.out
+        assert not base.exists()
+
+    def test_what_only_the_hub_can_tell_is_left_and_named(self, base, capsys, monkeypatch):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        sources = ["--set", "data.corpus=climbmix", "--set", 'sft.mixture={"gsm8k": 5, "stdlib_qa": 5, "mmlu": 0}']
+        assert main(["run", "tiny", "--dry-run", *sources]) == 0
+        assert "not checked, since the hub isn't asked here: climbmix, gsm8k\n" in capsys.readouterr().err
+
     def test_a_chosen_provider_has_the_options_of_the_environment_below_those_typed(self, base, capsys, monkeypatch):
         monkeypatch.setenv("MCCORE_PROMETHEUS_PORT", "7000")
         monkeypatch.setenv("MCCORE_PROMETHEUS_ADDRESS", "0.0.0.0")

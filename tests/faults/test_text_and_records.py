@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -165,7 +166,30 @@ def test_errors_of_readers_name_the_file_and_the_line(tmp_path: Path) -> None:
     (tmp_path / "cr.jsonl").write_bytes(b'\xef\xbb\xbf{"text":"a"}\r{"text":"b"}\r\n{"text":"\\ud83d"}\r')
     assert sorted(texts_of(f"jsonl:{tmp_path}/cr.jsonl")) == ["a", "b", "\ufffd"]
     os.mkfifo(tmp_path / "fifo.jsonl")
-    assert "not a file" in error_of(f"jsonl:{tmp_path}/fifo.jsonl").message
+    assert "fifo.jsonl is a pipe, not a file" in error_of(f"jsonl:{tmp_path}/fifo.jsonl").message
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.txt"))
+        assert "socket.txt is a socket, not a file" in error_of(f"text:{tmp_path}/socket.txt").message
+    assert "/dev/zero is a device, not a file" in error_of("text:/dev/zero").message
+
+
+def test_a_pipe_and_standard_input_are_refused_in_words_of_their_own(tmp_path: Path) -> None:
+    """What is read more than once can't come from a pipe, by whatever name a person gives it."""
+    read, write = os.pipe()
+    try:
+        for name in (f"/dev/fd/{read}", f"/proc/self/fd/{read}"):
+            for refuse in (lambda name=name: find_text_files([Path(name)]), lambda name=name: texts_of(f"text:{name}")):
+                with pytest.raises(DataError, match="is a pipe, not a file") as caught:
+                    refuse()
+                assert "write it to a file and name that" in (caught.value.hint or "")
+    finally:
+        os.close(read)
+        os.close(write)
+    for refuse in (lambda: find_text_files([Path("-")]), lambda: texts_of("text:-"), lambda: texts_of("text:/here/-")):
+        with pytest.raises(DataError, match="standard input isn't read here"):
+            refuse()
+    (tmp_path / "-").write_text("a file\n\nof this name")
+    assert len(texts_of(f"text:{tmp_path}/-")) == 2
 
 
 @given(st.binary(max_size=200), st.sampled_from([".txt", ".jsonl", ".json", ".jsonl.gz", ".parquet"]), st.booleans())

@@ -31,7 +31,7 @@ from mccore.data.corpora.walk import Skipped, Walk, count_reasons
 from mccore.errors import DataError
 from mccore.host.files import write_atomic
 from mccore.host.json_file import read_object
-from mccore.host.text import decode, open_regular, spell, unreadable
+from mccore.host.text import decode, open_regular, refuse_stdin, spell, unreadable
 
 READER = 2  # counts changes of how files become documents: caches of older ones are made again
 # Duplicates are recognised among this many preceding documents; it bounds the memory of a pass to about 150 MB.
@@ -287,6 +287,7 @@ def find_files(kind: str, path: str) -> FoundFiles:
     if given.exists():
         open_regular(given).close()  # a FIFO or a device is refused
         return FoundFiles(given.parent, [given])
+    refuse_stdin(given)
     if not glob.has_magic(str(given)):
         raise DataError(f"{spell(given)} doesn't exist", hint="check the path of the corpus")
     found = sorted(Path(p) for p in glob.glob(str(given), recursive=True) if Path(p).is_file())

@@ -16,7 +16,7 @@ from pathlib import Path
 from mccore.data.corpora.records import read_texts
 from mccore.data.corpora.walk import Skipped, Walk
 from mccore.errors import DataError
-from mccore.host.text import PIECE, open_regular, spell, text_pieces, unreadable
+from mccore.host.text import PIECE, open_regular, refuse_stdin, spell, text_pieces, unreadable
 
 RECORDS = (".parquet", ".jsonl", ".ndjson", ".jsonl.gz")
 LARGEST = 8 * 10**6  # bytes of a file below a folder: larger ones are data rather than text to read
@@ -85,6 +85,7 @@ def find_text_files(paths: Sequence[Path], choose: Choose = Choose()) -> tuple[l
 
 
 def _named(path: Path) -> TextFile:
+    refuse_stdin(path)
     if not path.exists():
         raise DataError(f"there is no {spell(path)}", hint="check the path")
     if why := _why_not_text(path):

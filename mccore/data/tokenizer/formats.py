@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mccore.data.tokenizer.dialect import other_meaning
 from mccore.data.tokenizer.huggingface import BYTE_OF_NAME, GPT2_PATTERN, NAME_OF_BYTE, HuggingFace
 from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import DataError
@@ -56,8 +57,14 @@ def write_huggingface(tokenizer: Tokenizer, path: Path) -> None:
     """Write a `tokenizer.json` that `tokenizers.Tokenizer.from_file` reads and that gives the same ids for every text,
     save that Hugging Face turns the names of special tokens in a text into them.
 
-    Raises DataError for tokens that no sequence of merges makes, RunError when the file can't be written.
+    Raises DataError for tokens that no sequence of merges makes and for a split pattern that Hugging Face's library could take
+    otherwise, RunError when the file can't be written.
     """
+    if part := other_meaning(tokenizer.pattern):
+        raise DataError(
+            f"the split pattern has {part!r}, which Hugging Face's library can take otherwise: its ids could differ",
+            hint="write tiktoken's format, which keeps the pattern beside it",
+        )
     name = [NAME_OF_BYTE[byte] for byte in range(256)]
 
     def spelled(token: bytes) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mccore.data.tokenizer.dialect import other_meaning
 from mccore.errors import DataError
 from mccore.host.text import mend, open_regular, spell, unreadable
 
@@ -26,12 +27,14 @@ _CACHED = 2**17  # pieces whose ids are remembered
 _UNUSED = {"version", "post_processor", "decoder"}  # what frames the ids or turns them back into text
 _FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 # Marks and letters that Unicode got after version 9, which `tokenizers` normalizes by: it leaves them as they are, and so do we.
-# Found by comparing all code points with tokenizers 0.23.3; those of Unicode 15 and later are from the character tables.
+# Up to Unicode 18, compared with tokenizers 0.23.3 on all code points, alone and among other marks.
 _LATER = (
-    "07FD 0897-089F 08CA-08D3 09FE 0C3C 0D3B-0D3C 0EBA 1715 1ABF-1ACE 1DF6-1DFA 32FF A7F1-A7F4 A82C AB69 105C9 105E4 "
-    "10781-107BA 10D24-10D27 10D69-10D6D 10EAB-10EAC 10EFA-10EFF 10F46-10F50 10F82-10F85 11070 1133B 11380-113E2 1145E "
-    "11839-1183A 11938-11943 119E0 11A34 11A47 11A99 11D42-11D45 11D97 11F41-11F42 16121-1612F 16D68-16D6A 16FF0-16FF1 "
-    "1CCD6-1CCF9 1E030-1E06D 1E08F 1E130-1E136 1E2AE 1E2EC-1E2EF 1E4EC-1E4EF 1E5EE-1E5EF 1F16C 1FBF0-1FBF9"
+    "0558 058B-058C 05C8-05C9 07FD 0897-089F 08CA-08D3 09FE 0C3C 0D3B-0D3C 0EBA 1715 1ABF-1AF0 1DF6-1DFA 209D-209F "
+    "32FF A7F1-A7F4 A82C AB69 105C9 105E4 10781-107BF 10D24-10D27 10D69-10D6D 10EAB-10EAC 10ECB-10ECF 10EF0-10EFF "
+    "10F46-10F50 10F82-10F85 11070 1133B 11380-113E2 1145E 11839-1183A 11938-11943 119E0 11A34 11A47 11A99 "
+    "11D42-11D45 11D97 11F41-11F42 16121-1612F 16D68-16D6A 16FF0-16FF1 1B123-1B126 1CCD6-1CCF9 1D127-1D128 "
+    "1D250-1D252 1D25B-1D25F 1D280-1D281 1D6A6 1DF95 1DFCD-1DFFF 1E030-1E06D 1E08F 1E130-1E136 1E2AE 1E2EC-1E2EF "
+    "1E4EC-1E4EF 1E5EE-1E5EF 1E6E3-1E6F5 1F16C 1FBF0-1FBF9"
 )
 _UNKNOWN_THERE = re.compile(
     "([" + "".join("-".join(chr(int(end, 16)) for end in part.split("-")) for part in _LATER.split()) + "])"
@@ -169,7 +172,7 @@ def read_huggingface(path: Path) -> HuggingFace:
     content = read_json_file(path)
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not isinstance(model, dict):
-        raise DataError(f"{spell(path)} {_kind_of(content)}", hint="byte-level BPE tokenizer.json files can be read")
+        raise _not_theirs(path, content)
     try:
         return _read_model(content, model, path)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -295,6 +298,8 @@ def _split(step: dict[str, Any], refuse: Refuse) -> SplitStep:
     _refuse_unknown(step, {"type", "pattern", "behavior", "invert"}, "Split ", refuse)
     pattern = step["pattern"]
     regex = pattern["Regex"] if "Regex" in pattern else re.escape(pattern["String"])
+    if part := other_meaning(regex):
+        raise refuse(f"its split pattern has {part!r}, which can mean something else here than to its own library")
     behavior, invert = step["behavior"], bool(step.get("invert"))
     if behavior != "Isolated" and not (behavior == "Removed" and invert):
         raise refuse(f"its Split with the behavior {behavior}{'' if invert else ', not inverted'}, isn't supported")
@@ -330,10 +335,18 @@ def _cut_out(text: str, pattern: re.Pattern[str] | None) -> Iterator[tuple[str, 
         yield text[at:], False
 
 
-def _kind_of(content: Any) -> str:
+def _not_theirs(path: Path, content: Any) -> DataError:
+    """The error for JSON that isn't a file of Hugging Face's: what it is, and what can be compared with instead."""
     if isinstance(content, dict) and isinstance(content.get("vocab"), list) and "config" in content:
-        return "is Mistral's Tekken, a format of its own"
-    return "isn't a tokenizer of Hugging Face's: it has no model"
+        return DataError(
+            f"{spell(path)} is Mistral's Tekken, a format of its own: ranks, of which only the first are used, and a pattern",
+            hint="take the tokenizer.json of the same model; or write the ranks that are used to a file in tiktoken's format, "
+            "and give Tekken's config.pattern with --pattern",
+        )
+    return DataError(
+        f"{spell(path)} isn't a tokenizer of Hugging Face's: it has no model",
+        hint="byte-level BPE tokenizer.json files can be read",
+    )
 
 
 def read_json_file(path: Path) -> Any:

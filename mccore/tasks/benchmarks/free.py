@@ -23,6 +23,7 @@ class HubAnswers(FreeAnswers):
     """Conversations from the rows of a table."""
 
     table: HubTable
+    on_hub = True
 
     @abstractmethod
     def conversation(self, id: str, row: Row) -> Conversation:

@@ -42,6 +42,7 @@ class LetterTask(Task[LikelihoodRequest]):
     """Questions of a table; subclasses turn its rows into questions."""
 
     table: HubTable
+    on_hub = True
 
     @abstractmethod
     def question(self, row: Row) -> Question:

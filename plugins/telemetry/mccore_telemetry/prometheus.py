@@ -30,7 +30,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from pydantic import Field, model_validator
 
-from mccore.api import Extension, Options, TelemetryProvider, TelemetrySpec
+from mccore.api import Extension, Options, TelemetryProvider, TelemetrySpec, write_atomic
 from mccore.errors import ConfigError
 from mccore.events import Event
 from mccore.hookspecs import hookimpl
@@ -215,10 +215,7 @@ class _Server:
         labels = {"__scheme__": scheme, "__meta_mccore_pid": str(os.getpid())}
         text = json.dumps([{"targets": [target], "labels": labels}]) + "\n"
         for file in self._files:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial")  # Prometheus may look at any moment
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(file)
+            write_atomic(file, text)  # Prometheus may look at any moment
 
 
 def _first_free(start: Callable[[int], None], first: int) -> None:

@@ -298,8 +298,9 @@ def test_the_reason_is_said_whatever_the_name(tmp_path):
     with pytest.raises(DataError, match="SentencePiece's kind of BPE"):
         read_vocabulary(tmp_path)
     path.write_text(json.dumps({"config": {"pattern": "x"}, "vocab": [], "special_tokens": []}))
-    with pytest.raises(DataError, match="is Mistral's Tekken"):
+    with pytest.raises(DataError, match="is Mistral's Tekken") as caught:
         read_vocabulary(path)
+    assert "tiktoken's format" in caught.value.hint
     (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
     with pytest.raises(DataError, match="SentencePiece"):
         read_vocabulary(tmp_path / "tokenizer.model", "gpt2")

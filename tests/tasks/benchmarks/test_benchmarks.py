@@ -183,7 +183,7 @@ def test_what_isnt_there_is_told_before_hours_are_spent(hub, make_run_config):
 def make_run_config():
     from mccore.config import ChatTrainConfig, RunConfig
 
-    return lambda mixture: RunConfig(sft=ChatTrainConfig(mixture=mixture))
+    return lambda mixture: RunConfig(stages=("sft",), sft=ChatTrainConfig(mixture=mixture))
 
 
 def test_a_data_set_that_has_changed_its_form(hub):

@@ -72,7 +72,7 @@ class DeadLetters:
 
 def read_dead_letters(path: Path) -> Iterator[tuple[Event, str]]:
     """The events of such a file with their reasons, oldest first. Lines torn by a crash are passed over."""
-    if not path.exists():
+    if not path.is_file():
         return
     with open(path, "rb") as file:
         for line in file:

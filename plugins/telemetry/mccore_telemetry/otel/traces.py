@@ -27,7 +27,8 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from mccore.api import TelemetrySpec, read_json
+from mccore.api import TelemetrySpec, read_json, write_atomic
+from mccore.errors import RunError
 from mccore.events import Event
 
 Attributes = dict[str, str | int | float | bool]
@@ -162,10 +163,9 @@ class Traces:
 
     def _remember(self, context: SpanContext) -> None:
         # A link is worth no trouble: without the file the traces aren't linked.
-        with contextlib.suppress(OSError):
-            self._spec.files.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(RunError):
             text = json.dumps({"trace": f"{context.trace_id:032x}", "span": f"{context.span_id:016x}"})
-            (self._spec.files / "otel-trace.json").write_text(text + "\n", encoding="utf-8")
+            write_atomic(self._spec.files / "otel-trace.json", text + "\n")
 
 
 def _timed(event: Event) -> tuple[str, float] | None:

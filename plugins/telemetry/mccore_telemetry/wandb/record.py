@@ -7,7 +7,6 @@ once or later by `wandb sync`.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mccore.api import parse_json, read_json
+from mccore.api import parse_json, read_json, write_atomic
 
 _READ_SECONDS = 600.0
 
@@ -55,12 +54,9 @@ class Record:
 
     def write(self) -> None:
         """Write the file, whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         record = asdict(self)
         del record["path"]
-        beside = self.path.with_name(f".{self.path.name}.new")
-        beside.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(beside, self.path)
+        write_atomic(self.path, json.dumps(record, indent=1) + "\n")
 
     def sent_until(self) -> float:
         """Time of the newest event that W&B has. The log of a process that was killed is read for it."""
