@@ -11,10 +11,12 @@ def count(value: float) -> str:
     """1234567 as `1.23M`."""
     if (odd := _odd(value)) is not None:
         return odd
-    for limit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            return f"{value / (limit if letter != 'k' else 1e3):.3g}{letter}"
-    return f"{value:,.0f}"
+    if abs(value) < 9999.5:
+        return f"{value:,.0f}"
+    for limit, letter in ((1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T")):
+        if abs(value) < 999.5 * limit:  # what rounds to 1,000 of a unit is 1 of the next
+            return f"{value / limit:.3g}{letter}"
+    return f"{value / 1e15:.3g}P"
 
 
 def size(value: float) -> str:
@@ -22,7 +24,7 @@ def size(value: float) -> str:
     if (odd := _odd(value)) is not None:
         return odd
     for limit, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if value >= limit:
+        if value >= limit * (1 - 0.05 / 1024):
             return f"{value / limit:.1f} {unit}"
     return f"{value:.0f} B"
 

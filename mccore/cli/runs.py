@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -12,14 +10,14 @@ from typing import Any
 
 import click
 
+from mccore.cli.run_detail import run_detail
 from mccore.config.diff import differences
 from mccore.errors import ConfigError, RunError, UsageError
-from mccore.events import Event, EventTail, finite, metric
-from mccore.host.json_file import read_json
+from mccore.events import finite, metric
 from mccore.host.terminal import echo, echo_json, one_line
 from mccore.runs.removal import checkpoint_rows, delete_checkpoint, delete_run, find_row
 from mccore.runs.rundir import RunDir, list_runs
-from mccore.runs.series import comparable, language_loss, name_losses
+from mccore.runs.series import language_loss, name_losses, side_by_side
 from mccore.units import count, duration, number, size
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
@@ -63,10 +61,11 @@ def _list(as_json: bool) -> None:
             time.strftime("%Y-%m-%d %H:%M", time.localtime(row["started"])),
             count(row["tokens"]) if row["tokens"] is not None else "",
             number(row["loss"]) if row["loss"] is not None else "",
+            row["loss_stage"] or "",
         ]
         for row in rows
     ]
-    _print_table(["name", "recipe", "state", "stage", "started", "tokens", "loss"], table)
+    _print_table(["name", "recipe", "state", "stage", "started", "tokens", "loss", "in"], table)
 
 
 def _overview(run: RunDir) -> dict[str, Any]:
@@ -79,6 +78,7 @@ def _overview(run: RunDir) -> dict[str, Any]:
     step = run.last_event("step")
     row["tokens"] = step.tokens if step else None
     row["loss"] = language_loss(step.metrics) if step else None
+    row["loss_stage"] = step.stage if step else None
     return row
 
 
@@ -91,7 +91,7 @@ def _overview(run: RunDir) -> dict[str, Any]:
 def show(run: str, as_json: bool) -> None:
     """Outcome, stages and last metrics of RUN: a name, a directory, or `latest`."""
     found = RunDir.open(run)
-    detail = _detail(found)
+    detail = run_detail(found)
     if as_json:
         echo_json(finite(detail))
         return
@@ -119,93 +119,10 @@ def show(run: str, as_json: bool) -> None:
         _print_table(["metric", "last value", "unit"], values)
 
 
-def _detail(run: RunDir) -> dict[str, Any]:
-    """All about a run that fits on a screen."""
-    outcome = run.outcome()
-    ends: dict[str, Event] = {}
-    starts: dict[str, Event] = {}
-    own: dict[str, float] = {}
-    others: dict[str, float] = {}
-    telemetry: list[Event] = []
-    for event in EventTail(run.events_dir).drain():
-        (own if event.rank == 0 else others).update(event.metrics)
-        if event.stage is not None and event.type in ("stage.start", "stage.end"):
-            (starts if event.type == "stage.start" else ends)[event.stage] = event
-        elif event.type in ("run.start", "telemetry"):
-            telemetry.append(event)
-    return {
-        "name": run.name,
-        "path": str(run.path),
-        "recipe": run.config.recipe,
-        "started": run.started,
-        "outcome": {"state": outcome.state, "stage": outcome.stage, "message": outcome.message},
-        "stages": [
-            _stage(run, stage, starts.get(stage), ends.get(stage), outcome.state) for stage in run.config.stages
-        ],
-        "metrics_at": _metrics_at(run),
-        "telemetry": _telemetry(telemetry),
-        "metrics": {name: value for name, value in sorted({**others, **own}.items()) if not math.isnan(value)},
-    }
-
-
-def _telemetry(events: Iterable[Event]) -> list[dict[str, Any]]:
-    """Each provider that had something to say: how it is, events lost over the whole run, and the newest reason.
-
-    A provider counts from where it began to fail to where it recovered, or the process with it ended.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    open_losses: dict[str, int] = {}
-    for event in sorted(events, key=lambda event: event.time):
-        if event.type == "run.start":
-            open_losses.clear()
-            continue
-        name, state, lost = (event.data.get(key) for key in ("provider", "state", "lost"))
-        if not isinstance(name, str) or not isinstance(lost, int):  # cut off, or of another version
-            continue
-        row = found.setdefault(name, {"provider": name, "state": state, "lost": 0, "message": ""})
-        row["lost"] += lost - open_losses.get(name, 0)
-        open_losses[name] = lost if state == "failing" else 0
-        row["state"] = state
-        row["message"] = event.data.get("message") or row["message"]
-    return list(found.values())
-
-
 def _telemetry_words(row: dict[str, Any]) -> str:
     reason = f" ({row['message']})" if row["message"] else ""
     lost = f"{row['lost']:,} event{'' if row['lost'] == 1 else 's'} lost"
     return f"{row['provider']}: {lost if row['lost'] else row['state']}{reason}"
-
-
-def _metrics_at(run: RunDir) -> list[str]:
-    """Where the metrics of a run can be scraped now. The files are in the format of Prometheus' file discovery."""
-    found = []
-    for path in sorted(run.path.glob("telemetry/prometheus-*.json")) if run.is_running() else ():
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it ends at this moment, or isn't ours
-            for group in read_json(path):
-                scheme = group["labels"]["__scheme__"]
-                found += [f"{scheme}://{target}/metrics" for target in group["targets"]]
-    return found
-
-
-def _stage(run: RunDir, stage: str, start: Event | None, end: Event | None, run_state: str) -> dict[str, Any]:
-    if start is not None and end is not None and end.time < start.time:  # the end of an earlier start
-        end = None
-    if run.completed(stage):
-        state = "finished"
-    elif end is not None:
-        state = str(end.data.get("outcome"))
-    elif start is not None:
-        state = "running" if run_state == "running" else run_state
-    else:
-        state = "to do"
-    seconds = end.data.get("seconds") if end is not None else None
-    if seconds is None and start is not None and (end is not None or state == "running"):
-        seconds = (end.time if end is not None else time.time()) - start.time
-    try:
-        results = run.read_result(stage)
-    except RunError as error:
-        results = {"error": error.message}
-    return {"stage": stage, "state": state, "seconds": seconds, "results": results}
 
 
 def _numbers(results: dict[str, Any] | None) -> str:
@@ -260,15 +177,15 @@ def compare(a: str, b: str, as_json: bool) -> None:
     """Settings in which runs A and B differ, and their last metrics side by side."""
     left, right = RunDir.open(a), RunDir.open(b)
     changed = differences(left.config, right.config)
-    details = [_detail(left), _detail(right)]
-    values = comparable([detail["metrics"] for detail in details])
-    metrics = {name: [each.get(name) for each in values] for name in sorted({*values[0], *values[1]})}
+    details = [run_detail(left), run_detail(right)]
+    rows = side_by_side([detail["by_stage"] for detail in details])
     if as_json:
         content = {
             "runs": [left.name, right.name],
             "states": [detail["outcome"]["state"] for detail in details],
             "config": {path: list(values) for path, values in changed.items()},
-            "metrics": metrics,
+            "metrics": {name: values for name, _, values in rows},
+            "metrics_by_stage": [{"metric": name, "stage": stage, "values": values} for name, stage, values in rows],
         }
         echo_json(finite(content))
         return
@@ -278,13 +195,12 @@ def compare(a: str, b: str, as_json: bool) -> None:
     else:
         echo("the configurations are the same")
     echo()
-    rows = []
-    for name, (before, after) in metrics.items():
+    table = [["(state)", "", *(detail["outcome"]["state"] for detail in details), "", ""]]
+    for name, stage, (before, after) in rows:
         difference = number(after - before) if before is not None and after is not None else ""
         values = [number(value) if value is not None else "" for value in (before, after)]
-        rows.append([name, *values, difference, _unit(name)])
-    states = [detail["outcome"]["state"] for detail in details]
-    _print_table(["last metric", left.name, right.name, "difference", "unit"], [["(state)", *states, "", ""], *rows])
+        table.append([name, stage, *values, difference, _unit(name)])
+    _print_table(["last metric", "in", left.name, right.name, "difference", "unit"], table)
 
 
 # --- checkpoints, and what can be deleted -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mccore.config import TRAINING_STAGES
+from mccore.config import STAGES, TRAINING_STAGES
 from mccore.events import Event
 from mccore.events.metrics import EVALUATED, family, metric, metrics_of
 
@@ -81,6 +81,28 @@ def comparable(runs: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
         if own is not None:
             found[-1]["token_loss"] = own
     return found
+
+
+def side_by_side(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> list[tuple[str, str, list[float | None]]]:
+    """(metric, stage, its value in each run) of runs that are given as stage -> metric -> last value, by name.
+
+    A loss of `base` and one of `sft` are of different things: a metric stands beside itself where all runs that have it were in
+    the same stage, the last of these. Where they share none, each of its stages has a row.
+    """
+    stages = list(dict.fromkeys(stage for run in runs for stage in run))
+    stages.sort(key=lambda stage: STAGES.index(stage) if stage in STAGES else -1)
+    alike = {stage: comparable([run.get(stage, {}) for run in runs]) for stage in stages}
+    rows: list[tuple[str, str, list[float | None]]] = []
+    for name in sorted({name for values in alike.values() for run in values for name in run}):
+        having = [any(name in alike[stage][place] for stage in stages) for place in range(len(runs))]
+        found = [
+            (name, stage, [run.get(name) for run in alike[stage]])
+            for stage in stages
+            if any(name in run for run in alike[stage])
+        ]
+        shared = [row for row in found if [value is not None for value in row[2]] == having]
+        rows += shared[-1:] or found
+    return rows
 
 
 # --- what is measured --------------------------------------------------------------------------------------------------

@@ -100,6 +100,17 @@ class TestShow:
         assert detail["metrics"] == {"lod_loss/1": 3.0, "loss": 2.5, "mfu": 0.5}
         assert output(capsys, "show", str(run.path)) == output(capsys, "show") == detail
 
+    def test_a_stage_took_what_all_its_starts_took(self, root, capsys):
+        """One start was stopped, one killed without a word, and the last runs on: the pauses between don't count."""
+        run = make(root, "one", start=1000.0, loss=2.5, outcome="stopped")
+        with EventWriter(run.events_dir / "rank0.jsonl") as rank:
+            rank.write(Event("stage.start", 2000.0, stage="base"))
+            rank.write(Event("step", 2007.0, stage="base", step=2, tokens=8192, metrics={"loss": 2.4}))
+            rank.write(Event("stage.start", 3000.0, stage="base"))
+            rank.write(Event("stage.end", 3003.0, stage="base", data={"outcome": "stopped", "seconds": 2.5}))
+        (_, base) = output(capsys, "show", "one")["stages"]
+        assert base["seconds"] == 12.5 + 7.0 + 2.5
+
     def test_says_what_telemetry_lost_over_all_starts(self, root, capsys):
         run = make(root, "one", start=1000.0, loss=2.5)
         told = [(1001, "failing", 2, "no route"), (1002, "failing", 4, "no route"), (1003, "recovered", 5, "")]
@@ -159,6 +170,22 @@ class TestCompare:
         assert content["metrics"]["loss"] == [2.5, 2.0]
         assert main(["runs", "compare", "a", "b"]) == 0
         assert "-0.5" in capsys.readouterr().out
+
+    def test_a_metric_stands_beside_itself_of_the_same_stage(self, root, capsys):
+        one = make(root, "ended-in-sft", start=1.0, loss=4.0)
+        with EventWriter(one.events_dir / "rank0.jsonl") as rank:
+            rank.write(Event("step", 9.0, stage="sft", step=1, tokens=64, metrics={"loss": 0.8, "grad_norm": 2.0}))
+        make(root, "stopped-in-base", start=2.0, loss=3.0)
+        content = output(capsys, "compare", "ended-in-sft", "stopped-in-base")
+        assert content["metrics"]["loss"] == [4.0, 3.0], "of base, not that of sft beside that of base"
+        assert content["metrics"]["grad_norm"] == [2.0, None]
+        assert {row["metric"]: row["stage"] for row in content["metrics_by_stage"]} == {
+            "grad_norm": "sft", "lod_loss/1": "base", "loss": "base", "mfu": "base",
+        }  # fmt: skip
+        assert main(["runs", "compare", "ended-in-sft", "stopped-in-base"]) == 0
+        assert "-1          nat" in capsys.readouterr().out
+        rows = {row["name"]: (row["loss"], row["loss_stage"]) for row in output(capsys)}
+        assert rows == {"ended-in-sft": (0.8, "sft"), "stopped-in-base": (3.0, "base")}
 
     def test_the_same_settings(self, root, capsys):
         make(root, "a", start=1.0, loss=2.5)

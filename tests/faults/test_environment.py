@@ -17,8 +17,8 @@ from mccore.host import paths
 from mccore.host.env import FILE_NAME, apply_settings, parse_settings, read_settings
 from mccore.launch.command import child_environment
 from mccore.report.pages.words import accuracy_text
-from mccore.runs.series import comparable, language_loss
-from mccore.units import share_interval
+from mccore.runs.series import comparable, language_loss, side_by_side
+from mccore.units import count, share_interval, size
 
 # --- variables of other launchers: BF4 --------------------------------------------------------------------------------
 
@@ -147,6 +147,30 @@ def test_the_loss_that_is_compared_is_the_language_models() -> None:  # RF13
     mc, plain = comparable([{"loss": 9.1, "token_loss": 5.1}, {"loss": 3.9}])
     assert (mc, plain) == ({"token_loss": 5.1}, {"token_loss": 3.9})
     assert comparable([{"loss": 1.0}, {"loss": 2.0}]) == [{"loss": 1.0}, {"loss": 2.0}]
+
+
+def test_losses_of_different_stages_are_not_set_side_by_side() -> None:  # RF13's neighbours
+    ended = {"base": {"loss": 9.0, "token_loss": 4.0}, "sft": {"loss": 0.8}}
+    assert side_by_side([ended, {"base": {"loss": 3.0}}]) == [
+        ("loss", "sft", [0.8, None]), ("token_loss", "base", [4.0, 3.0]),
+    ]  # fmt: skip
+    assert side_by_side([{"sft": {"loss": 0.8}}, {"base": {"loss": 3.0}}]) == [
+        ("loss", "base", [None, 3.0]), ("loss", "sft", [0.8, None]),
+    ]  # fmt: skip
+    assert side_by_side([ended, ended, {"tokenizer": {}}])[-1] == ("token_loss", "base", [4.0, 4.0, None])
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0, "0"), (9_999, "9,999"), (9_999.6, "10k"), (999_499, "999k"), (999_999, "1M"), (999_999_999, "1G"),
+     (-999_999, "-1M"), (1e18, "1e+03P"), (float("nan"), "nan")],
+)  # fmt: skip
+def test_what_rounds_to_a_thousand_is_one_of_the_next_unit(value: float, words: str) -> None:
+    assert count(value) == words
+
+
+def test_sizes_round_up_too() -> None:
+    assert [size(1023), size(2**20 - 1), size(2**30 - 1)] == ["1023 B", "1.0 MiB", "1.0 GiB"]
 
 
 @pytest.mark.parametrize("right", [[False] * 4, [True] * 4, [False], [True]])  # RF14
