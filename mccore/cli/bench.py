@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mccore.cli.named_path import NamedPath
 from mccore.config.stages import TRAINING_STAGES
 from mccore.host.terminal import StatusLine, echo, echo_json
 from mccore.units import count, size
@@ -73,13 +74,13 @@ def bench() -> None:
     "--text",
     "texts",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=NamedPath(path_type=Path),
     metavar="PATH",
     help="Make histories of these files and folders; default: the run's corpus. Repeatable.",
 )
 @click.option(
     "--scratch",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=NamedPath(path_type=Path, file_okay=False, exists=True),
     help="Where trees with files live meanwhile; default: the system's place for such.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -151,7 +152,7 @@ def context(
 @click.option(
     "--stage", type=click.Choice(TRAINING_STAGES), help="Of which stage; default: the first, whose text goes on."
 )
-@click.option("--text", type=click.Path(path_type=Path), help="Text of the histories; default: mccore's own sources.")
+@click.option("--text", type=NamedPath(path_type=Path), help="Text of the histories; default: mccore's own sources.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def serving(run: str, text: Path | None, as_json: bool, **load: Any) -> None:
     """Start a server of RUN and measure it as its clients see it: many at once, a newcomer, a long history, idle ones."""

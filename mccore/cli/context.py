@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mccore.cli.named_path import NamedPath
 from mccore.config.stages import TRAINING_STAGES
 from mccore.errors import UsageError
 from mccore.host.terminal import StatusLine, echo, echo_json, one_line
@@ -35,8 +36,8 @@ def context() -> None:
 
 
 @context.command()
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory to write to.")
+@click.argument("sources", nargs=-1, required=True, type=NamedPath(path_type=Path), metavar="PATH...")
+@click.option("--out", type=NamedPath(path_type=Path, file_okay=False), required=True, help="Directory to write to.")
 @click.option("--run", "run", help="Whose model makes the gists; default: the newest run that has one.")
 @click.option("--stage", type=click.Choice(TRAINING_STAGES[::-1]), help="Of which stage; default: the last there is.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Of folders take these files only. Repeatable.")
@@ -140,7 +141,7 @@ def _levels(rows: Sequence[int]) -> str:
 
 
 @context.command()
-@click.argument("path")
+@click.argument("path", type=NamedPath())
 @_JSON
 def info(path: str, as_json: bool) -> None:
     """Say what is in a context, or in a saved session: PATH is its directory, or a session's name."""
@@ -187,7 +188,7 @@ def _show_info(found: Description) -> None:
 
 
 @context.command()
-@click.argument("path")
+@click.argument("path", type=NamedPath())
 @click.option("--deep", is_flag=True, help="Make every gist again, not a sample of each level.")
 @click.option("--repair", is_flag=True, help="Make damaged gists again.")
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from mccore.cli.named_path import NamedPath
 from mccore.config.stages import TEXT_STAGE
 from mccore.errors import UsageError
+from mccore.host.files import FileExists, write_theirs
 from mccore.host.terminal import StatusLine, echo, echo_json
 
 if TYPE_CHECKING:
@@ -72,7 +75,8 @@ def evaluate() -> None:
 @click.option(
     "--also", multiple=True, metavar="NAME", help="Beside the usual ones: oracle, oracle_bound or full. Repeatable."
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Keep every loss in this .npz file.")
+@click.option("--out", type=NamedPath(path_type=Path, dir_okay=False), help="Keep every loss in this .npz file.")
+@click.option("--force", is_flag=True, help="Let --out replace a file that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @click.pass_context
 def context(
@@ -81,6 +85,7 @@ def context(
     rows: int | None,
     history: int | None,
     out: Path | None,
+    force: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -92,6 +97,8 @@ def context(
     Within the sequence length of training by default; with --history far behind in long documents, as sessions read them.
     Several runs are averaged row by row first. Standard errors go by document: rows of one document aren't independent.
     """
+    if out is not None and out.is_file() and not force:  # said before hours of work
+        raise FileExists(out)
     if history is None:
         typed = [name for name in given if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
         if typed:
@@ -107,7 +114,7 @@ def context(
     catalogue = WITHIN_SEQUENCE if history is None else LONG_HISTORY
     summary = {**about, **summarize_comparison(reports, catalogue, RECALL_K)}
     if out is not None:
-        _keep(out, runs, reports)
+        write_theirs(out, _arrays(runs, reports), overwrite=force)
     if as_json:
         echo_json(summary)
     else:
@@ -311,8 +318,8 @@ def _base_of(name: str) -> RunDir:
     return run
 
 
-def _keep(path: Path, runs: Sequence[str], reports: Sequence[Any]) -> None:
-    """Losses [R, H] of every run and condition, and the document of each row."""
+def _arrays(runs: Sequence[str], reports: Sequence[Any]) -> bytes:
+    """A .npz file: losses [R, H] of every run and condition, and the document of each row."""
     import numpy as np
 
     arrays = {
@@ -320,7 +327,9 @@ def _keep(path: Path, runs: Sequence[str], reports: Sequence[Any]) -> None:
         for run, report in zip(runs, reports, strict=True)
         for name, values in report.losses.items()
     }
-    np.savez(path, documents=reports[0].documents, **arrays)
+    content = io.BytesIO()
+    np.savez(content, documents=reports[0].documents, **arrays)
+    return content.getvalue()
 
 
 def _summary_lines(summary: dict[str, Any]) -> list[str]:

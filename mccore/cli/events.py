@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from mccore.cli.named_path import NamedPath
 from mccore.errors import RunError, UsageError
 from mccore.events import Event, EventTail, metric, read_events
 from mccore.events.types import EVENT_TYPES
@@ -106,7 +107,7 @@ def show(run: str, as_json: bool, **filters: tuple[Any, ...]) -> None:
 @events.command()
 @click.argument("run")
 @_filtered
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the lines of JSON to this file.")
+@click.option("--output", type=NamedPath(path_type=Path, dir_okay=False), help="Write the lines of JSON to this file.")
 @click.option("--force", is_flag=True, help="Let --output replace a file that is there.")
 @click.option("--to", "providers", multiple=True, metavar="PROVIDER", help="Send them to this telemetry provider.")
 @click.option(

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from mccore.cli.named_path import NamedPath
 from mccore.errors import MccoreError, PluginError, RunError, UsageError
 from mccore.host.terminal import echo, echo_json, one_line, style
 from mccore.plugins import registry
@@ -44,7 +45,7 @@ def plugins(ctx: click.Context, as_json: bool, check: bool) -> int:
 @click.argument("name")
 @click.option(
     "--directory",
-    type=click.Path(path_type=Path),
+    type=NamedPath(path_type=Path),
     help="Directory of the new package; must be empty or not exist.  [default: ./mccore-KIND-NAME]",
 )
 def new(kind: registry.KindName, name: str, directory: Path | None) -> None:

@@ -39,7 +39,7 @@ _EXIT_CODES = {"finished": 0, "stopped": 130, "interrupted": 130}
 @click.option(
     "--resume",
     is_flag=False,
-    flag_value="",
+    flag_value="latest",
     default=None,
     metavar="[RUN]",
     help="Go on with a run: by --name, or by name or directory here; the latest without either.",
@@ -80,11 +80,13 @@ def run(
 
 def _resume(recipe: str | None, name: str | None, selector: str, asked: Given, *, dry_run: bool, as_json: bool) -> int:
     """Go on with an existing run under the configuration it was started with."""
-    if selector and name:
+    if not selector:
+        raise UsageError("--resume names no run", hint="leave the name out for the latest one")
+    if selector != "latest" and name:
         if recipe is not None or selector not in plugins.names("recipe"):
             raise UsageError(f"both --name {name} and --resume {selector} name a run", hint="give one of them")
         recipe = selector  # `--resume tiny --name mine`: the recipe was taken for the option's value
-    found = RunDir.open(name or selector or "latest")
+    found = RunDir.open(name or selector)
     if recipe is not None and recipe != found.config.recipe:
         raise ConfigError(
             f"the run {found.name!r} was made by the recipe {found.config.recipe!r}, not {recipe!r}",

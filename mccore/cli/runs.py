@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from mccore.cli.run_detail import run_detail
 from mccore.config.diff import differences
 from mccore.errors import ConfigError, RunError, UsageError
 from mccore.events import finite, metric
 from mccore.host.terminal import echo, echo_json, one_line
+from mccore.runs.detail import run_detail
 from mccore.runs.removal import checkpoint_rows, delete_checkpoint, delete_run, find_row
 from mccore.runs.rundir import RunDir, list_runs
 from mccore.runs.series import language_loss, name_losses, side_by_side

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mccore.cli.named_path import NamedPath
 from mccore.config.stages import stage_spec
 from mccore.errors import DataError, MccoreError, UsageError
 from mccore.host import paths
@@ -38,10 +39,10 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--stage", type=click.Choice(STAGES), help="Which training stage's model; default: the last there is.")
 @click.option("--context", metavar="PATH", help="New conversations start from this saved context.")
-@click.option("--sessions", type=click.Path(path_type=Path), help="Where conversations are kept.")
+@click.option("--sessions", type=NamedPath(path_type=Path), help="Where conversations are kept.")
 @click.option(
     "--token-file",
-    type=click.Path(path_type=Path),
+    type=NamedPath(path_type=Path),
     help=f"A file with a token on each line; default: ${TOKEN_VARIABLE}.",
 )
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Another name that requests may be addressed to.")

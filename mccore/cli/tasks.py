@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from mccore.cli.named_path import NamedPath
 from mccore.host.terminal import StatusLine, echo, echo_json
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ ResultT = TypeVar("ResultT")
 )
 @click.option(
     "--core",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=NamedPath(path_type=Path, file_okay=False),
     help="Folder of CORE's bundle: it holds core.yaml, eval_meta_data.csv and eval_data.",
 )
 @click.option("--stage", help="Stage whose newest checkpoint is meant; default: the last one that trained.")

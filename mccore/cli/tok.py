@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mccore.cli.named_path import NamedPath
 from mccore.data.corpora.text_files import Choose, find_text_files, is_records, read_documents
 from mccore.data.corpora.walk import describe_skipped
 from mccore.errors import DataError, RunError, UsageError
@@ -34,9 +35,9 @@ def tok() -> None:
 
 
 @tok.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.argument("paths", nargs=-1, required=True, type=NamedPath(path_type=Path), metavar="PATH...")
 @click.option("--vocab-size", type=int, required=True, metavar="N", help="Ids, the nine special tokens included.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory to write to.")
+@click.option("--out", type=NamedPath(path_type=Path, file_okay=False), required=True, help="Directory to write to.")
 @_FIELD
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; the result is the same with any number.")
 @click.option(
@@ -122,11 +123,11 @@ def _save(tokenizer: Tokenizer, out: Path, formats: tuple[str, ...]) -> None:
 
 @tok.command("eval")
 @click.argument("tokenizer", default="latest")
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=NamedPath(path_type=Path), metavar="[PATH]...")
 @click.option(
     "--against",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=NamedPath(path_type=Path),
     metavar="PATH",
     help="Compare with this vocabulary: a tokenizer of ours, tiktoken's ranks (NAME.tiktoken), Hugging Face's "
     "tokenizer.json. Repeatable. What lies in the cache directory's `vocabularies` is compared with as well.",
@@ -137,7 +138,7 @@ def _save(tokenizer: Tokenizer, out: Path, formats: tuple[str, ...]) -> None:
     help="How files of ranks split text, where their names don't tell: gpt2, cl100k, o200k, llama3, qwen, or an expression.",
 )
 @_FIELD
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a plot to this PNG file.")
+@click.option("--plot", type=NamedPath(path_type=Path, dir_okay=False), help="Write a plot to this PNG file.")
 @click.option("--force", is_flag=True, help="Let --plot replace a file that exists.")
 @_JSON
 def evaluate(

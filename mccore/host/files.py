@@ -80,7 +80,9 @@ class FileExists(UsageError):
     """A person named a file that is there already, and hasn't said that it may be replaced."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} exists: nothing was written", hint="choose another name, or say that it may go")
+        super().__init__(
+            f"{path} exists: nothing was written", hint="choose another name, or give --force to replace it"
+        )
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -115,7 +115,7 @@ def test_no_arrow_in_the_table_is_unused() -> None:
         assert [each for each in rooms if (room, each) not in used] == [], room
 
 
-CLI_SHARED = ("progress", "setting_flags", "tables")  # what commands have in common
+CLI_SHARED = ("named_path", "progress", "setting_flags", "tables")  # what commands have in common
 CLI_BORROWS = {  # may only shrink
     ("setup", "doctor"): "setup ends with the checks of doctor",
     ("doctor", "telemetry"): "probes the providers as `mccore telemetry` does",

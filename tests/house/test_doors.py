@@ -87,6 +87,11 @@ def test_one_reader_of_what_people_write() -> None:
     assert readers - {"mccore/cli/setup.py", "mccore/telemetry/relay.py"} == {"mccore/host/text.py"}
 
 
+def test_one_kind_of_path_on_the_command_line() -> None:
+    """It refuses the empty one."""
+    assert using(r"click\.Path\b") == {"mccore/cli/named_path.py"}
+
+
 def test_one_reader_of_parquet_and_json_lines() -> None:
     assert using(r"pyarrow\.parquet|GzipFile|from datasets") == {"mccore/data/corpora/records.py"}
 

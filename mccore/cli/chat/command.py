@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mccore.cli.named_path import NamedPath
 from mccore.cli.setting_flags import NumberRange
 from mccore.config.stages import stage_spec
 from mccore.errors import UsageError
@@ -56,7 +57,7 @@ _SAMPLING = {  # flag -> the field of a message to a server
     "--file",
     "files",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=NamedPath(path_type=Path),
     help="A text file to go before the first message.",
 )
 @click.option(

@@ -56,7 +56,7 @@ def other_meaning(pattern: str) -> str:
             return text
         if kind == "repeat" and before_may_be_empty and text[0] != "?":
             return f"){text}"
-        if groups[-1].ignoring and (found["name"] in _CASED or (kind == "plain" and not _plain(text))):
+        if groups[-1].ignoring and (found["name"] in _CASED or (kind == "plain" and not _one_form(text))):
             return f"(?i:{text}"
         if kind == "plain" and not sets:
             letters = (letters + text.lower())[-2:]
@@ -79,6 +79,6 @@ def other_meaning(pattern: str) -> str:
     return ""
 
 
-def _plain(letter: str) -> bool:
+def _one_form(letter: str) -> bool:
     """Whether a letter has no more forms than its two cases, or its case is ASCII's."""
     return letter.isascii() or letter.lower() == letter.upper()
