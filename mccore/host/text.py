@@ -27,6 +27,7 @@ from typing import BinaryIO
 from mccore.errors import DataError
 
 PIECE = 2**20  # bytes that are read at once
+_BEGINNING = 8192  # bytes in which a file that isn't text has a zero
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -58,6 +59,11 @@ def decode(data: bytes, source: str) -> str:
     except UnicodeDecodeError as error:
         at = error.start + (len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0)
         raise not_utf8(source, data[:2], line=data[:at].count(b"\n") + 1, byte=at) from error
+
+
+def is_binary(start: bytes) -> bool:
+    """Whether a file that begins so is no text: a zero early on, as programs, images and UTF-16 without a mark have it."""
+    return b"\0" in start[:_BEGINNING] and not start.startswith(_UTF16)
 
 
 def not_utf8(source: str, start: bytes, *, line: int | None = None, byte: int = 0) -> DataError:

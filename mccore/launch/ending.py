@@ -65,7 +65,7 @@ def judge(evidence: Evidence) -> Ending:
     how = f"was killed ({signal_name(-code)}){likely_cause(-code)}" if code < 0 else f"failed with exit code {code}"
     last = last_lines.splitlines()[-1].strip() if last_lines else ""
     said = f": {last}" if last and code > 0 else ""
-    return Ending("failed", f"{stage} {how}{said}; {_advice(evidence)}", told=False, log=last_lines)
+    return Ending("failed", f"{stage} {how}{said}", told=False, log=last_lines)
 
 
 def _judge_ranks(evidence: Evidence, own: Event | None) -> Ending | None:
@@ -75,8 +75,7 @@ def _judge_ranks(evidence: Evidence, own: Event | None) -> Ending | None:
     killed = find_killed_rank(evidence.log)
     if killed is not None and not (failures and failures[0].rank == killed.rank):
         # The other ranks only noticed that a peer was gone.
-        how = f"was killed ({signal_name(killed.signal)}){likely_cause(killed.signal)}"
-        message = f"rank {killed.rank} {how}; {_advice(evidence)}"
+        message = f"rank {killed.rank} was killed ({signal_name(killed.signal)}){likely_cause(killed.signal)}"
         return Ending("failed", message, told=False, log=last_lines)
     if not failures:
         return None
@@ -92,10 +91,6 @@ def _judge_ranks(evidence: Evidence, own: Event | None) -> Ending | None:
 
 def _last_lines(log: str) -> str:
     return "\n".join(log.splitlines()[-LOG_LINES:])
-
-
-def _advice(evidence: Evidence) -> str:
-    return f"`mccore run --resume {evidence.run.name}` goes on from the last checkpoint"
 
 
 def read_log_tail(log: Path, start: int, limit: int = 65_536) -> str:

@@ -83,7 +83,10 @@ def describe(kind: KindName | None = None) -> list[Plugin]:
     rows = []
     for each in [kind] if kind else KINDS:
         entries = _entries(each)
-        rows += [_describe_entry(each, entry, entries) for entry in sorted(entries, key=_order)]
+        named: dict[str, list[_Registered]] = {}
+        for entry in entries:
+            named.setdefault(entry.entry.name, []).append(entry)
+        rows += [_describe_entry(each, entry, named[entry.entry.name]) for entry in sorted(entries, key=_order)]
     return rows
 
 
@@ -127,7 +130,7 @@ def _is_disabled(kind: KindName, name: str) -> bool:
     return bool({name, f"{kind}:{name}"} & _disabled())
 
 
-def _describe_entry(kind: KindName, found: _Registered, others: Sequence[_Registered]) -> Plugin:
+def _describe_entry(kind: KindName, found: _Registered, namesakes: Sequence[_Registered]) -> Plugin:
     entry, source = found
     doc, module = "", _module(entry)
     problem = entry.problem or source.problem
@@ -135,7 +138,7 @@ def _describe_entry(kind: KindName, found: _Registered, others: Sequence[_Regist
         problem = f"the entry point names {entry.value!r}; it must name a module"
     elif not problem:
         doc, problem = _look_at(module)
-    twins = [other for other in others if other.entry.name == entry.name and other != found]
+    twins = [other for other in namesakes if other != found]
     if twins:
         named = ", ".join(sorted(str(_blame(other)) for other in twins))
         problem = f"the name {entry.name!r} is also registered by {named}"

@@ -170,7 +170,7 @@ class Runtime:
         """What the content of a mixture's sources depends on beside their names. Raises InputChanged where it isn't what the
         run began with."""
         versions: dict[str, Any] = {}
-        for name in (name for name, count in mixture.items() if count):
+        for name in mixture:
             if (fingerprint := open_task(name).fingerprint()) is not None:
                 versions[name] = fingerprint
                 self._check_input(f"the conversations {name}", fingerprint)

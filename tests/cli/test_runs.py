@@ -100,17 +100,6 @@ class TestShow:
         assert detail["metrics"] == {"lod_loss/1": 3.0, "loss": 2.5, "mfu": 0.5}
         assert output(capsys, "show", str(run.path)) == output(capsys, "show") == detail
 
-    def test_a_stage_took_what_all_its_starts_took(self, root, capsys):
-        """One start was stopped, one killed without a word, and the last runs on: the pauses between don't count."""
-        run = make(root, "one", start=1000.0, loss=2.5, outcome="stopped")
-        with EventWriter(run.events_dir / "rank0.jsonl") as rank:
-            rank.write(Event("stage.start", 2000.0, stage="base"))
-            rank.write(Event("step", 2007.0, stage="base", step=2, tokens=8192, metrics={"loss": 2.4}))
-            rank.write(Event("stage.start", 3000.0, stage="base"))
-            rank.write(Event("stage.end", 3003.0, stage="base", data={"outcome": "stopped", "seconds": 2.5}))
-        (_, base) = output(capsys, "show", "one")["stages"]
-        assert base["seconds"] == 12.5 + 7.0 + 2.5
-
     def test_says_what_telemetry_lost_over_all_starts(self, root, capsys):
         run = make(root, "one", start=1000.0, loss=2.5)
         told = [(1001, "failing", 2, "no route"), (1002, "failing", 4, "no route"), (1003, "recovered", 5, "")]

@@ -73,6 +73,14 @@ def test_a_crlf_text_is_cut_at_a_blank_line(tmp_path: Path) -> None:
     assert "\r" not in head + tail
 
 
+def test_utf_16_without_a_mark_is_not_read_as_letters_between_zeros(tmp_path: Path) -> None:
+    """It is valid UTF-8, and was trained on; a tokenizer refused the same file."""
+    (tmp_path / "a.txt").write_bytes("some text, one line\n\nanother".encode("utf-16-le"))
+    assert "a.txt is binary, not text" in error_of(f"text:{tmp_path}").message
+    with pytest.raises(DataError, match=r"a\.txt: binary"):
+        find_text_files([tmp_path])
+
+
 # --- kind 2: one reader for records ---------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ from mccore.data.corpora.walk import Skipped, Walk, count_reasons
 from mccore.errors import DataError
 from mccore.host.files import write_atomic
 from mccore.host.json_file import read_object
-from mccore.host.text import decode, open_regular, refuse_stdin, spell, unreadable
+from mccore.host.text import decode, is_binary, open_regular, refuse_stdin, spell, unreadable
 
 READER = 2  # counts changes of how files become documents: caches of older ones are made again
 # Duplicates are recognised among this many preceding documents; it bounds the memory of a pass to about 150 MB.
@@ -221,6 +221,10 @@ class TextCorpus(FileCorpus):
                 data = file.read()
             except OSError as error:
                 raise unreadable(error, path) from error
+        if is_binary(data):
+            raise DataError(
+                f"{spell(path)} is binary, not text", hint="leave it out; if it is UTF-16, convert it: iconv -f UTF-16"
+            )
         yield label, decode(data, spell(path))
 
     def _split_key(self, document: Document, digest: bytes) -> str:

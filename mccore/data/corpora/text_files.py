@@ -16,11 +16,10 @@ from pathlib import Path
 from mccore.data.corpora.records import read_texts
 from mccore.data.corpora.walk import Skipped, Walk
 from mccore.errors import DataError
-from mccore.host.text import PIECE, open_regular, refuse_stdin, spell, text_pieces, unreadable
+from mccore.host.text import PIECE, is_binary, open_regular, refuse_stdin, spell, text_pieces, unreadable
 
 RECORDS = (".parquet", ".jsonl", ".ndjson", ".jsonl.gz")
 LARGEST = 8 * 10**6  # bytes of a file below a folder: larger ones are data rather than text to read
-_BEGINNING = 8192  # bytes in which a file that isn't text has a zero
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def _why_not_text(path: Path) -> str:
         first = piece = file.read(PIECE)
         if not piece:
             return "empty"
-        if b"\0" in first[:_BEGINNING]:
+        if is_binary(first):
             return "binary"
         try:
             while piece:
