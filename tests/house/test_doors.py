@@ -180,7 +180,6 @@ def _opens_to_write(node: ast.AST) -> bool:
     return name in ("open", "fdopen") and any(set(mode) <= set("wabxt+") and set(mode) & set("wax") for mode in modes)
 
 
-
 def test_no_exception_outlives_its_reason() -> None:
     """A file that is split, renamed or mended leaves no hole behind it."""
     printing = using(r"click\.(echo|secho|style)\(|^\s*print\(|std(out|err)\.write\(|click_echo")
