@@ -15,13 +15,13 @@ from mccore.megacontext.networks.gistnet import pool_of
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.networks.positions import (
     Positional,
-    SpanBias,
     Spans,
     TokenPositions,
     contiguous,
     span_rotary,
     spans_of,
 )
+from mccore.megacontext.networks.span_bias import SpanBias
 from mccore.model.gpt import GPT
 
 

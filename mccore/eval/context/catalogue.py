@@ -1,6 +1,6 @@
 """The conditions under which the same tokens are predicted: what the model reads in each, and what it is compared with.
 
-A new condition is a row here and the context that `conditions` or `long_history` makes for it.
+A new condition is a row here and the context made for it: by `conditions` within a sequence, by `far` behind a history.
 """
 
 from __future__ import annotations

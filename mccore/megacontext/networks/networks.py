@@ -12,8 +12,8 @@ from mccore.config import MegaContextConfig, ModelConfig
 from mccore.megacontext.networks.decoder import WeakDecoder
 from mccore.megacontext.networks.gistnet import GistNet, build_pyramid
 from mccore.megacontext.networks.lensnet import LensNet
-from mccore.megacontext.networks.positions import SpanBias
 from mccore.megacontext.networks.running_mean import RunningMean
+from mccore.megacontext.networks.span_bias import SpanBias
 from mccore.model.optim.optimizer import Group
 
 DISTANCE_RATE = 8.0  # of LensNet's weights on distances, over its own

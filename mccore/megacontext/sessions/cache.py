@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mccore.megacontext.networks.networks import MegaContextNets
-from mccore.megacontext.networks.positions import Spans, excess_mass, span_rotary, spans_of
+from mccore.megacontext.networks.positions import Spans, span_rotary, spans_of
+from mccore.megacontext.networks.span_bias import excess_mass
 from mccore.megacontext.sessions.options import KvPolicy
 from mccore.megacontext.tree.cut import Cut, contiguous_centres
 from mccore.megacontext.tree.edits import append

@@ -11,13 +11,12 @@ from torch import Tensor
 from mccore.config import ModelConfig
 from mccore.megacontext.networks.positions import (
     Positional,
-    SpanBias,
     Spans,
     contiguous,
-    excess_mass,
     span_rotary,
     spans_of,
 )
+from mccore.megacontext.networks.span_bias import SpanBias, excess_mass
 from mccore.megacontext.tree.cut import contiguous_centres
 from mccore.model.attention import attend_reference, with_key_bias
 from mccore.model.rotary import Rotary, rotary
