@@ -10,12 +10,12 @@ from mccore.events import METRICS
 from mccore.host.terminal import one_line
 from mccore.runs.live.state import RunState
 from mccore.runs.live.watch import RunWatch
+from mccore.tui.drawing.colours import STATES
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.units import count, duration, number
 
 QUIET_SECONDS = 60.0  # without an event before it is said
 BAR_WIDTH = 24
-COLOURS = {"running": "bold green", "finished": "bold cyan", "failed": "bold red", "crashed": "bold red"}
 
 
 def headline(watch: RunWatch, glyphs: Glyphs) -> Text:
@@ -23,7 +23,7 @@ def headline(watch: RunWatch, glyphs: Glyphs) -> Text:
     outcome = watch.outcome
     return Text.assemble(
         (f"{one_line(watch.run.name)} ", "bold"),
-        (f"{glyphs.states.get(outcome.state, '')} {outcome.state}", COLOURS.get(outcome.state, "bold")),
+        (f"{glyphs.states.get(outcome.state, '')} {outcome.state}", STATES.get(outcome.state, "bold")),
         f"  {one_line(outcome.message)}" if outcome.message else "",
     )
 

@@ -26,7 +26,7 @@ from mccore.data.corpora.document import (
     text_digest,
     val_threshold,
 )
-from mccore.data.corpora.records import open_parquet, read_texts
+from mccore.data.corpora.records import JSON_LINES, open_parquet, read_texts
 from mccore.data.corpora.walk import Skipped, Walk, count_reasons
 from mccore.errors import DataError
 from mccore.host.files import write_atomic
@@ -39,7 +39,7 @@ _DUPLICATE_WINDOW = 2**20
 
 SUFFIXES = {
     "parquet": (".parquet",),
-    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"),
+    "jsonl": JSON_LINES,
     "text": (".txt", ".md", ".rst"),
 }
 

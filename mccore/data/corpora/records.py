@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from mccore.errors import DataError, MccoreError
 from mccore.host.text import mend, not_utf8, open_regular, spell, unreadable
 
+JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz")  # names of such files; their bytes say whether they are packed
 MOST_LINE = 2**30  # bytes of one line: a file without line ends would take all memory
 _BOM = b"\xef\xbb\xbf"
 

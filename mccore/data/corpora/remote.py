@@ -10,14 +10,14 @@ from typing import Any
 
 from mccore.data.corpora.document import SPLIT_SALT, Document, Progress, Split, check_split
 from mccore.data.corpora.files import READER, FileCorpus, FoundFiles
-from mccore.data.corpora.records import read_texts
+from mccore.data.corpora.records import JSON_LINES, read_texts
 from mccore.data.hub.address import NAMED, parse_address
 from mccore.data.hub.library import Library
 from mccore.data.hub.listing import HubFile, Listing
 from mccore.errors import DataError
 from mccore.units import size as in_words
 
-_READABLE = (".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".json", ".json.gz")
+_READABLE = (".parquet", *JSON_LINES, ".json", ".json.gz")
 
 
 class HubCorpus(FileCorpus):

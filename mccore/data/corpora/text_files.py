@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mccore.data.corpora.records import read_texts
+from mccore.data.corpora.records import JSON_LINES, read_texts
 from mccore.data.corpora.walk import Skipped, Walk
 from mccore.errors import DataError
 from mccore.host.text import PIECE, is_binary, open_regular, refuse_stdin, spell, text_pieces, unreadable
 
-RECORDS = (".parquet", ".jsonl", ".ndjson", ".jsonl.gz")
+RECORDS = (".parquet", *JSON_LINES)
 LARGEST = 8 * 10**6  # bytes of a file below a folder: larger ones are data rather than text to read
 
 

@@ -19,10 +19,11 @@ from mccore.host.terminal import one_line
 from mccore.runs.live.comparison import BUDGETS, LOSSES, Curve, common_value, curve, reached, stages_with
 from mccore.runs.live.watch import RunWatch
 from mccore.runs.rundir import RunDir
+from mccore.tui.drawing.colours import STYLES
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.drawing.overlay import ROLES, OverlayView, mark_of, overlay, spell_spent, value_under
 from mccore.tui.panels import Lines, spans_of
-from mccore.tui.widgets.panel import STYLES, PanelPane
+from mccore.tui.widgets.panel import PanelPane
 from mccore.tui.workers import while_shown
 from mccore.units import number
 

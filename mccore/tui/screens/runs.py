@@ -18,6 +18,7 @@ from textual.widgets import DataTable, Footer, Header, Input, Static
 from mccore.errors import MccoreError
 from mccore.host.terminal import one_line
 from mccore.runs.rundir import RunDir, list_runs
+from mccore.tui.drawing.colours import LISTED_STATES
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
 from mccore.tui.screens.run_screen import DIGITS
@@ -118,7 +119,7 @@ class RunsScreen(Screen[None]):
 
     def _cells(self, row: RunRow) -> list[Text]:
         mark = "*" if row.run.name in self._marked else " "
-        colour = {"running": "green", "failed": "red", "crashed": "red", "unreadable": "red"}.get(row.state, "")
+        colour = LISTED_STATES.get(row.state, "")
         first = Text(mark + self._glyphs.states.get(row.state, " "))
         return [first, *(Text(word, style=colour if word == row.state else "") for word in row.words)]
 

@@ -15,9 +15,8 @@ from textual.widgets import DataTable, Footer, Header, Static
 from mccore.host.json_file import parse_json
 from mccore.host.terminal import one_line, visible
 from mccore.tui import actions
+from mccore.tui.drawing.colours import CHECKS
 from mccore.tui.workers import while_shown
-
-COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 class SetupScreen(Screen[None]):
@@ -65,7 +64,7 @@ class SetupScreen(Screen[None]):
         table = self.query_one(DataTable)
         table.clear()
         for state, name, detail in rows:
-            table.add_row(Text(state, style=COLOURS.get(state, "")), Text(one_line(name)), Text(one_line(detail)))
+            table.add_row(Text(state, style=CHECKS.get(state, "")), Text(one_line(name)), Text(one_line(detail)))
         bad = sum(state != "ok" for state, _, _ in rows)
         status.update(f"{len(rows)} checks, {bad} to look at" if bad else f"{len(rows)} checks, all well")
         self._hint()

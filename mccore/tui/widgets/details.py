@@ -14,10 +14,10 @@ from textual.widgets import DataTable, RichLog, Static, TabbedContent, TabPane
 from mccore.events import METRICS
 from mccore.host.terminal import one_line, visible
 from mccore.runs.live.state import Last, RunState
+from mccore.tui.drawing.colours import SERIES
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.units import number, size
 
-COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 BAR_WIDTH = 60
 # What a rank uses of its machine: the title of the column, the field or metric, how it is spelt.
 RESOURCES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
@@ -178,7 +178,7 @@ class Details(Vertical):
             return Text("no timings yet (steps with MegaContext are timed now and then)")
         bar, key = Text(), Text()
         for place, (name, value) in enumerate(parts.items()):
-            colour = COLOURS[place % len(COLOURS)]
+            colour = SERIES[place % len(SERIES)]
             bar.append(self._glyphs.bar * round(BAR_WIDTH * value / total), style=colour)
             key.append(f"{self._glyphs.bar} {one_line(name.removesuffix('_ms'))} {value:.1f} ms\n", style=colour)
         return Text.assemble(bar, "\n\n", key)

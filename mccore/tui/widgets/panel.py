@@ -12,31 +12,8 @@ from textual.widget import Widget
 
 from mccore.api import Span
 from mccore.host.terminal import one_line
+from mccore.tui.drawing.colours import BANDS, STYLES
 from mccore.tui.panels import Lines
-
-STYLES = {
-    "": Style.null(),
-    "strong": Style(bold=True),
-    "dim": Style(color="bright_black"),
-    "good": Style(color="green"),
-    "warning": Style(color="yellow"),
-    "bad": Style(color="bright_red"),
-    "line": Style(color="bright_cyan", bold=True),
-    "range": Style(color="blue"),
-    "axis": Style(color="bright_black"),
-    "alert": Style(color="bright_red", bold=True),
-    "cursor": Style(color="yellow"),
-    "edited": Style(color="yellow", bold=True, reverse=True),
-    "curve0": Style(color="bright_cyan", bold=True),
-    "curve1": Style(color="yellow", bold=True),
-    "curve2": Style(color="bright_magenta", bold=True),
-    "curve3": Style(color="bright_green", bold=True),
-    "level0": Style(color="bright_green"),
-    "level1": Style(color="cyan"),
-    "level2": Style(color="blue"),
-    "level3": Style(color="bright_black"),
-}
-BANDS = (Style(bgcolor="grey23"), Style(bgcolor="grey78"))  # behind what is in its band, on dark and on light
 
 Draw = Callable[[int, int], Lines]  # width, height
 
