@@ -189,7 +189,7 @@ def test_a_build_that_was_interrupted_goes_on(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("mccore.cli.context.Progress.__call__", interrupt)
+        patched.setattr("mccore.cli.context.BuildLine.__call__", interrupt)
         code, _, said = command("build", texts, "--out", out)
     assert code == 130
     assert "the same command goes on from there" in said

@@ -36,7 +36,7 @@ from mccore.runs.checkpoints import META_FILE, SUMS_FILE, file_sha256
 from mccore.runs.rundir import Outcome, RunDir
 from mccore.runtime.inputs import InputChanged
 from mccore.runtime.open import open_model
-from mccore.stages.train import _check_saved
+from mccore.stages.ends import check_saved
 from tests.megacontext.sessions.test_files import trees
 from tests.megacontext.sessions.test_session import W, context_model, ids_of
 
@@ -203,12 +203,12 @@ def test_a_working_context_beyond_the_memory_is_refused(
 
 def test_a_stage_claims_no_step_without_its_checkpoint(base: Path) -> None:  # RF1: `finished` with an older model
     run = SimpleNamespace(run=RunDir(base / "runs/old"), stage="sft")
-    _check_saved(run, 17)  # type: ignore[arg-type]
+    check_saved(run, 17)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="reached step 18, and its newest complete checkpoint is step_00000017"):
-        _check_saved(run, 18)  # type: ignore[arg-type]
+        check_saved(run, 18)  # type: ignore[arg-type]
     (base / CHECKPOINT / SUMS_FILE).unlink()
     with pytest.raises(CheckpointError, match="its newest complete checkpoint is none"):
-        _check_saved(run, 17)  # type: ignore[arg-type]
+        check_saved(run, 17)  # type: ignore[arg-type]
 
 
 # --- a run that goes on: BF1, BF19, BF4 -------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class TestCommands:
             *("--rdzv-endpoint", "head:29400"),
         ]
 
-    @pytest.mark.parametrize("stage", ["data", "tokenizer", "base_eval", "report"])
+    @pytest.mark.parametrize("stage", ["data", "tokenizer", "tokenizer_eval", "report"])
     def test_stages_that_dont_train_run_once(self, stage):
         assert stage_command(Path("/r"), stage, HardwareConfig(nproc=4))[1:3] == ["-m", "mccore.launch.worker"]
 

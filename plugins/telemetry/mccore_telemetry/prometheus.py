@@ -31,7 +31,7 @@ from prometheus_client.registry import Collector
 from pydantic import Field, model_validator
 
 from mccore.api import Extension, Options, TelemetryProvider, TelemetrySpec, write_atomic
-from mccore.errors import ConfigError
+from mccore.errors import ConfigError, RunError
 from mccore.events import Event
 from mccore.hookspecs import hookimpl
 from mccore_telemetry.shared.batches import Backoff
@@ -192,10 +192,10 @@ class _Server:
             self._files.append(Path(options.targets).expanduser() / f"{whose}-rank{spec.rank}.json")
         try:
             self._write(f"{host}:{port}", "https" if tls else "http")
-        except OSError as error:
+        except RunError as error:
             self.close()
             raise ConfigError(
-                f"can't write {error.filename or options.targets}: {error.strerror}",
+                error.message,
                 hint="telemetry.prometheus.options.targets is a directory that the run may write to",
             ) from None
 

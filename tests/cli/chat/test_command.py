@@ -132,7 +132,7 @@ def test_a_prompt_from_standard_input_may_have_lines(
         (["empty"], 2, "the run 'empty' has no checkpoint yet (it is created)"),
         (["ready", "--stage", "mid"], 2, "no checkpoint of mid, only of sft, base"),
         (["ready", "--temperature", "3"], 2, "not in the range 0<=x<=2"),
-        (["ready", "--stage", "rl"], 2, "'rl' is not one of"),
+        (["ready", "--stage", "data"], 2, "'data' is not one of"),
         (["ready", "-p", "  "], 2, "the prompt is empty"),
     ],
 )

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from mccore.megacontext.training.objective import MegaContextObjective
-from mccore.model import Schedule, attention, gpt
+from mccore.model import Schedule, gpt, layers, rotary
 from tests.megacontext.training.test_objective import assert_no_prediction_sees_ahead
 from tests.support.networks import batch_of, networks, objective_of, optimizer_of, random_tokens, run_config
 
@@ -49,10 +49,11 @@ def _gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         first, second = x.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
-    monkeypatch.setattr(gpt, "rms_norm", rms_norm)
-    monkeypatch.setattr(gpt, "relu_squared", lambda x: F.relu(x).square())
+    for module in (gpt, layers):
+        monkeypatch.setattr(module, "rms_norm", rms_norm)
+    monkeypatch.setattr(layers, "relu_squared", lambda x: F.relu(x).square())
     monkeypatch.setattr(gpt, "mix", lambda x, y, a, b: a.to(x.dtype) * x + b.to(x.dtype) * y)
-    monkeypatch.setattr(attention, "rotate_pairs", rotate_pairs)
+    monkeypatch.setattr(rotary, "rotate_pairs", rotate_pairs)
 
 
 def train(
