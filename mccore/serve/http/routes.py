@@ -1,4 +1,4 @@
-"""Every endpoint in one table, from which the application and its OpenAPI document are made."""
+"""Every endpoint of the API in one table, from which the application and its OpenAPI document are made."""
 
 from __future__ import annotations
 
