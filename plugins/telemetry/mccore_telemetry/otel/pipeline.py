@@ -116,7 +116,8 @@ class Pipeline:
                 lost |= of_box
                 whys.append(box.why)
         if whys:
-            new, self._told = len(lost - self._told), self._told | lost
+            new = len(lost - self._told)
+            self._told |= lost  # in place: a collector that refuses for days makes it long
             raise EventsLost(new, whys[0])
         if troubles:
             raise OSError(troubles[0])
