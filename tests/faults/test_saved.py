@@ -38,7 +38,7 @@ from mccore.runtime.inputs import InputChanged
 from mccore.runtime.open import open_model
 from mccore.stages.ends import check_saved
 from tests.megacontext.sessions.test_files import trees
-from tests.megacontext.sessions.test_session import W, context_model, ids_of
+from tests.support.sessions import W, context_model, ids_of
 
 WRITTEN = Path(__file__).parents[1] / "support" / "old_build"
 CHECKPOINT = "runs/old/checkpoints/sft/step_00000017"
@@ -138,7 +138,7 @@ def test_an_unknown_token_is_refused_and_the_session_goes_on() -> None:  # RF16:
 
 
 def context_session() -> Any:
-    from tests.megacontext.sessions.test_session import new_session
+    from tests.support.sessions import new_session
 
     session = new_session(context_model(allocator="greedy"))
     session.append(ids_of(9))
@@ -147,7 +147,7 @@ def context_session() -> Any:
 
 def test_a_refocus_after_a_prompt_is_measured_from_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:  # RF16
     """Its residency is that when it begins: nothing of a first, long prompt was there; it was that afterwards."""
-    from tests.megacontext.sessions.test_session import new_session
+    from tests.support.sessions import new_session
 
     session = new_session(context_model(allocator="greedy"))
     session.append(ids_of(50 * W))

@@ -23,7 +23,7 @@ from mccore.runs.checkpoints import SUMS_FILE, Meta, incomplete_checkpoints, lat
 from mccore.runs.rundir import RunDir
 from mccore.train.checkpoint.write import CheckpointWriter
 from tests.megacontext.sessions.test_files import trees
-from tests.megacontext.sessions.test_session import context_model
+from tests.support.sessions import context_model
 
 
 @pytest.fixture(autouse=True)

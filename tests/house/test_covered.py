@@ -35,9 +35,7 @@ REACHED: dict[str, tuple[str, ...]] = {
         "launch/stage_process", "launch/stop_signal", "telemetry/relay",
     ),
     "megacontext/networks/test_networks.py": ("megacontext/networks/encoder",),
-    "megacontext/sessions/test_session.py": (
-        "megacontext/sessions/history", "megacontext/sessions/refocusing",
-    ),
+    "megacontext/sessions/test_session.py": ("megacontext/sessions/history",),
     "megacontext/training/test_objective.py": (
         "megacontext/training/lens_loss", "megacontext/training/plain_pass", "megacontext/training/rebuild",
         "megacontext/training/variant_cuts", "megacontext/training/variants",

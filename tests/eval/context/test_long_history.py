@@ -31,8 +31,8 @@ from mccore.megacontext.tree.tree import Tree
 from mccore.megacontext.working_context import assemble, model_inputs
 from mccore.model import GPT
 from tests.eval.context.test_within_sequence import GOAL, SIGN, sign_model
-from tests.megacontext.sessions.test_session import INTERVAL, RECENT, K, W, context_model, new_session
 from tests.support.networks import stir
+from tests.support.sessions import INTERVAL, RECENT, K, W, context_model, new_session
 
 HISTORY, SPAN = 300, 8
 SEARCH = SearchConfig(kind="ngram", span_tokens=SPAN, query_tokens=6)

@@ -23,7 +23,8 @@ from mccore.megacontext.sessions.files import create_session, open_session, save
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.session import Session
 from mccore.megacontext.sessions.state import SessionError, read_state
-from tests.megacontext.sessions.test_session import VOCAB, W, context_model, ids_of, new_session, reread, step_all
+from tests.support.networks import VOCAB
+from tests.support.sessions import W, context_model, ids_of, new_session, reread, step_all
 
 
 def trees(spec: TreeSpec) -> TreeBackend:

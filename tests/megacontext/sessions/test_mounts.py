@@ -22,7 +22,7 @@ from mccore.megacontext.sessions.files import (
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.state import SessionError, read_state
 from tests.megacontext.sessions.test_files import feed, trees
-from tests.megacontext.sessions.test_session import context_model, ids_of, new_session
+from tests.support.sessions import context_model, ids_of, new_session
 
 
 @pytest.fixture(scope="module")

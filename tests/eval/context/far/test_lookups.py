@@ -18,7 +18,8 @@ from mccore.megacontext.search.mixing import LookupMixer
 from mccore.megacontext.sessions.lookup.fit import collect, examples_of, fit
 from mccore.megacontext.sessions.model import SessionModel
 from tests.eval.context.test_long_history import HISTORY, INTERVAL, W, evaluate, searching, streamed
-from tests.megacontext.sessions.test_session import VOCAB, new_session
+from tests.support.networks import VOCAB
+from tests.support.sessions import new_session
 
 
 def echoing(count: int, *, far: bool, seed: int = 0) -> NDArray[np.int64]:

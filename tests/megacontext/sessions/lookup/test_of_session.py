@@ -17,7 +17,8 @@ from mccore.megacontext.sessions.lookup.fit import collect, fit, losses, report,
 from mccore.megacontext.sessions.model import SessionModel
 from mccore.megacontext.sessions.session import Session
 from tests.megacontext.sessions.test_files import feed, trees
-from tests.megacontext.sessions.test_session import INTERVAL, VOCAB, W, context_model, ids_of, new_session, step_all
+from tests.support.networks import VOCAB
+from tests.support.sessions import INTERVAL, W, context_model, ids_of, new_session, step_all
 
 
 def looking_model(search: str = "none", **changes: Any) -> SessionModel:
