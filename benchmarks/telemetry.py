@@ -3,14 +3,14 @@
     .ci/servers                                        # once: the servers
     uv run python benchmarks/telemetry.py emit         [--events 20000] [--rounds 9]
     uv run --with opentelemetry-exporter-otlp-proto-http python benchmarks/telemetry.py deliver otel prometheus
-    uv run python benchmarks/telemetry.py step         [--pairs 9] [--telemetry otel --telemetry prometheus]
+    uv run python benchmarks/telemetry.py step         [--pairs 9] [--ranks 1] [--telemetry otel --telemetry prometheus]
     uv run python benchmarks/telemetry.py end          [--rounds 9]
 
 `emit`: events a second of `Emitter.emit` into its file, as a ratio to writing the same record by `json.dumps` and `os.write`.
 `deliver`: events a second from a run's event file through a provider, all of them flushed, as a ratio to a script of the same
 client library that reads the same file line by line, sends the same values to the same server, and counts nothing.
 `step`: seconds of a step of `tiny` with providers in front of real servers, as a ratio to one without, and what the process
-for telemetry takes. Runs of a pair follow each other, and the order within pairs alternates.
+for telemetry takes; `telemetry_step.py` says how.
 `end`: seconds from the last event of a run to the end of its process, by what its collector does.
 
 Contenders alternate within each round; a line gives medians, and lowest and highest ratio beside it. A provider is added by an
@@ -28,7 +28,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -38,8 +37,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
-import telemetry_stores as stores  # beside this file
+import telemetry_step  # beside this file, as the next
+import telemetry_stores as stores
 
 from mccore import plugins
 from mccore.api import TelemetrySpec
@@ -269,50 +268,10 @@ PEERS = {
 
 
 def step(arguments: argparse.Namespace) -> None:
-    ours, peers, relays = [], [], []
-    chosen = arguments.telemetry or sorted(PEERS)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        options = {}
-        for name in chosen:
-            (folder / name).mkdir()
-            options[name] = stack.enter_context(PEERS[name].server(folder / name))
-        for number in range(arguments.pairs):
-            for providers in (options, {}) if number % 2 else ({}, options):
-                seconds, relay = train(folder, f"{number}-{len(providers)}", providers, arguments.steps)
-                (ours if providers else peers).append(seconds)
-                relays += [relay] if providers else []
-            ratio, relay = ours[-1] / peers[-1], relays[-1]
-            print(f"  pair {number + 1}: {ratio:.3f}, {relay.memory / 1e6:.0f} MB, {relay.share:.4f} cores", flush=True)
-    print(line(f"step with {'+'.join(chosen)}", ours, peers, "s"))
-    memory, share = median(relay.memory for relay in relays) / 1e6, median(relay.share for relay in relays)
-    print(f"the process that relays, with its children: {memory:.0f} MB at the most, {share:.4f} of a core (medians)")
+    telemetry_step.step(arguments, PEERS, run_tiny)
 
 
-@dataclass
-class Watched:
-    """What the relaying process of a run took: memory of its own in bytes, CPU seconds, and seconds it was seen for."""
-
-    memory: float = 0.0
-    cpu: float = 0.0
-    seconds: float = 1e-9
-
-    @property
-    def share(self) -> float:
-        return self.cpu / self.seconds
-
-
-def train(folder: Path, name: str, providers: dict[str, dict[str, Any]], steps: int) -> tuple[float, Watched]:
-    """The median step of a run's second half in seconds, and what the process for telemetry took."""
-    settings = {"stages": '["data", "tokenizer", "encode", "base"]', "base.tokens": str(2048 * steps)}
-    relay = Watched()
-    with run_tiny(folder, name, providers, settings) as process:
-        threading.Thread(target=watch, args=[process.pid, relay], daemon=True).start()
-        assert process.wait() == 0, "the run failed"
-    events = read_events(RunDir(folder / "runs" / name).events_dir)
-    durations = [event.metrics["step_duration"] for event in events if event.type == "step"]
-    assert not [event.data for event in events if event.type == "telemetry" and event.data["state"] != "ready"]
-    return median(durations[len(durations) // 2 :]), relay
+# --- end --------------------------------------------------------------------------------------------------------------
 
 
 def run_tiny(
@@ -325,28 +284,6 @@ def run_tiny(
     command = [sys.executable, "-m", "mccore", "run", "tiny", "--name", name, *flags]
     environment = {**os.environ, "MCCORE_BASE_DIR": str(folder)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def watch(pid: int, relay: Watched) -> None:
-    """Note what the process for telemetry and its children take, while the run goes on."""
-    began = 0.0
-    with contextlib.suppress(psutil.Error):
-        launcher = psutil.Process(pid)
-        while True:
-            for one in launcher.children():
-                with contextlib.suppress(psutil.Error):
-                    if "mccore.telemetry.relay" not in one.cmdline():
-                        continue
-                    began = began or time.monotonic()
-                    family = (one, *one.children(recursive=True))
-                    relay.memory = max(relay.memory, sum(each.memory_full_info().uss for each in family))
-                    times = [each.cpu_times() for each in family]
-                    relay.cpu = max(relay.cpu, sum(each.user + each.system for each in times))
-                    relay.seconds = max(relay.seconds, time.monotonic() - began)
-            time.sleep(0.2)
-
-
-# --- end --------------------------------------------------------------------------------------------------------------
 
 
 def end(arguments: argparse.Namespace) -> None:
@@ -420,7 +357,8 @@ def main() -> None:
             command.add_argument("providers", nargs="+", choices=sorted(PEERS))
         if name == "step":
             command.add_argument("--pairs", type=int, default=9)
-            command.add_argument("--steps", type=int, default=100)
+            command.add_argument("--window", type=int, default=12, help="steps")
+            command.add_argument("--ranks", type=int, default=1, help="of one thread each")
             command.add_argument("--telemetry", action="append")
     arguments = parser.parse_args()
     arguments.action(arguments)

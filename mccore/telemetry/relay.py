@@ -39,7 +39,7 @@ _CHUNK_BYTES = 1 << 18  # what a provider that lags behind holds in memory
 _GRACE_SECONDS = 3.0  # beyond the end, until a process that doesn't end by itself is killed
 _SHORTEST_SECONDS = 2.0  # from the time it could begin, for a run that was over by then
 _FIRST_PAUSE_SECONDS = 2.0  # between two starts of a process that ends by itself; doubled each time
-_NICENESS = 5  # training goes first where cores are short
+_NICENESS = 10  # training goes first where cores are short
 
 
 class Relay:

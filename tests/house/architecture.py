@@ -1,4 +1,4 @@
-"""The tables of docs/ARCHITECTURE.md: each package's own first sentence with the arrow table, and the files of each folder.
+"""The tables of docs/ARCHITECTURE.md: each package's own first sentence with the arrow table, and every file with its own.
 
 python -m tests.house.architecture       writes it again
 """
@@ -6,6 +6,8 @@ python -m tests.house.architecture       writes it again
 from __future__ import annotations
 
 import ast
+from itertools import takewhile
+from pathlib import Path
 
 from tests.house.sources import PACKAGE, ROOT, modules
 
@@ -24,10 +26,7 @@ FLOORS = {
 def first_sentence(room: str) -> str:
     """The first sentence of the docstring of a package (`data/batches`) or module."""
     path = PACKAGE / room / "__init__.py"
-    path = path if path.exists() else PACKAGE / f"{room}.py"
-    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    first = " ".join(doc.split("\n\n")[0].split())
-    return first.split(". ")[0].rstrip(".") + "."
+    return opening(path if path.exists() else PACKAGE / f"{room}.py")
 
 
 def render() -> str:
@@ -45,14 +44,35 @@ def render() -> str:
     return "\n".join(lines)
 
 
+def opening(path: Path) -> str:
+    """The first sentence of a file: of its docstring, or of the `//!` comment that opens a Rust file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".rs":
+        lines = takewhile(lambda line: line.startswith("//!"), text.splitlines())
+        doc = "\n".join(line.removeprefix("//!").strip() for line in lines)
+    else:
+        doc = ast.get_docstring(ast.parse(text)) or ""
+    return " ".join(doc.split("\n\n")[0].split()).split(". ")[0].rstrip(".") + "."
+
+
+def folders() -> list[Path]:
+    """Every folder of sources, in the order of the page: the core's, those of our plugins, the trainer's."""
+    core = sorted({module.path.parent for module in modules().values()} - {PACKAGE})
+    ours = sorted({path.parent for path in (ROOT / "plugins").glob("*/mccore_*/**/*.py")})
+    return [*core, *ours, ROOT / "rustbpe" / "src", ROOT / "rustbpe" / "src" / "python"]
+
+
 def render_files() -> str:
-    """A row for every folder: what it is, and its files."""
-    lines = ["| folder | what it is | files |", "|---|---|---|"]
-    for folder in sorted({module.path.parent for module in modules().values()} - {PACKAGE}):
-        name = folder.relative_to(PACKAGE).as_posix()
-        files = " ".join(f"`{path.stem}`" for path in sorted(folder.glob("*.py")) if not path.stem.startswith("__"))
-        lines.append(f"| `{name}/` | {first_sentence(name)} | {files} |")
-    return "\n".join(lines) + "\n"
+    """A table for every folder: each file with its own first sentence."""
+    lines = []
+    for folder in folders():
+        files = [*sorted(folder.glob("*.py")), *sorted(folder.glob("*.rs"))]
+        package, files = folder / "__init__.py", [path for path in files if not path.stem.startswith("__")]
+        said = f" {opening(package)}" if package in folder.iterdir() else ""
+        lines += [f"**`{folder.relative_to(ROOT).as_posix()}/`**{said}", ""]
+        if files:
+            lines += ["| file | what it is |", "|---|---|", *(f"| `{path.name}` | {opening(path)} |" for path in files), ""]
+    return "\n".join(line.replace("<|", "&lt;|") for line in lines)
 
 
 def with_table(page: str) -> str:
