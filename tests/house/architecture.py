@@ -71,7 +71,12 @@ def render_files() -> str:
         said = f" {opening(package)}" if package in folder.iterdir() else ""
         lines += [f"**`{folder.relative_to(ROOT).as_posix()}/`**{said}", ""]
         if files:
-            lines += ["| file | what it is |", "|---|---|", *(f"| `{path.name}` | {opening(path)} |" for path in files), ""]
+            lines += [
+                "| file | what it is |",
+                "|---|---|",
+                *(f"| `{path.name}` | {opening(path)} |" for path in files),
+                "",
+            ]
     return "\n".join(line.replace("<|", "&lt;|") for line in lines)
 
 
