@@ -1,1 +1,1 @@
-"""Reinforcement learning as a stage: who is asked what, how much better than its siblings a reply was, the steps that come of it."""
+"""Reinforcement learning: who is asked what, how much better than its siblings a reply was, and the steps that come of it."""
