@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from itertools import takewhile
 from pathlib import Path
+from textwrap import wrap
 
 from tests.house.sources import PACKAGE, ROOT, modules
 
@@ -69,7 +70,7 @@ def render_files() -> str:
         files = [*sorted(folder.glob("*.py")), *sorted(folder.glob("*.rs"))]
         package, files = folder / "__init__.py", [path for path in files if not path.stem.startswith("__")]
         said = f" {opening(package)}" if package in folder.iterdir() else ""
-        lines += [f"**`{folder.relative_to(ROOT).as_posix()}/`**{said}", ""]
+        lines += [*wrap(f"**`{folder.relative_to(ROOT).as_posix()}/`**{said}", 100), ""]
         if files:
             lines += [
                 "| file | what it is |",
