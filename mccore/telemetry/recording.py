@@ -1,4 +1,4 @@
-"""Telemetry of what isn't a run: a chat, a server. Events go to a file below the run whose model it is, and to providers."""
+"""Telemetry of a chat and of a server, which are no runs. Events go to a file below the run whose model it is, and to providers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions that begin with another one's history: its rows are read where they are, and theirs are kept apart.
+"""Sessions that begin with the history of another: its rows are read where they are, and theirs are kept apart.
 
 Any number of sessions, in any number of processes, mount one saved session or context, and nothing of it is copied or written.
 What a mounted session keeps of it is a reference: the place, the number of tokens, and a digest of the gists and tokens of the

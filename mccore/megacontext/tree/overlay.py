@@ -1,4 +1,4 @@
-"""A history that begins as another one: rows of a base that many share, and behind them rows of its own.
+"""A history that begins with the rows of another: rows of a base that many share, and behind them rows of its own.
 
 This is how sessions mount a saved context, and how a session branches: nothing is copied, and nothing is written to the base,
 which may go on growing. Levels end at different rows, and in the middle of a block there are tokens without a gist: each
