@@ -1,4 +1,4 @@
-"""Telemetry of a chat and of a server, which are no runs. Events go to a file below the run whose model it is, and to providers."""
+"""Telemetry of a chat and of a server, which are no runs: events go to a file below the model's run, and to providers."""
 
 from __future__ import annotations
 
