@@ -10,6 +10,7 @@ share is in a `SessionModel`.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,10 +90,15 @@ class Session:
         """The tokens `[start, stop)` of the history. Raises IndexError outside it."""
         return self.history.ids(start, stop)
 
+    def settle(self) -> Callable[[], None]:
+        """Put everything into the tree, and return what makes it survive a crash, where the tree can. That only waits for the
+        disk and may run in a thread, as long as nothing is added meanwhile."""
+        self.history.settle()
+        return self.tree.flush
+
     def flush(self) -> None:
         """Make the history survive a crash, where its tree can."""
-        self.history.settle()
-        self.tree.flush()
+        self.settle()()
 
     def close(self) -> None:
         """Flush and let go of the tree."""

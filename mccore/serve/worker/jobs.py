@@ -1,12 +1,14 @@
 """What the worker is asked to do, each as small steps, so that no job keeps the others waiting.
 
-A job's `steps` is a generator: what it does between two yields is one step, of some milliseconds.
+A job's `steps` is a generator: what it does between two yields is one step, of some milliseconds. What waits for the disk it
+yields as a call, `yield session.settle()`: that runs in a thread beside the loop, and the generator goes on with what it returned
+or raised. Nothing else may use the session meanwhile.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mccore.data.tokenizer.chat_format import render_turn
@@ -25,6 +27,8 @@ CHUNK = 1024  # tokens that go into a tree in one step
 PIECE = 2**14  # characters that are encoded in one step
 
 Report = Callable[..., None]  # report(kind, **fields): tells the server
+Steps = Generator[Callable[[], Any] | None, Any, None]
+Ending = Generator[Callable[[], Any] | None, Any, dict[str, Any]]
 
 
 class Cancelled(MccoreError):
@@ -39,7 +43,7 @@ class Job:
     def __init__(self, number: int, owner: str, report: Report) -> None:
         self.number, self.owner, self.report = number, owner, report
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Steps:
         """Do it."""
         raise NotImplementedError
 
@@ -47,8 +51,9 @@ class Job:
         """What the engine continues, once the steps are done: ids, or a session."""
         raise NotImplementedError
 
-    def end(self) -> dict[str, Any]:
-        """The answer is over: what the server should know of the history."""
+    def end(self) -> Ending:
+        """The answer is over: steps that keep it, and return what the server should know of the history."""
+        yield from ()
         return {}
 
     def close(self) -> None:
@@ -71,9 +76,9 @@ class SessionJob(Job):
         assert self._held is not None
         return self._held.session
 
-    def open(self) -> None:
+    def open(self) -> Steps:
         """Find the session, and say where it is and what it has."""
-        self._held = self.shelf.take(self.place)
+        self._held = yield from self.shelf.take(self.place)
         self.report("opened", state=self._held.state, tokens=self.session.tokens)
 
     def close(self) -> None:
@@ -92,9 +97,9 @@ class SessionTurn(SessionJob):
         super().__init__(*arguments)
         self.tokenizer = tokenizer
 
-    def steps(self) -> Iterator[None]:
-        self.open()
-        yield
+    def steps(self) -> Steps:
+        yield from self.open()
+        yield None
         session, stops = self.session, []
         before = session.tokens
         if self.items:
@@ -111,15 +116,15 @@ class SessionTurn(SessionJob):
             yield from self._append(iter([[self._mark("assistant_start")]]))
             if stops:
                 stops[-1] = session.tokens
-        session.flush()
+        yield session.settle()
         self.report("read", before=before, stops=stops, tokens=session.tokens)
 
-    def end(self) -> dict[str, Any]:
+    def end(self) -> Ending:
         session = self.session
         seen = session.seen()
         if self.opens_turn:
             session.append(closing(session, self.tokenizer))
-        session.flush()
+        yield session.settle()
         return {
             "tokens": session.tokens,
             "seen": seen,
@@ -156,11 +161,11 @@ class SessionTurn(SessionJob):
             yield from (self.tokenizer.encode(piece) for piece in pieces_of(text, PIECE))
             yield [self._mark(f"{item.kind}_end")]
 
-    def _append(self, pieces: Iterator[list[int]]) -> Iterator[None]:
+    def _append(self, pieces: Iterator[list[int]]) -> Steps:
         for ids in pieces:
             for start in range(0, len(ids), CHUNK):
                 self.session.append(ids[start : start + CHUNK])
-                yield
+                yield None
 
 
 class Upload(SessionJob):
@@ -173,9 +178,9 @@ class Upload(SessionJob):
         self.complete = False
         self.waits = False  # the next step has nothing to do
 
-    def steps(self) -> Iterator[None]:
-        self.open()
-        yield
+    def steps(self) -> Steps:
+        yield from self.open()
+        yield None
         session = self.session
         before = session.tokens
         session.append([*closing(session, self.tokenizer), self.tokenizer.bos_id])
@@ -184,17 +189,17 @@ class Upload(SessionJob):
         while True:
             while not self.texts:
                 if self.complete:
-                    session.flush()
+                    yield session.settle()
                     self.report("read", before=before, stops=[session.tokens], tokens=session.tokens)
                     return
                 self.waits = True
-                yield
+                yield None
                 self.waits = False
             for piece in pieces_of(self.texts.popleft(), PIECE):
                 ids = self.tokenizer.encode(piece)
                 for start in range(0, len(ids), CHUNK):
                     session.append(ids[start : start + CHUNK])
-                    yield
+                    yield None
             self.report("wants", tokens=session.tokens - before)
 
 
@@ -205,8 +210,8 @@ class Look(SessionJob):
         super().__init__(*arguments)
         self.tokenizer, self.span = tokenizer, span
 
-    def steps(self) -> Iterator[None]:
-        self.open()
+    def steps(self) -> Steps:
+        yield from self.open()
         session = self.session
         if self.span is not None:
             start, stop = (min(edge, session.tokens) for edge in self.span)
@@ -227,7 +232,7 @@ class Look(SessionJob):
                     list(run) for run in zip(runs.start.tolist(), runs.stop.tolist(), runs.level.tolist(), strict=True)
                 ],
             )
-        yield
+        yield None
 
 
 class WindowTurn(Job):
@@ -238,7 +243,7 @@ class WindowTurn(Job):
         self.engine, self.items = engine, items
         self._ids: list[int] = []
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Steps:
         assert self.generate is not None
         tokenizer, size = self.engine.tokenizer, self.engine.max_tokens
         if self.generate.plain:
@@ -250,7 +255,7 @@ class WindowTurn(Job):
             room = prompt_room(size, self.generate.max_tokens)
             self._ids = fit_window(tokenizer, system, messages, room).ids  # type: ignore[arg-type]
         self.report("read", before=0, stops=[], tokens=len(self._ids))
-        yield
+        yield None
 
     def request(self) -> tuple[Sequence[int], Session | None]:
         return self._ids, None
@@ -264,8 +269,9 @@ class TextTurn(SessionTurn):
         self.items, self.opens_turn, self.tokenizer = [], False, tokenizer
         self._held = Held(session, "")
 
-    def open(self) -> None:
+    def open(self) -> Steps:
         """It is open."""
+        yield from ()
 
     def close(self) -> None:
         if self._held is not None:

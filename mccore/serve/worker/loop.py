@@ -1,14 +1,16 @@
 """The worker's loop: between two tokens of all running answers, a little of what else is to be read.
 
 One step of every answer, then for some milliseconds steps of the jobs that read, each in turn, then at most one prompt that
-joins the answers. So an upload of any length delays the others by one step of it.
+joins the answers. So an upload of any length delays the others by one step of it, and a slow disk delays nobody else: what
+waits for it runs in a thread, and the job that asked goes on when it is done.
 """
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from mccore.generate.answer import Answer, ContextOverflow, Request
 from mccore.generate.sampling import Sampling
 from mccore.megacontext.sessions.state import SessionError
 from mccore.serve.orders import Generate
-from mccore.serve.worker.jobs import Cancelled, Job, Upload
+from mccore.serve.worker.jobs import Cancelled, Ending, Job, Steps, Upload
 from mccore.serve.worker.queue import FairQueue
 from mccore.serve.worker.said import Said
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 READING = 0.015  # seconds of reading between two tokens of the running answers
 IDLE = 1.0  # seconds that an idle worker waits before it looks around
+AWAY = 0.005  # seconds that it waits for the disk before it looks for orders
+THREADS = 8  # that wait for the disk; a file system writes one journal for all that wait at once
 
 
 @dataclass(eq=False)
@@ -40,40 +44,58 @@ class Answering:
     began: float = field(default_factory=time.monotonic)
 
 
-@dataclass
+@dataclass(eq=False)
 class ReadingJob:
-    """A job that reads, and how far it is."""
+    """A job that reads, or that keeps the answer it has given, and how far it is.
+
+    ends: what is told at the end of an answer. back: what was done in a thread for the next step.
+    """
 
     job: Job
-    steps: Iterator[None]
+    steps: Steps | Ending
+    ends: dict[str, Any] | None = None
+    back: Future[Any] | None = None
 
     @property
     def owner(self) -> str:
         """Whose job it is."""
         return self.job.owner
 
+    def advance(self) -> Callable[[], Any] | None:
+        """Take a step. Returns what has to be done in a thread before the next; raises StopIteration behind the last."""
+        back, self.back = self.back, None
+        if back is None:
+            return next(self.steps)
+        error = back.exception()
+        return self.steps.send(back.result()) if error is None else self.steps.throw(error)
+
 
 class Loop:
-    """Runs jobs over one engine until it is told to stop. most_rows: answers that run side by side; more wait."""
+    """Runs jobs over one engine until it is told to stop.
 
-    def __init__(self, engine: Engine, *, most_rows: int) -> None:
+    most_rows: answers that run side by side; more wait. threads: where the disk is waited for.
+    """
+
+    def __init__(self, engine: Engine, *, most_rows: int, threads: Executor | None = None) -> None:
         self.engine, self.most_rows = engine, most_rows
         self.jobs: dict[int, Job] = {}
         self._reading: FairQueue[ReadingJob] = FairQueue()
         self._parked: dict[int, ReadingJob] = {}  # uploads whose text hasn't come yet
+        self._threads = threads or ThreadPoolExecutor(THREADS, thread_name_prefix="disk")
+        self._away: list[ReadingJob] = []  # what is done for them in a thread isn't over
         self._ready: FairQueue[Job] = FairQueue()
         self._running: dict[int, Answering] = {}  # by the identity of the answer
 
     @property
     def busy(self) -> bool:
         """Whether there is something to do now."""
-        return bool(self._running or len(self._reading) or len(self._ready))
+        return bool(self._running or self._away or len(self._reading) or len(self._ready))
 
     @property
     def counts(self) -> dict[str, int]:
         """How many jobs read, wait to answer, and answer."""
         return {
-            "reading": len(self._reading) + len(self._parked),
+            "reading": len(self._reading) + len(self._parked) + len(self._away),
             "waiting": len(self._ready),
             "running": len(self._running),
         }
@@ -98,14 +120,24 @@ class Loop:
                 self.engine.cancel(running.answer)
                 self._finish(running, "cancelled")
                 return
-        self._parked.pop(number, None)
-        self._ready.remove(job)
-        self._reading = _without(self._reading, job)
-        self._fail(job, Cancelled("cancelled"))
+        reader = self._taken_out(job)
+        if reader is not None and reader.ends is not None:  # all was said
+            self._reading.push(reader)
+            return
+        if reader is not None and reader.back is not None:  # a session that was just opened has to be closed
+            reader.back.exception()
+            self._read(reader)
+            reader = self._taken_out(job) or reader
+        if number in self.jobs:
+            self._ready.remove(job)
+            if reader is not None:
+                reader.steps.close()
+            self._fail(job, Cancelled("cancelled"))
 
     def step(self) -> None:
         """A token of every answer, some reading, and one more answer."""
         self._decode()
+        self._take_back()
         until = time.monotonic() + READING
         while len(self._reading):
             self._read(self._reading.pop())
@@ -118,20 +150,54 @@ class Loop:
         """End all jobs: running answers keep what was said."""
         for number in list(self.jobs):
             self.cancel(number)
+        while self.busy:
+            self.step()
+        self._threads.shutdown()
+
+    def _take_back(self) -> None:
+        """Let those go on for whom a thread is done. Where there is nothing else to do, wait a little for one."""
+        if self._away and not (self._running or len(self._reading) or len(self._ready)):
+            wait([reader.back for reader in self._away if reader.back], AWAY, FIRST_COMPLETED)
+        for reader in [reader for reader in self._away if reader.back is None or reader.back.done()]:
+            self._away.remove(reader)
+            self._reading.push(reader)
+
+    def _taken_out(self, job: Job) -> ReadingJob | None:
+        """The job as it reads, and no longer where it waited; None if it doesn't read."""
+        for reader in self._away:
+            if reader.job is job:
+                self._away.remove(reader)
+                return reader
+        if (parked := self._parked.pop(job.number, None)) is not None:
+            return parked
+        found, kept = None, FairQueue[ReadingJob]()
+        while len(self._reading):
+            reader = self._reading.pop()
+            if reader.job is job:
+                found = reader
+            else:
+                kept.push(reader)
+        self._reading = kept
+        return found
 
     def _read(self, reader: ReadingJob) -> None:
         job = reader.job
         try:
-            next(reader.steps)
-        except StopIteration:
-            if job.generate is None:
+            work = reader.advance()
+        except StopIteration as stop:
+            if reader.ends is not None:
+                self._done(job, (stop.value or {}) | reader.ends)
+            elif job.generate is None:
                 self._done(job, {})
             else:
                 self._ready.push(job)
         except Exception as error:
             self._fail(job, error)
         else:
-            if isinstance(job, Upload) and job.waits:
+            if work is not None:
+                reader.back = self._threads.submit(work)
+                self._away.append(reader)
+            elif isinstance(job, Upload) and job.waits:
                 self._parked[job.number] = reader
             else:
                 self._reading.push(reader)
@@ -204,14 +270,9 @@ class Loop:
         self._running.pop(id(running.answer), None)
         if finish == "cancelled":
             running.job.report("said", ids=[], pieces=[list(piece) for piece in running.said.flush()])
-        try:
-            ending = running.job.end()
-        except Exception as error:
-            self._fail(running.job, error)
-            return
         seconds = round(time.monotonic() - running.began, 6)
-        ending |= {"finish": finish, "generated": len(running.answer.tokens), "seconds": seconds}
-        self._done(running.job, ending)
+        ends = {"finish": finish, "generated": len(running.answer.tokens), "seconds": seconds}
+        self._reading.push(ReadingJob(running.job, running.job.end(), ends))
 
     def _done(self, job: Job, fields: dict[str, Any]) -> None:
         self.jobs.pop(job.number, None)
@@ -241,17 +302,6 @@ def _status(error: Exception) -> tuple[int, str]:
         case MccoreError():
             return 500, "session_failed"
     return 500, "internal_error"
-
-
-def _without(waiting: FairQueue[ReadingJob], job: Job) -> FairQueue[ReadingJob]:
-    kept: FairQueue[ReadingJob] = FairQueue()
-    while len(waiting):
-        reader = waiting.pop()
-        if reader.job is job:
-            reader.steps.close()  # type: ignore[attr-defined]
-        else:
-            kept.push(reader)
-    return kept
 
 
 def next_order(inbox: queue.Queue[Any], *, busy: bool) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections import OrderedDict
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +64,10 @@ class Held:
     users: int = 0
 
 
+Taking = Generator[Callable[[], Any] | None, Any, Held]
+Opening = Generator[Callable[[], Any] | None, Any, "Session"]
+
+
 class Shelf:
     """The open sessions of one model.
 
@@ -73,6 +79,7 @@ class Shelf:
         self.sessions, self.context = sessions, context
         self.most, self.most_bytes = most, most_bytes
         self._held: OrderedDict[str, Held] = OrderedDict()
+        self._opening: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -82,15 +89,18 @@ class Shelf:
         """Bytes of keys and values that open sessions hold."""
         return sum(held.session.working_context.nbytes for held in self._held.values())
 
-    def take(self, place: SessionAddress) -> Held:
+    def take(self, place: SessionAddress) -> Taking:
         """The session of a place, opened where it isn't, for one more user: `give_back` ends that.
 
-        A history that goes beyond what counts, as one does whose answer or upload broke off, is cut back to it. Raises
-        SessionError for a damaged session, RunError where it can't be read or written.
+        Steps, as those of a job: files are opened beside the loop. A history that goes beyond what counts, as one does whose
+        answer or upload broke off, is cut back to it. Raises SessionError for a damaged session, RunError where it can't be
+        read or written.
         """
+        while place.session in self._opening:  # by another job
+            yield None
         held = self._held.get(place.session)
         if held is None:
-            held = Held(self._open(place), place.state)
+            held = Held((yield from self._open(place)), place.state)
             self._held[place.session] = held
         try:
             self._fit(held, place)
@@ -145,23 +155,33 @@ class Shelf:
         assert session.directory is not None
         save_session(session, session.directory, self.sessions.trees)
 
-    def _open(self, place: SessionAddress) -> Session:
-        directory = place.root / place.state
-        model, trees = self.sessions.model, self.sessions.trees
-        if (directory / STATE).exists():
-            return open_session(model, directory, trees)[0]
-        if place.tokens and place.source is None:
-            raise SessionError(f"the history of {place.session} is gone from the disk")
+    def _open(self, place: SessionAddress) -> Opening:
+        """Open it beside the loop; as the branch of another one, which the loop may be using, here."""
+        directory, trees = place.root / place.state, self.sessions.trees
+        if place.source is None or (directory / STATE).exists():
+            self._opening.add(place.session)
+            try:
+                session: Session = yield partial(self._open_alone, place)
+                return session
+            finally:
+                self._opening.discard(place.session)
         shutil.rmtree(directory, ignore_errors=True)  # a process may have died while it was made
-        if place.source is None:
-            if self.context is not None:
-                return mount_context(model, self.context, trees, directory)
-            return create_session(model, directory, trees)
-        source = self.take(place.source.model_copy(update={"tokens": None}))
+        source = yield from self.take(place.source.model_copy(update={"tokens": None}))
         try:
             return branch_session(source.session, directory, trees, place.source.tokens or 0)
         finally:
             self.give_back(place.source)
+
+    def _open_alone(self, place: SessionAddress) -> Session:
+        directory, model, trees = place.root / place.state, self.sessions.model, self.sessions.trees
+        if (directory / STATE).exists():
+            return open_session(model, directory, trees)[0]
+        if place.tokens:
+            raise SessionError(f"the history of {place.session} is gone from the disk")
+        shutil.rmtree(directory, ignore_errors=True)  # a process may have died while it was made
+        if self.context is not None:
+            return mount_context(model, self.context, trees, directory)
+        return create_session(model, directory, trees)
 
     def _fit(self, held: Held, place: SessionAddress) -> None:
         """Let the history be what counts of it, and no more."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +21,53 @@ from mccore.runtime.sessions import Sessions, TreeBuilder
 from mccore.serve.orders import Generate, Item
 from mccore.serve.worker.jobs import SessionTurn, Upload, WindowTurn
 from mccore.serve.worker.loop import Loop
-from mccore.serve.worker.shelf import SessionAddress, Shelf, Tail
+from mccore.serve.worker.shelf import Held, SessionAddress, Shelf, Tail
 from tests.generate.test_memory import context_model
 
 HOW = Generate(temperature=0.8, top_k=0, top_p=0.95, max_tokens=12, seed=3)
 
 
+class AtOnce(Executor):
+    """Does what it is given where it is given it, so that steps are the same every time."""
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*arguments, **named))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def taken(shelf: Shelf, address: SessionAddress) -> Held:
+    """A session from the shelf, its steps done here."""
+    steps = shelf.take(address)
+    try:
+        work = next(steps)
+        while True:
+            work = steps.send(work() if work is not None else None)
+    except StopIteration as stop:
+        held: Held = stop.value
+        return held
+
+
 class Bench:
     """A loop over sessions in a folder, and what it reported."""
 
-    def __init__(self, folder: Path, gpt: GPT, tokenizer: Tokenizer, *, most: int = 2, rows: int = 8) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        gpt: GPT,
+        tokenizer: Tokenizer,
+        *,
+        most: int = 2,
+        rows: int = 8,
+        threads: Executor | None = None,
+    ) -> None:
         trees = TreeBuilder(Choice(name="disk", options={"fsync": False}))
         self.folder, self.tokenizer = folder, tokenizer
         self.shelf = Shelf(Sessions(context_model(gpt), trees), None, most=most, most_bytes=2**30)
-        self.loop = Loop(Engine(gpt, tokenizer), most_rows=rows)
+        self.loop = Loop(Engine(gpt, tokenizer), most_rows=rows, threads=threads or AtOnce())
         self.told: dict[int, list[dict[str, Any]]] = {}
         self._number = 0
 
@@ -123,7 +158,7 @@ def test_the_history_is_the_conversation_as_it_is_trained(bench: Callable[..., B
     here = bench()
     number = here.say(here.address("x"), "hello")
     here.run()
-    session = here.shelf.take(here.address("x")).session
+    session = taken(here.shelf, here.address("x")).session
     text = here.tokenizer.decode(here.ids(number))
     whole = render_conversation(
         here.tokenizer, [{"role": "user", "content": "hello"}, {"role": "assistant", "content": ""}]
@@ -137,7 +172,7 @@ def test_a_long_message_has_the_tokens_of_a_short_one(bench: Callable[..., Bench
     text = "\n".join(f"line {number} of a long text" for number in range(900))
     number = here.say(here.address("x"), text)
     here.run()
-    session = here.shelf.take(here.address("x")).session
+    session = taken(here.shelf, here.address("x")).session
     read = next(frame for frame in here.told[number] if frame["kind"] == "read")
     whole = render_conversation(here.tokenizer, [{"role": "user", "content": text}]).ids
     assert session.ids(0, read["tokens"] - 1).tolist() == whole
@@ -154,10 +189,10 @@ def test_a_history_is_cut_back_to_what_counts_and_a_lost_answer_comes_again(benc
     assert here.told[again][0] == {"kind": "opened", "state": "9", "tokens": read}
     here.shelf.forget("x")
     tail = Tail(start=read, ids=[*here.ids(first), here.tokenizer.special("assistant_end")])
-    held = here.shelf.take(here.address("x", done, tail=tail, state="1"))
+    held = taken(here.shelf, here.address("x", done, tail=tail, state="1"))
     assert held.session.tokens == done
     with pytest.raises(Exception, match="has lost tokens"):
-        here.shelf.take(here.address("x", done + 5))
+        taken(here.shelf, here.address("x", done + 5))
 
 
 @pytest.mark.parametrize("what", ["advance", "append_token"])
@@ -171,7 +206,7 @@ def test_who_fails_fails_alone(
     numbers = {name: here.say(here.address(name), f"{name} " * 18, long) for name in names}
     while min(len(here.ids(number)) for number in numbers.values()) < 6:
         here.loop.step()
-    bad = here.shelf.take(here.address("bad")).session
+    bad = taken(here.shelf, here.address("bad")).session
 
     def fail(*_: object) -> torch.Tensor:
         raise FocusError("scores are not numbers")
@@ -217,8 +252,9 @@ def test_a_cancelled_answer_keeps_what_was_said(bench: Callable[..., Bench]) -> 
     while len(here.ids(number)) < 5:
         here.loop.step()
     here.loop.cancel(number)
+    here.run()
     done = here.last(number)
-    session = here.shelf.take(here.address("x")).session
+    session = taken(here.shelf, here.address("x")).session
     assert (done["kind"], done["finish"], done["tokens"]) == ("done", "cancelled", session.tokens)
     said = here.ids(number)
     assert session.ids(0, session.tokens).tolist()[-len(said) - 1 : -1] == said
@@ -267,3 +303,89 @@ def test_a_model_without_gists_answers_from_its_window(
     assert [told[number][-1]["kind"] for number in told] == ["done", "done", "error"]
     assert told[0][0]["tokens"] < engine.max_tokens
     assert (told[2][-1]["status"], told[2][-1]["code"]) == (400, "context_length_exceeded")
+
+
+class Disk(Executor):
+    """A disk that is slow: what it is given is done when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            done = AtOnce().submit(work, *arguments, **named)
+            if (error := done.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(done.result())
+
+        self.waiting.append(run)
+        return future
+
+    def turn(self) -> None:
+        """Do all that waits."""
+        waiting, self.waiting = self.waiting, []
+        for run in waiting:
+            run()
+
+
+def test_a_slow_disk_delays_nobody_else(bench: Callable[..., Bench]) -> None:
+    disk = Disk()
+    here, alone = bench("here", threads=disk), bench("alone")
+    long = HOW.model_copy(update={"max_tokens": 60})
+    first = here.say(here.address("first"), "hello", long)
+    while not here.ids(first):  # opened, then kept
+        here.loop.step()
+        disk.turn()
+    second = here.say(here.address("second"), "hello", long)
+    while here.loop.counts["running"]:  # the disk doesn't move
+        here.loop.step()
+    assert here.told[second] == []
+    assert here.last(first)["kind"] == "said"  # all of it, and nobody was told yet that it is kept
+    while here.loop.busy:
+        disk.turn()
+        here.loop.step()
+    single = alone.say(alone.address("x"), "hello", long)
+    alone.run()
+    for number in (first, second):
+        assert here.last(number)["kind"] == "done"
+        assert here.ids(number) == alone.ids(single)
+
+
+def test_two_jobs_open_a_session_once(bench: Callable[..., Bench]) -> None:
+    disk = Disk()
+    here = bench("here", threads=disk)
+    jobs = [here.upload(here.address("x"), ["some words\n"]) for _ in range(2)]
+    while here.loop.busy:
+        here.loop.step()
+        disk.turn()
+    assert [here.last(job)["kind"] for job in jobs] == ["done", "done"]
+    assert len(here.shelf) == 1
+
+
+@pytest.mark.parametrize("turns", range(3))
+def test_cancelled_while_the_disk_is_waited_for(bench: Callable[..., Bench], turns: int) -> None:
+    """Before it is open, before the question is kept, and before the answer is: which was all said, and is kept."""
+    disk = Disk()
+    here = bench("here", threads=disk)
+    number = here.say(here.address("x"), "hello", HOW)
+    for turn in range(turns + 1):
+        if turn:
+            disk.turn()
+        while not disk.waiting:
+            here.loop.step()
+    threading.Timer(0.05, disk.turn).start()  # cancelling waits for a session that is being opened
+    here.loop.cancel(number)
+    while here.loop.busy:
+        here.loop.step()
+        disk.turn()
+    last = here.last(number)
+    assert last["kind"] == ("error" if turns < 2 else "done")
+    assert last.get("code", "stop") in ("cancelled", "stop")
+    again = here.say(here.address("x"), "once more")  # it isn't locked by what was cancelled
+    while here.loop.busy:
+        here.loop.step()
+        disk.turn()
+    assert here.last(again)["kind"] == "done"
