@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 # The same examples every time, so that a change fails or passes by what it changes. HYPOTHESIS_PROFILE=random looks for
 # new ones: as many as a test says, other ones in every run, and what fails is tried again first in the next.
@@ -43,3 +45,33 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """A process per core, eight at most; none where single files are named, which it would only delay."""
     named = any("::" in argument or argument.endswith(".py") for argument in config.args)
     return 0 if named else min(8, os.cpu_count() or 1)
+
+
+# Rooms whose tests start trainings, servers and other processes. They come first: a worker that took one last would be at work
+# long after the others have nothing left.
+LONG = (
+    "tests/journeys/",
+    "tests/stages/",
+    "plugins/telemetry/",
+    "tests/launch/",
+    "tests/serve/",
+    "tests/train/",
+    "tests/cli/",
+)
+# Folders whose files share a server that takes long to start: one worker has them all.
+TOGETHER = ("plugins/telemetry/tests/opensearch/",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))  # stable: within a file the order stays
+
+
+class ByFile(LoadFileScheduling):
+    """A file goes to one worker, as `--dist loadfile` says, and a folder of TOGETHER as if it were one file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile | None:
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None

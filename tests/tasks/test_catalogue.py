@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,12 @@ SPLITS = ("train", "val", "test")
 QUESTION, REPLY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
 
+@cache
+def made(name: str, split: Any, seed: int = 0) -> Sequence[Conversation]:
+    """What `open_conversations` makes, once for all tests that look at it."""
+    return open_conversations(name, split, seed=seed)
+
+
 def _replies(conversation: Conversation) -> list[Any]:
     return [message["content"] for message in conversation["messages"] if message["role"] == "assistant"]
 
@@ -51,25 +59,23 @@ def _question(conversation: Conversation) -> str:
 @pytest.mark.parametrize("name", embedded_names())
 @pytest.mark.parametrize("split", SPLITS)
 def test_conversations_are_valid_distinct_and_deterministic(name: str, split: Any) -> None:
-    made = open_conversations(name, split, seed=5)
-    assert len(made) >= 50
-    ids = [conversation["id"] for conversation in made]
+    here = made(name, split, 0)
+    assert len(here) >= 50
+    ids = [conversation["id"] for conversation in here]
     assert len(set(ids)) == len(ids)
-    for conversation in made:
+    for conversation in here:
         checked = validate_conversation(conversation, where="test", task=name, id="")
         assert checked["messages"] == conversation["messages"]
         assert conversation["task"] == name
-    assert list(open_conversations(name, split, seed=5)) == list(made)
-    assert list(open_conversations(name, split, seed=6)) != list(made)
-    assert list(open_conversations(name, split, seed=5, limit=7)) == list(made)[:7]
+    assert list(open_conversations(name, split, seed=0)) == list(here)
+    assert list(made(name, split, 1)) != list(here)
+    assert list(open_conversations(name, split, seed=0, limit=7)) == list(here)[:7]
 
 
 @pytest.mark.parametrize("name", embedded_names())
 def test_no_subject_is_in_two_splits_whatever_the_seed(name: str) -> None:
     found = {
-        split: {
-            conversation["subject"] for seed in (0, 1) for conversation in open_conversations(name, split, seed=seed)
-        }
+        split: {conversation["subject"] for seed in (0, 1) for conversation in made(name, split, seed)}
         for split in SPLITS
     }
     for one, other in combinations(SPLITS, 2):
@@ -138,7 +144,7 @@ def test_conversations_of_a_file_are_a_task_too(tmp_path: Path) -> None:
 def test_qa_says_what_the_docstrings_say() -> None:
     objects = {found.name: found for module in api_modules() for found in module.objects}
     checked: Counter[str] = Counter()
-    for conversation in open_conversations("stdlib_qa", "train", seed=0):
+    for conversation in made("stdlib_qa", "train"):
         kind = conversation["id"].split("/")[1]
         subject = objects[conversation["subject"]]
         replies = _replies(conversation)
@@ -160,8 +166,8 @@ def test_qa_says_what_the_docstrings_say() -> None:
 def test_qa_asks_the_same_object_in_several_ways() -> None:
     asked = {
         _question(conversation)
-        for seed in range(5)
-        for conversation in open_conversations("stdlib_qa", "train", seed=seed)
+        for seed in range(3)
+        for conversation in made("stdlib_qa", "train", seed)
         if conversation["id"].endswith("/describe/textwrap.dedent") and "/mc/" not in conversation["id"]
     }
     assert len(asked) >= 2
@@ -169,7 +175,7 @@ def test_qa_asks_the_same_object_in_several_ways() -> None:
 
 def test_no_held_out_description_or_name_is_in_training_conversations() -> None:
     trained = set()
-    for conversation in open_conversations("stdlib_qa", "train", seed=0):
+    for conversation in made("stdlib_qa", "train"):
         for message in conversation["messages"]:
             text = message["content"]
             assert isinstance(text, str)
@@ -184,7 +190,7 @@ def test_no_held_out_description_or_name_is_in_training_conversations() -> None:
 def test_qa_and_train_pastes_stay_out_of_the_corpus_validation_split() -> None:
     for split in SPLITS:
         assert not any(in_stdlib_val(group_of(found.module)) for found in subjects(split))  # type: ignore[arg-type]
-        for conversation in open_conversations("needle", split, seed=0):  # type: ignore[arg-type]
+        for conversation in made("needle", split):
             path = conversation["subject"].split("#")[0]
             module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             assert in_stdlib_val(group_of(module)) == (split != "train")
@@ -273,7 +279,7 @@ def test_training_has_letter_answers() -> None:
         render_multiple_choice(question): "ABCD"[question.answer]
         for question in StdlibChoice().questions("train", seed=0)
     }
-    letters = [c for c in open_conversations("stdlib_qa", "train", seed=0) if "/mc/" in c["id"]]
+    letters = [c for c in made("stdlib_qa", "train") if "/mc/" in c["id"]]
     assert len(letters) == len(rendered) > 1000
     assert all(_replies(conversation) == [rendered[_question(conversation)]] for conversation in letters)
 
@@ -326,7 +332,7 @@ def test_spelling_is_true(seed: int, split: Any) -> None:
 @pytest.mark.parametrize("split", SPLITS)
 def test_needles_are_in_the_paste(split: Any) -> None:
     kinds = Counter()
-    for conversation in open_conversations("needle", split, seed=0):
+    for conversation in made("needle", split):
         heading, rest = _question(conversation).split("\n\n", 1)
         paste, question = rest.rsplit("\n\n", 1)
         kind = conversation["id"].split("/")[1]
@@ -443,10 +449,10 @@ def test_bad_json_is_named_by_line(tmp_path: Path) -> None:
 
 def test_a_mixture_has_its_counts_and_one_order() -> None:
     mixture = {"needle": 30, "stdlib_qa": 50, "arithmetic": 20}
-    mixed = mix_conversations(mixture, "train", seed=4)
+    mixed = mix_conversations(mixture, "val", seed=4)
     assert Counter(conversation["task"] for conversation in mixed) == mixture
-    assert mix_conversations(dict(reversed(mixture.items())), "train", seed=4) == mixed
-    assert mix_conversations(mixture, "train", seed=5) != mixed
+    assert mix_conversations(dict(reversed(mixture.items())), "val", seed=4) == mixed
+    assert mix_conversations(mixture, "val", seed=5) != mixed
     assert len({conversation["task"] for conversation in mixed[:15]}) == 3
 
 

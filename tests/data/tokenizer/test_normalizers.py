@@ -1,6 +1,7 @@
 """Normal forms as `tokenizers` makes them, by the tables of an old Unicode: ours are to be the same by whatever tables."""
 
 import unicodedata
+from functools import cache
 
 import pytest
 import tokenizers
@@ -21,6 +22,7 @@ FRAMES = (
 )
 
 
+@cache
 def changing():
     """All characters that a normal form changes, moves or joins with another, by the newest tables."""
     parts = set()
@@ -33,18 +35,15 @@ def changing():
     return sorted(parts | {chr(code) for code in (*range(0x1100, 0x1200), *range(0xAC00, 0xAC80))})
 
 
-CHANGING = changing()
-
-
 @pytest.mark.parametrize("tables", [unicodedata, unicodedata2], ids=["this Python's", "the newest"])
 @pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
 def test_every_character_that_a_form_changes(monkeypatch, form, tables):
     monkeypatch.setattr(huggingface, "unicodedata", tables)
     ours = huggingface._normalizer({"type": form}, lambda what: AssertionError(what))
     theirs = getattr(tokenizers.normalizers, form)()
-    assert len(CHANGING) > 18_000
+    assert len(changing()) > 18_000
     different = []
-    for letter in CHANGING:
+    for letter in changing():
         text = "\n".join(frame.format(letter) for frame in FRAMES)  # nothing reaches over a line's end
         if ours(text) != theirs.normalize_str(text):
             different.append(f"{ord(letter):04X}")
