@@ -1,4 +1,4 @@
-"""Cuts: which nodes of the tree stand for a history, as integer arrays and nothing else.
+"""Cuts: which nodes of the tree stand for a history, and the arithmetic of nodes (level, index), in integer arrays alone.
 
 A node `(level, index)` covers the tokens `[index * K**level, (index + 1) * K**level)`; a cut lists nodes that tile `[0, n)`
 exactly, in order. Start, span, centre, coverage and every legal edit follow by arithmetic, so no other state exists that

@@ -1,4 +1,4 @@
-"""One level of a disk tree: its rows end to end in one file, and a CRC-32 per block of 64 KiB in another."""
+"""One level of a disk tree: rows end to end in a file, cut back to the last commit when opened, and a CRC-32 per 64 KiB."""
 
 from __future__ import annotations
 
