@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import json
 import random
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mccore.cli import main
+from mccore.config import RunConfig
 from mccore.events import check_event, read_events
 from mccore.report.write import read_report
 from mccore.resolve.resolve import recipe_config, resolve
@@ -65,21 +67,32 @@ def _counts(recipe: str) -> list[str]:
     return [f"{stage}.mixture.{name}=12" for stage in ("mid", "sft") for name in getattr(config, stage).mixture]
 
 
-def _run(recipe: str, sets: list[str], *flags: str) -> RunDir:
-    """The recipe as a person runs it: by the command, each stage in a process of its own."""
+def _planned(capsys: pytest.CaptureFixture[str], recipe: str, sets: list[str], *flags: str) -> RunConfig:
+    """What the command would run with these words."""
     settings = [part for each in sets for part in ("--set", each)]
-    command = [sys.executable, "-m", "mccore", "run", recipe, "--name", "whole", *flags, *settings]
-    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False, timeout=1800)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return RunDir.open("whole")
+    assert main(["run", recipe, *flags, *settings, "--dry-run", "--json"]) == 0
+    return RunConfig.model_validate(json.loads(capsys.readouterr().out)["config"])
 
 
-def test_speedrun_with_megacontext_from_its_first_byte_to_its_report(stocked: StandInHub, tmp_path: Path) -> None:
+def _done(config: RunConfig, base: Path, in_process: Callable[[RunDir, str], dict[str, Any]]) -> RunDir:
+    """Every stage, one after the other, in this process. That each can have one of its own, real runs show: `.ci/run`, and
+    that of telemetry's tests."""
+    check_sources(config)
+    run = RunDir.create(base / "runs", "whole", config)
+    for stage in config.stages:
+        run.write_result(stage, in_process(run, stage))
+    assert all(run.completed(stage) for stage in config.stages)
+    return run
+
+
+def test_speedrun_with_megacontext_from_its_first_byte_to_its_report(
+    stocked: StandInHub, in_process, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = write_bundle(tmp_path / "eval_bundle")
     sets = [*TOY, *_counts("speedrun"), *REWARDS, *FOCUS, f"eval.core_bundle={bundle}"]
-    run = _run("speedrun", sets, "--mc", "--allocator", "stochastic_greedy")
-    assert run.outcome().state == "finished"
-    assert all(run.completed(stage) for stage in run.config.stages)
+    config = _planned(capsys, "speedrun", sets, "--mc", "--allocator", "stochastic_greedy")
+    assert (config.megacontext.enabled, config.megacontext.allocator.name) == (True, "stochastic_greedy")
+    run = _done(config, tmp_path / "base", in_process)
     for event in read_events(run.events_dir):
         check_event(event)
     report = (run.report_dir / "report.md").read_text()
@@ -102,12 +115,8 @@ def test_speedrun_with_megacontext_from_its_first_byte_to_its_report(stocked: St
 def test_the_other_recipes_and_profiles(
     stocked: StandInHub, in_process, tmp_path: Path, recipe: str, profile: str | None, more: list[str]
 ) -> None:
-    """Stage by stage in this process, without the questions about the standard library, which take longest to make."""
+    """Without the questions about the standard library, which take longest to make."""
     fewer = ["eval.choice_questions=0", "eval.generated_questions=0"]
     config = resolve(recipe, sets=[*TOY, *_counts(recipe), *more, *fewer], gpu=profile)
-    check_sources(config)
-    run = RunDir.create(tmp_path / "base" / "runs", "whole", config)
-    for stage in config.stages:
-        run.write_result(stage, in_process(run, stage))
-    assert all(run.completed(stage) for stage in config.stages)
+    run = _done(config, tmp_path / "base", in_process)
     assert "## Training" in (run.report_dir / "report.md").read_text()
