@@ -85,6 +85,7 @@ def _done(config: RunConfig, base: Path, in_process: Callable[[RunDir, str], dic
     return run
 
 
+@pytest.mark.timeout(900)  # a minute and a half where nothing else is at work
 def test_speedrun_with_megacontext_from_its_first_byte_to_its_report(
     stocked: StandInHub, in_process, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
