@@ -18,7 +18,6 @@ and the recipe, and that one plugin is loaded when its options are needed.
 
 from __future__ import annotations
 
-import json
 import math
 import types
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ from click.shell_completion import CompletionItem
 from mccore import plugins
 from mccore.config import Choice, RunConfig
 from mccore.errors import PluginError
+from mccore.host.json_file import parse_json
 from mccore.host.terminal import echo
 from mccore.resolve.draft import parse_set
 from mccore.resolve.flags import Flag, flag_table, section_order, switch_names
@@ -251,7 +251,7 @@ def _peek(command: ConfiguredCommand, ctx: click.Context, args: Sequence[str]) -
 def _allocator_name(text: str) -> str:
     """The name in the value of `--set megacontext.allocator=...`: bare, or JSON."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
         return text
     name = value.get("name", "") if isinstance(value, dict) else value
@@ -306,7 +306,7 @@ class _Json(click.ParamType[Any]):
         if not isinstance(value, str):
             return value
         try:
-            return json.loads(value)
+            return parse_json(value)
         except ValueError:
             return value
 

@@ -5,6 +5,7 @@
 | files of ours: runs, caches, contexts | `write_atomic` | beside, synced, renamed; the umask's mode |
 | conversations, secrets | `write_atomic(private=True)` | the same, readable by their owner alone (0600) |
 | saved sessions | `private_folder`, `is_private` | a folder of 0700; what is written there is 0600 |
+| logs | `open_to_append` | regular files alone; the umask's mode |
 | a path that a person names | `write_theirs` | links followed, modes kept, devices written to, nothing lost unasked |
 
 A file system without modes (CIFS, exFAT) serves: a mode that can't be set is passed over, but for what is private.
@@ -18,8 +19,10 @@ import os
 import stat
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from mccore.errors import RunError, UsageError
+from mccore.host.regular import NotRegularError
 from mccore.host.text import mend
 
 RESUME = "go on with `mccore run --resume`"  # what to do after a write of a run failed and the cause is gone
@@ -83,6 +86,20 @@ class FileExists(UsageError):
         super().__init__(
             f"{path} exists: nothing was written", hint="choose another name, or give --force to replace it"
         )
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """A file of ours that only grows, such as a log, made where there is none. A FIFO or a device is refused. Raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    fd = os.open(path, flags, 0o666)
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise NotRegularError(path, mode)
+    os.set_blocking(fd, True)
+    file = os.fdopen(fd, "ab")
+    file.seek(0, os.SEEK_END)
+    return file
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+
 
 class NotRegularError(OSError):
     """What has the name isn't a regular file; `mode` says what it is."""
@@ -16,10 +18,13 @@ class NotRegularError(OSError):
         self.mode = mode
 
 
-def regular_descriptor(path: Path) -> int:
-    """A descriptor to read a regular file from; links are followed. Raises OSError, NotRegularError for anything else."""
+def regular_descriptor(path: Path, *, links: bool = True) -> int:
+    """A descriptor to read a regular file from. Raises OSError, NotRegularError for anything else.
+
+    A link is followed; without `links` it is refused as the system does (ELOOP).
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        fd = os.open(path, _READ if links else _READ | getattr(os, "O_NOFOLLOW", 0))
     except ValueError:  # a NUL in the name
         raise OSError(errno.EINVAL, "no file can have that name", str(path)) from None
     except OSError as error:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mccore.errors import DataError
+from mccore.host.regular import NotRegularError, regular_descriptor
 
 PIECE = 2**20  # bytes that are read at once
 _BEGINNING = 8192  # bytes in which a file that isn't text has a zero
@@ -158,16 +159,11 @@ def is_clean(path: Path) -> bool:
 def open_regular(path: Path) -> BinaryIO:
     """A regular file to read bytes from: a FIFO or a device is refused, not waited for. Raises DataError."""
     try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        if getattr(error, "errno", None) == errno.ENXIO:  # what opening a socket gives
-            raise _not_a_file(path, os.stat(path).st_mode) from error
+        return os.fdopen(regular_descriptor(path), "rb")
+    except NotRegularError as error:
+        raise _not_a_file(path, error.mode) from error
+    except OSError as error:
         raise unreadable(error, path) from error
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(fd, "rb")
-    os.close(fd)
-    raise _not_a_file(path, mode)
 
 
 def _not_a_file(path: Path, mode: int) -> DataError:
@@ -192,7 +188,13 @@ def unreadable(error: OSError | ValueError, path: str | os.PathLike[str]) -> Dat
     """The error for a file that the system doesn't give."""
     name = spell(getattr(error, "filename", None) or path)
     why = getattr(error, "strerror", None) or error
-    hint = "check the path" if isinstance(error, FileNotFoundError | ValueError) else None
+    wrong = isinstance(error, ValueError) or error.errno in (
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+    )
+    hint = "check the path" if wrong else None
     return DataError(f"can't read {name}: {why}", hint=hint or "put it back, correct its permissions, or leave it out")
 
 

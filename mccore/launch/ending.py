@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mccore.config import StageName
 from mccore.events import Event
+from mccore.host.regular import regular_descriptor
 from mccore.runs.rundir import RunDir
 
 EXIT_STOPPED = 3
@@ -96,7 +97,7 @@ def _last_lines(log: str) -> str:
 def read_log_tail(log: Path, start: int, limit: int = 65_536) -> str:
     """The end of what a stage wrote to its log in this start."""
     try:
-        with open(log, "rb") as stream:
+        with os.fdopen(regular_descriptor(log), "rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(start, size - limit))
             return stream.read().decode(errors="replace")

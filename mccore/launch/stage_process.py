@@ -14,7 +14,7 @@ import psutil
 
 from mccore.config import HardwareConfig, StageName
 from mccore.errors import RunError, cause
-from mccore.host.files import disk_hint
+from mccore.host.files import disk_hint, open_to_append
 from mccore.host.processes import parent_death_hook
 from mccore.launch.command import child_environment
 from mccore.launch.ending import read_log_tail
@@ -34,7 +34,7 @@ class StageProcess:
         self._log = log
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with open(log, "ab") as stream:
+            with open_to_append(log) as stream:
                 self._log_start = stream.tell()
                 self._process = subprocess.Popen(
                     command,

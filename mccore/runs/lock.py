@@ -17,6 +17,7 @@ from types import TracebackType
 
 from mccore.errors import RunError
 from mccore.host.files import NO_LOCKS, disk_hint
+from mccore.host.regular import regular_descriptor
 from mccore.host.terminal import echo
 
 _LOCK_SECONDS = 1.0
@@ -95,7 +96,7 @@ def is_run_held(run: Path) -> bool:
 def last_holder(run: Path) -> int | None:
     """The process id of the launcher that took a run last."""
     try:
-        fd = os.open(run / "lock", os.O_RDONLY)
+        fd = regular_descriptor(run / "lock")
     except OSError:
         return None
     try:
@@ -134,7 +135,7 @@ def take(fd: int, kind: int, path: Path) -> bool:
 def is_held(path: Path, kind: int) -> bool:
     """Whether someone has the lock. Where it can't be asked, the holder written in the file decides; never raises."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        fd = regular_descriptor(path)
     except OSError:  # there is none, or it isn't for us to read
         return False
     try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from mccore.host.regular import regular_descriptor
 from mccore.runs.rundir import RunDir
 
 Level = Literal["", "warning", "error"]
@@ -285,7 +286,7 @@ class LogBook:
 
     def _read(self, file: int, start: int, count: int) -> bytes:
         try:
-            fd = os.open(self.files[file], os.O_RDONLY | os.O_NONBLOCK)
+            fd = regular_descriptor(self.files[file])
         except OSError as error:
             self.problem = f"can't read {self.files[file]}: {error.strerror}"
             return b""

@@ -13,7 +13,6 @@ switches on is not: it holds for one start. Values are options, never credential
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from typing import Any
 from mccore import plugins
 from mccore.config import Choice, RunConfig
 from mccore.errors import ConfigError
+from mccore.host.json_file import parse_json
 
 NOBODY = "noop"
 LIST_VARIABLE = "MCCORE_TELEMETRY"
@@ -156,7 +156,7 @@ def _parse_option(text: str) -> Any:
     """A variable's text as an option: lists and objects are JSON, the option's own type reads the rest."""
     if text.lstrip().startswith(("[", "{")):
         try:
-            return json.loads(text)
+            return parse_json(text)
         except ValueError:
             return text
     return text.strip()

@@ -26,7 +26,7 @@ from typing import IO, Any
 from mccore.config import Choice
 from mccore.errors import RunError, cause
 from mccore.events import Event, EventTail, EventWriter
-from mccore.host.files import disk_hint
+from mccore.host.files import disk_hint, open_to_append
 from mccore.runs.rundir import RunDir
 from mccore.telemetry.activation import activate
 from mccore.telemetry.delivery import END_SECONDS, Delivery, State, close_all
@@ -103,7 +103,7 @@ class Relay:
         log = self._run.log_path(LOG_NAME)
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with open(log, "ab") as stream:
+            with open_to_append(log) as stream:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "mccore.telemetry.relay", str(self._run.path)],
                     stdin=subprocess.PIPE,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -104,7 +105,7 @@ def _read_unsent_file(path: Path) -> Iterator[Event]:
         descriptor = regular_descriptor(path)
     except OSError as error:
         raise RunError(f"can't read {path}: {error.strerror}", hint="correct its permissions, or delete it") from error
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         while line := file.readline(_LINE_BYTES):
             try:
                 yield Event.from_json(json.dumps(parse_json(line)["event"]))

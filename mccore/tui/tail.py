@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from mccore.host.regular import regular_descriptor
 from mccore.runs.rundir import RunDir
 
 FIRST_BYTES = 32 * 1024  # of a log that is already there
@@ -28,7 +29,7 @@ class LogTail:
             return []
         for path in files:
             try:
-                fd = os.open(path, os.O_RDONLY)
+                fd = regular_descriptor(path)
             except OSError:
                 continue
             try:

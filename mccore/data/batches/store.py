@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from mccore.errors import DataError
 from mccore.host.files import disk_hint, sync_directory
 from mccore.host.json_file import parse_json, read_object
+from mccore.host.regular import regular_descriptor
 
 STORE_VERSION = 1
 _HEADER = "header.json"
@@ -68,7 +69,7 @@ class TokenSplit:
 
     def ids(self) -> list[str]:
         """The documents' ids."""
-        with open(self._ids_path, encoding="utf-8") as file:
+        with os.fdopen(regular_descriptor(self._ids_path), encoding="utf-8") as file:
             return [parse_json(line) for line in file]
 
 
@@ -287,7 +288,7 @@ def _map(path: Path, dtype: str) -> NDArray[Any]:
 
 
 def _file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with os.fdopen(regular_descriptor(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from mccore.errors import DataError, Interrupted
 from mccore.host import paths
 from mccore.host.files import write_atomic
 from mccore.host.json_file import read_object
+from mccore.host.regular import regular_descriptor
 from mccore.units import size
 
 WORKERS = 8  # files that come side by side
@@ -142,7 +144,7 @@ class Library:
         total, done = sum(file.size for file in here), 0
         for file in here:
             checksum, length = file.new_checksum(), 0
-            with open(self.path_of(listing, file), "rb") as content:
+            with os.fdopen(regular_descriptor(self.path_of(listing, file)), "rb") as content:
                 while block := content.read(1 << 20):
                     checksum.update(block)
                     length += len(block)

@@ -11,6 +11,7 @@ from typing import Any
 from mccore.errors import RunError
 from mccore.host.files import disk_hint
 from mccore.host.json_file import BadJson, parse_json
+from mccore.host.regular import regular_descriptor
 
 FILE = "conversation.jsonl"
 MOST_BYTES = 2**30  # of a journal that is read
@@ -68,7 +69,7 @@ def read_records(directory: Path) -> Iterator[Record]:
 
     Raises OSError where there is none.
     """
-    with open(directory / FILE, "rb") as file:
+    with os.fdopen(regular_descriptor(directory / FILE), "rb") as file:
         for line in file:
             try:
                 record = parse_json(line)
