@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 import click
 
 from mccore.cli.doctor import check_machine, check_versions, print_checks
-from mccore.errors import UsageError
+from mccore.errors import UsageError, cause
 from mccore.host import env as settings
 from mccore.host.env import FILE_NAME, SETTINGS, Variable
 from mccore.host.files import write_theirs
+from mccore.host.json_file import BadJson, read_regular
 from mccore.host.paths import expand
 from mccore.host.terminal import echo, one_line
 
@@ -52,7 +53,7 @@ def setup(yes: bool, **options: str | None) -> None:
     for option, value in options.items():
         if value is not None:
             variable = _OPTIONS[option]
-            _set(values, _BY_VARIABLE[variable], sys.stdin.readline() if value == "-" else value)
+            _set(values, _BY_VARIABLE[variable], _piped(variable) if value == "-" else value)
     print_checks([*check_versions(), *check_machine()])
     echo()
     if not yes:
@@ -61,6 +62,17 @@ def setup(yes: bool, **options: str | None) -> None:
             if _option_value(options, setting) is None:
                 _ask(values, setting)
     _write(before, values)
+
+
+def _piped(variable: str) -> str:
+    """A value from standard input. Raises UsageError for none: a command that failed before the pipe removes no credentials."""
+    value = sys.stdin.readline()
+    if not value.strip():
+        raise UsageError(
+            f"standard input has no {variable}: nothing was changed",
+            hint="an empty value as the option itself removes it",
+        )
+    return value
 
 
 def _option_value(options: dict[str, str | None], setting: Variable) -> str | None:
@@ -148,11 +160,20 @@ def _git_ignore(directory: Path) -> Path | None:
     if root is None:
         return None
     ignore = root / ".gitignore"
-    lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
-    ignored = _git(directory, "check-ignore", "--quiet", "--no-index", FILE_NAME)
-    if ignored == 0 or (ignored is None and FILE_NAME in (line.strip() for line in lines)):
+    try:
+        before = read_regular(ignore)
+    except FileNotFoundError:
+        before = b""
+    except (OSError, BadJson) as error:
+        echo(f"warning: {FILE_NAME} isn't in {ignore}, which can't be read: {cause(error)}", err=True)
         return None
-    write_theirs(ignore, "\n".join([*lines, FILE_NAME]) + "\n", overwrite=True)
+    ignored = _git(directory, "check-ignore", "--quiet", "--no-index", FILE_NAME)
+    if ignored == 0 or (ignored is None and FILE_NAME.encode() in map(bytes.strip, before.splitlines())):
+        return None
+    gap = b"" if before.endswith(b"\n") or not before else b"\n"
+    write_theirs(
+        ignore, before + gap + FILE_NAME.encode() + b"\n", overwrite=True
+    )  # the rest as it is, in any encoding
     return ignore
 
 

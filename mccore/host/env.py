@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import stat
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from mccore.errors import UsageError
 from mccore.host.files import write_atomic
 from mccore.host.paths import working_directory
+from mccore.host.regular import NotRegularError, regular_descriptor
+from mccore.host.text import decode
 
 FILE_NAME = ".mc_env"
 
@@ -48,6 +50,7 @@ _EXPORTER = (
     "COMPRESSION",
 )  # fmt: skip
 PROVIDER_OPTION = re.compile(r"MCCORE_[A-Z0-9]+_[A-Z0-9_]+|MCCORE_TELEMETRY")  # as MCCORE_PROMETHEUS_PORT
+_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 KNOWN = frozenset(
     [setting.variable for setting in SETTINGS]
     + [f"OTEL_EXPORTER_OTLP_{signal}{name}" for signal in _SIGNALS for name in _EXPORTER]
@@ -56,43 +59,43 @@ KNOWN = frozenset(
     + ["HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE"]
     + ["MCCORE_DISABLE_PLUGINS"]
 )
+_OURS = [variable for variable in KNOWN if variable.startswith("MCCORE_")]  # what an option of a provider looks like
 _MOST_BYTES = 1 << 16
 
 
 def read_settings(directory: Path | None = None) -> dict[str, str]:
     """The variables in a directory's `.mc_env`, empty when there is none.
 
-    Raises UsageError for a link, a file of another user, and a line that can't be read; values are never part of it.
+    Raises UsageError for a link, a file of another user, and a line that can't be read, DataError for what isn't UTF-8; values
+    are never part of it.
     """
     directory = directory or working_directory()
     if directory is None:  # it was deleted
         return {}
     path = directory / FILE_NAME
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = regular_descriptor(path, links=False)
     except FileNotFoundError:
         return {}
+    except NotRegularError as error:
+        raise UsageError(f"{path} isn't a file", hint="delete it, or work in another directory") from error
     except OSError as error:
         if path.is_symlink():
             raise UsageError(f"{path} is a link: it isn't followed", hint="put the file itself there") from error
         raise UsageError(f"can't read {path}: {error.strerror}", hint="correct its permissions or delete it") from error
-    state = os.fstat(fd)
-    if not stat.S_ISREG(state.st_mode):
-        os.close(fd)
-        raise UsageError(f"{path} isn't a file", hint="delete it, or work in another directory")
-    with os.fdopen(fd, encoding="utf-8-sig", errors="replace") as file:
-        if state.st_uid not in (os.getuid(), 0):
+    with os.fdopen(fd, "rb") as file:
+        if os.fstat(fd).st_uid not in (os.getuid(), 0):
             raise UsageError(f"{path} belongs to another user", hint="delete it, or work in a directory of your own")
-        text = file.read(_MOST_BYTES + 1)
-    if len(text) > _MOST_BYTES:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
         raise UsageError(f"{path} is larger than {_MOST_BYTES >> 10} KiB", hint="delete it and run `mccore setup`")
-    return parse_settings(text, str(path))
+    return parse_settings(decode(data, str(path)), str(path))
 
 
 def parse_settings(text: str, source: str = FILE_NAME) -> dict[str, str]:
     """Variables of a `.mc_env` text. Raises UsageError with the line, without its value."""
     values = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         content = line.strip()
         if not content or content.startswith("#"):
             continue
@@ -103,16 +106,22 @@ def parse_settings(text: str, source: str = FILE_NAME) -> dict[str, str]:
                 f"{where}: no KEY=VALUE", hint="correct the line, or delete the file and run `mccore setup`"
             )
         variable = variable.strip()
+        if not _NAME.fullmatch(variable):  # perhaps a key that ends in `=`: it isn't shown
+            raise UsageError(f"{where}: no name of a setting", hint="names are in capital letters, as in HF_TOKEN=...")
         if variable not in KNOWN and not PROVIDER_OPTION.fullmatch(variable):
             raise UsageError(
                 f"{where}: {variable} isn't a setting that {FILE_NAME} may have", hint="set it in your shell instead"
             )
+        if variable not in KNOWN and (meant := get_close_matches(variable, _OURS, n=1, cutoff=0.9)):
+            raise UsageError(f"{where}: {variable} isn't a setting", hint=f"did you mean {meant[0]}?")
         try:
             parts = shlex.split(quoted)
         except ValueError as error:
             raise UsageError(f"{where}: {variable}: {str(error).lower()}") from error
         if len(parts) > 1:
-            raise UsageError(f"{where}: the value of {variable} needs quotes")
+            raise UsageError(
+                f"{where}: the value of {variable} needs quotes", hint="a comment goes on a line of its own"
+            )
         if "\0" in quoted:
             raise UsageError(f"{where}: the value of {variable} has a NUL in it", hint="correct the line")
         values[variable] = parts[0] if parts else ""

@@ -208,6 +208,17 @@ class TestGit:
         assert main(["setup", "--yes"]) == 0
         assert (checkout / ".gitignore").read_text() == ".mc*\n"
 
+    def test_what_else_is_in_it_stays_as_it_is(self, checkout):
+        before = b"caf\xe9/\r\n*.pyc\r\na\xe2\x80\xa8b"  # latin-1, line ends of Windows, a line separator, no end
+        (checkout / ".gitignore").write_bytes(before)
+        assert main(["setup", "--yes"]) == 0
+        assert (checkout / ".gitignore").read_bytes() == before + f"\n{FILE_NAME}\n".encode()
+
+    def test_one_that_is_no_file_is_told(self, checkout, capsys):
+        os.mkfifo(checkout / ".gitignore")
+        assert main(["setup", "--yes"]) == 0
+        assert "isn't in" in capsys.readouterr().err
+
     def test_a_tracked_file_is_warned_of(self, checkout, capsys):
         (checkout / FILE_NAME).write_text("")
         subprocess.run(["git", "add", FILE_NAME], check=True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mccore.errors import UsageError
+from mccore.errors import DataError, UsageError
 from mccore.host.env import (
     FILE_NAME,
     SETTINGS,
@@ -50,6 +50,7 @@ class TestFormat:
             ("HF TOKEN=1", "no KEY=VALUE"),
             ("LD_PRELOAD=/evil.so", "LD_PRELOAD isn't a setting"),
             ("PATH=/evil", "PATH isn't a setting"),
+            ("MCCORE_BASE_DIRS=/hunter2", "MCCORE_BASE_DIRS isn't a setting"),  # it looks like an option of a provider
             ("HF_TOKEN='hunter2", "no closing quotation"),
             ("HF_TOKEN=hunter2 more", "needs quotes"),
         ],
@@ -59,6 +60,15 @@ class TestFormat:
             parse_settings(f"WANDB_MODE=offline\n{line}\n", "file")
         assert "line 2" in caught.value.message
         assert "hunter2" not in caught.value.render()
+
+    @pytest.mark.parametrize(
+        "line", ["c2VjcmV0LWh1bnRlcjI==", "hunter2=", "hunter2", "export hunter2=1", "hunter2 hunter2=1"]
+    )
+    def test_a_key_without_its_name_isnt_shown(self, line):
+        with pytest.raises(UsageError) as caught:
+            parse_settings(line)
+        assert "hunter2" not in caught.value.render()
+        assert line[:8] not in caught.value.render()
 
     @pytest.mark.parametrize("value", ["two\nlines", "a\0b", "\x1b[31m"])
     def test_a_value_that_isnt_one_line(self, value):
@@ -96,6 +106,13 @@ class TestFile:
         os.mkfifo(tmp_path / FILE_NAME)
         with pytest.raises(UsageError, match="isn't a file"):
             read_settings(tmp_path)
+
+    @pytest.mark.parametrize("data", [b"HF_TOKEN=hunter2\xe9\n", "HF_TOKEN=hunter2\n".encode("utf-16")])
+    def test_what_isnt_utf8_is_refused_without_its_value(self, tmp_path, data):
+        (tmp_path / FILE_NAME).write_bytes(b"WANDB_MODE=offline\n" * (data[0] != 0xFF) + data)
+        with pytest.raises(DataError, match="UTF-") as caught:
+            read_settings(tmp_path)
+        assert "hunter2" not in caught.value.render()
 
     def test_no_file_is_no_settings(self, tmp_path):
         assert read_settings(tmp_path) == {}
