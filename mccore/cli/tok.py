@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,14 +65,14 @@ def train(
     A folder stands for all files below it, hidden ones and those that aren't text left out. Rows of parquet files and lines
     of JSON Lines files are a document each, any other file is one. Nothing is written before the training has ended.
     """
+    from mccore.data.tokenizer.formats import WRITERS
     from mccore.data.tokenizer.tokenizer import FILE_NAME, Tokenizer
 
-    if (out / FILE_NAME).exists() and not force:
-        raise UsageError(
-            f"{out / FILE_NAME} is there already", hint="choose another --out, or give --force to replace it"
-        )
+    targets = [out / FILE_NAME, *(out / WRITERS[name][0] for name in formats)]
+    _check_free(targets, force=force)
     files = find_files(paths)
-    _check_writable(out)
+    for folder in {target.parent for target in targets}:
+        _check_writable(folder)
     progress = TrainerLine()
     began = time.perf_counter()
     try:
@@ -84,7 +85,7 @@ def train(
     seconds = time.perf_counter() - began
     if not progress.bytes:
         raise DataError("there is no text to train on: all files are empty", hint="check the paths")
-    _save(tokenizer, out, formats)
+    _save(tokenizer, out, formats, force=force)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     found = {
         "vocab_size": tokenizer.vocab_size,
@@ -108,15 +109,20 @@ def train(
     echo(found["path"])
 
 
-def _save(tokenizer: Tokenizer, out: Path, formats: tuple[str, ...]) -> None:
-    """Write a tokenizer in our format, and before it in others: where ours is, the others are complete. Raises RunError."""
-    from mccore.data.tokenizer.formats import WRITERS
+def _save(tokenizer: Tokenizer, out: Path, formats: tuple[str, ...], *, force: bool) -> None:
+    """Write a tokenizer in our format, and before it in others: where ours is, the others are complete.
 
+    The place is a person's: what is there keeps its mode, and goes only by `force`. Raises RunError, UsageError.
+    """
+    from mccore.data.tokenizer.formats import WRITERS
+    from mccore.host.files import write_theirs
+
+    write = partial(write_theirs, overwrite=force)
     try:
         for name in formats:
-            file, write = WRITERS[name]
-            write(tokenizer, out / file)
-        tokenizer.save(out)
+            file, write_format = WRITERS[name]
+            write_format(tokenizer, out / file, write)
+        tokenizer.save(out, write=write)
     except RunError as error:
         raise RunError(error.message, hint="make room or correct the permissions, or choose another --out") from error
 
@@ -198,6 +204,15 @@ def find_files(paths: tuple[Path, ...]) -> list[Path]:
     for line in describe_skipped(skipped):
         echo(one_line(line), err=True)
     return sorted(file.path for file in files)
+
+
+def _check_free(targets: list[Path], *, force: bool) -> None:
+    """Raise UsageError where one of the files is there already, unless by `force`, or where a directory is in its place."""
+    for path in targets:
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory", hint="choose another --out")
+        if path.exists() and not force:
+            raise UsageError(f"{path} is there already", hint="choose another --out, or give --force to replace it")
 
 
 def _check_writable(directory: Path) -> None:

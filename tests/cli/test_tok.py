@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -210,8 +211,22 @@ def test_a_tokenizer_that_is_there_stays(tmp_path, capsys):
     code, _, err = run(capsys, *arguments, 301)
     assert (code, "is there already" in err) == (2, True)
     assert Tokenizer.load(tmp_path / "out").vocab_size == 300
-    assert run(capsys, *arguments, 301, "--force")[0] == 0
+    for name, formats in (("tokens.tiktoken", ["tiktoken"]), ("tokenizer.json", [])):
+        (tmp_path / "out" / name).touch()
+        (tmp_path / "out" / name).chmod(0o600)
+        exported = [argument for each in formats for argument in ("--export", each)]
+        code, _, err = run(capsys, *arguments, 301, *exported)
+        assert (code, "is there already" in err) == (2, True)
+        assert run(capsys, *arguments, 301, *exported, "--force")[0] == 0
+        assert stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) == 0o600, "what is there keeps its mode"
     assert Tokenizer.load(tmp_path / "out").vocab_size == 301
+    (tmp_path / "elsewhere.json").touch()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "tokenizer.json").symlink_to("../elsewhere.json")
+    arguments = ("tok", "train", tmp_path / "a.txt", "--out", tmp_path / "linked", "--vocab-size")
+    assert run(capsys, *arguments, 300, "--force")[0] == 0
+    assert (tmp_path / "linked" / "tokenizer.json").is_symlink()
+    assert (tmp_path / "elsewhere.json").stat().st_size > 0
 
 
 def targets(descriptors: Path) -> set[str]:
@@ -264,8 +279,10 @@ def test_eval_finds_vocabularies_in_the_cache_and_draws(tmp_path, capsys, base):
     tokenizer = Tokenizer.train([TEXT], 400)
     tokenizer.save(tmp_path / "t")
     write_tiktoken(tokenizer, base / "cache" / "vocabularies" / "gpt2.tiktoken")
-    code, text, _ = run(capsys, "tok", "eval", tmp_path / "t", "--plot", tmp_path / "plot.png")
-    assert code == 0
+    odd = tmp_path / f"$\\frac$ 日本 {'x' * 150}.txt"  # a formula, letters that the font lacks, a long name
+    odd.write_text(TEXT)
+    code, text, err = run(capsys, "tok", "eval", tmp_path / "t", odd, "--plot", tmp_path / "plot.png")
+    assert (code, err) == (0, "")
     assert "gpt2 (391 ids)" in text
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 

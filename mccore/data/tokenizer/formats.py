@@ -15,6 +15,9 @@ from mccore.errors import DataError
 from mccore.host.files import write_atomic
 from mccore.host.text import open_regular, spell, unreadable
 
+Write = Callable[[Path, str], None]
+"""A policy of `host.files` by which a file is written."""
+
 # The split patterns that go with well-known files of ranks, which don't hold their own. Facts about those vocabularies.
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 GPT4_PATTERN = (
@@ -43,22 +46,22 @@ class Vocabulary(NamedTuple):
     ids: list[int]
 
 
-def write_tiktoken(tokenizer: Tokenizer, path: Path) -> None:
+def write_tiktoken(tokenizer: Tokenizer, path: Path, write: Write = write_atomic) -> None:
     """Write the ranks as tiktoken reads them: a token in base64 and its rank on each line.
 
     The format has neither pattern nor special tokens; `Tokenizer.pattern` and `Tokenizer.specials` are given to
-    `tiktoken.Encoding` beside it. Raises RunError when the file can't be written.
+    `tiktoken.Encoding` beside it. `write` is the policy of the file. Raises what it raises.
     """
     lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokenizer.tokens))
-    write_atomic(Path(path), "".join(lines))
+    write(Path(path), "".join(lines))
 
 
-def write_huggingface(tokenizer: Tokenizer, path: Path) -> None:
+def write_huggingface(tokenizer: Tokenizer, path: Path, write: Write = write_atomic) -> None:
     """Write a `tokenizer.json` that `tokenizers.Tokenizer.from_file` reads and that gives the same ids for every text,
     save that Hugging Face turns the names of special tokens in a text into them.
 
     Raises DataError for tokens that no sequence of merges makes and for a split pattern that Hugging Face's library could take
-    otherwise, RunError when the file can't be written.
+    otherwise, and what `write`, the policy of the file, raises.
     """
     if part := other_meaning(tokenizer.pattern):
         raise DataError(
@@ -102,7 +105,7 @@ def write_huggingface(tokenizer: Tokenizer, path: Path) -> None:
             "merges": [[spelled(left), spelled(right)] for left, right in merges_of(tokenizer.tokens)],
         },
     }
-    write_atomic(Path(path), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    write(Path(path), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def merges_of(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
@@ -207,7 +210,7 @@ def _read_ranks(path: Path) -> str:
             ) from error
 
 
-WRITERS: dict[str, tuple[str, Callable[[Tokenizer, Path], None]]] = {
+WRITERS: dict[str, tuple[str, Callable[[Tokenizer, Path, Write], None]]] = {
     "tiktoken": ("tokens.tiktoken", write_tiktoken),
     "huggingface": ("huggingface/tokenizer.json", write_huggingface),
 }

@@ -161,8 +161,11 @@ class Tokenizer:
             raise DataError(f"can't train a tokenizer: {error}") from error
         return cls(tokens, pattern=pattern)
 
-    def save(self, directory: Path) -> None:
-        """Write `tokenizer.json` into `directory`, whole or not at all. Raises RunError when it can't be written."""
+    def save(self, directory: Path, *, write: Callable[[Path, str], None] = write_atomic) -> None:
+        """Write `tokenizer.json` into `directory`, by the policy of `write`: by default whole or not at all.
+
+        Raises what `write` raises, by default RunError when it can't be written.
+        """
         head = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -172,7 +175,7 @@ class Tokenizer:
         }
         lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
         tokens = ",\n".join(json.dumps(_readable(token), ensure_ascii=False) for token in self._tokens)
-        write_atomic(Path(directory) / FILE_NAME, "{\n" + ",\n".join(lines) + f',\n"tokens": [\n{tokens}\n]\n}}\n')
+        write(Path(directory) / FILE_NAME, "{\n" + ",\n".join(lines) + f',\n"tokens": [\n{tokens}\n]\n}}\n')
 
     @classmethod
     def load(cls, directory: Path) -> Self:

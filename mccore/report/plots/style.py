@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -13,6 +14,7 @@ from matplotlib.style import context
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mccore.config.stages import STAGE_TABLE
+from mccore.host.terminal import one_line
 from mccore.runs.series import Points
 
 TITLES = {spec.name: spec.title for spec in STAGE_TABLE if spec.title}
@@ -32,11 +34,15 @@ SMOOTHING = 0.02  # of the points of a curve go into one point of the smoothed o
 
 
 def plain_style(draw: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
-    """Draw by matplotlib's own defaults, whatever a matplotlibrc in the working directory or at home says."""
+    """Draw by matplotlib's own defaults, whatever a matplotlibrc in the working directory or at home says.
+
+    Names of files and stages are text: a dollar in them begins no formula, and a letter that the font lacks is a box, untold.
+    """
 
     @functools.wraps(draw)
     def drawn(*args: Given.args, **kwargs: Given.kwargs) -> Drawn:
-        with context("default"):
+        with context(["default", {"text.parse_math": False}]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             return draw(*args, **kwargs)
 
     return drawn
@@ -47,6 +53,12 @@ def save(figure: Figure) -> bytes:
     image = io.BytesIO()
     figure.savefig(image, format="png", metadata={"Software": None})
     return image.getvalue()
+
+
+def label_of(name: str, most: int = 40) -> str:
+    """A name as a label of an axis: its end, where it is a long path, so that the plot keeps its room."""
+    name = one_line(name)
+    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 def style_panel(panel: Axes, title: str, label: str, x_label: str = "training tokens") -> None:

@@ -20,6 +20,7 @@ from mccore.report.plots.style import (
     PALE,
     SMOOTHING,
     TITLES,
+    label_of,
     plain_style,
     save,
     smooth,
@@ -57,10 +58,12 @@ def draw_tokenizer(measured: Mapping[str, Any]) -> bytes:
     for i, (other, found) in enumerate(measured.get("others", {}).items()):
         values = [found["bytes_per_token"][name] for name in names]
         marker, color = MARKERS[i % len(MARKERS)], OTHERS[i % len(OTHERS)]
-        panel.plot(values, range(len(names)), linestyle="", marker=marker, markersize=6, color=color, label=other)
+        panel.plot(
+            values, range(len(names)), linestyle="", marker=marker, markersize=6, color=color, label=label_of(other)
+        )
     panel.set_xlim(left=0)
     panel.grid(visible=False, axis="y")
-    panel.set_yticks(range(len(names)), names)
+    panel.set_yticks(range(len(names)), [label_of(name) for name in names])
     if measured.get("others"):
         panel.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
     return save(figure)
