@@ -33,7 +33,7 @@ def duration(seconds: float) -> str:
     """Seconds as `2d 3h`, `1h 05m`, `3m 20s` or `4.2s`."""
     if (odd := _odd(seconds)) is not None:
         return odd
-    if seconds < 60:
+    if seconds < 59.95:  # what rounds to 60.0 is a minute
         return f"{seconds:.1f}s"
     whole = round(seconds)
     if whole < 3600:

@@ -144,14 +144,14 @@ class Bars(Notices):
 
     def _end(self, task: Any, event: Event) -> None:
         outcome = str(event.data.get("outcome", ""))
-        took = duration(float(event.data.get("seconds") or 0.0))
+        took = _took(event)
         if outcome == "finished":
             done = self._progress.tasks[self._progress.task_ids.index(task)]
             total = done.total or done.completed or 1
             results = describe_results(event.data.get("results"))
-            self._progress.update(task, completed=total, total=total, info=f"{took}{results}")
+            self._progress.update(task, completed=total, total=total, info=f"{took}{results}".strip())
         else:
-            self._progress.update(task, info=f"{one_line(outcome)} after {took}")
+            self._progress.update(task, info=f"{one_line(outcome)}{f' after {took}' if took else ''}")
             self._progress.stop_task(task)
 
 
@@ -179,6 +179,12 @@ class Pace:
         return self._seconds * self._left if self._left is not None and self._seconds > 0.0 else None
 
 
+def _took(event: Event) -> str:
+    """How long a stage took by its own end, nothing where that isn't known."""
+    seconds = event.data.get("seconds")
+    return duration(float(seconds)) if isinstance(seconds, int | float) else ""
+
+
 def describe_event(event: Event) -> str:
     """One line for an event that deserves one, else an empty text."""
     data = event.data
@@ -191,9 +197,9 @@ def describe_event(event: Event) -> str:
         case "stage.start":
             return f"{event.stage}: " + (f"from step {data['resumed_step']}" if data.get("resumed_step") else "started")
         case "stage.end":
-            took = duration(float(data.get("seconds") or 0.0))
+            took = f" after {_took(event)}" if _took(event) else ""
             message = f": {data['message']}" if data.get("message") else ""
-            return f"{event.stage}: {data.get('outcome')} after {took}{message}{describe_results(data.get('results'))}"
+            return f"{event.stage}: {data.get('outcome')}{took}{message}{describe_results(data.get('results'))}"
         case "eval":
             at = f" at step {event.step}" if event.step is not None else ""
             return f"{event.stage}: {data.get('name', 'evaluation')}{at}{describe_metrics(event)}"

@@ -164,6 +164,7 @@ class _Launch:
         for stage in todo:
             if self.signals or self.run.stop_requested():
                 return Outcome("stopped", stage, f"stopped before {stage}")
+            began = time.monotonic()
             ending = self._stage(stage)
             if not ending.told:
                 self.writer.emit(
@@ -173,6 +174,7 @@ class _Launch:
                     message=ending.message,
                     traceback=ending.log,
                     hint=ending.hint,
+                    seconds=round(time.monotonic() - began, 3),
                     durable=True,
                 )
             if ending.state == "finished":

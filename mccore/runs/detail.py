@@ -11,6 +11,7 @@ from typing import Any
 from mccore.errors import RunError
 from mccore.events import Event, EventTail
 from mccore.host.json_file import read_json
+from mccore.runs.attempts import attempt_seconds, total_seconds
 from mccore.runs.rundir import RunDir
 
 
@@ -21,16 +22,10 @@ def run_detail(run: RunDir) -> dict[str, Any]:
     starts: dict[str, Event] = {}
     own: dict[str, dict[str, float]] = {}  # stage -> metric -> last value
     others: dict[str, dict[str, float]] = {}
-    earlier: dict[str, float] = {}  # seconds of a stage's starts before its last one
-    last: dict[str, float] = {}
     telemetry: list[Event] = []
-    for event in sorted(EventTail(run.events_dir).drain(), key=lambda event: event.time):
+    events = sorted(EventTail(run.events_dir).drain(), key=lambda event: event.time)
+    for event in events:
         (own if event.rank == 0 else others).setdefault(event.stage or "", {}).update(event.metrics)
-        if event.stage is not None and event.rank == 0:
-            if event.type == "stage.start" and (before := starts.get(event.stage)) is not None:
-                seconds = _attempt(before, ends.get(event.stage), last[event.stage])
-                earlier[event.stage] = earlier.get(event.stage, 0.0) + seconds
-            last[event.stage] = event.time
         if event.stage is not None and event.type in ("stage.start", "stage.end"):
             (starts if event.type == "stage.start" else ends)[event.stage] = event
         elif event.type in ("run.start", "telemetry"):
@@ -42,14 +37,7 @@ def run_detail(run: RunDir) -> dict[str, Any]:
         "started": run.started,
         "outcome": {"state": outcome.state, "stage": outcome.stage, "message": outcome.message},
         "stages": [
-            _stage(
-                run,
-                stage,
-                (starts.get(stage), ends.get(stage)),
-                outcome.state,
-                earlier=earlier.get(stage, 0.0),
-                last=last.get(stage),
-            )
+            _stage(run, stage, (starts.get(stage), ends.get(stage)), outcome.state, events)
             for stage in run.config.stages
         ],
         "metrics_at": _metrics_at(run),
@@ -106,15 +94,9 @@ def _metrics_at(run: RunDir) -> list[str]:
 
 
 def _stage(
-    run: RunDir,
-    stage: str,
-    bounds: tuple[Event | None, Event | None],
-    run_state: str,
-    *,
-    earlier: float,
-    last: float | None,
+    run: RunDir, stage: str, bounds: tuple[Event | None, Event | None], run_state: str, events: Iterable[Event]
 ) -> dict[str, Any]:
-    """One stage: `bounds` are the events of its last start and end, `earlier` the seconds of the starts before."""
+    """One stage: `bounds` are the events of its last start and end, `events` those of the whole run."""
     start, end = bounds
     if start is not None and end is not None and end.time < start.time:  # the end of an earlier start
         end = None
@@ -126,21 +108,9 @@ def _stage(
         state = "running" if run_state == "running" else run_state
     else:
         state = "to do"
-    seconds: float | None = None
-    if start is not None:
-        seconds = earlier + _attempt(start, end, time.time() if state == "running" else last or start.time)
-    elif end is not None:
-        seconds = end.data.get("seconds")
+    seconds = total_seconds(attempt_seconds(events, stage, time.time() if state == "running" else None))
     try:
         results = run.read_result(stage)
     except RunError as error:
         results = {"error": error.message}
     return {"stage": stage, "state": state, "seconds": seconds, "results": results}
-
-
-def _attempt(start: Event, end: Event | None, last: float) -> float:
-    """Seconds of one start of a stage; to its last event where it ended without a word."""
-    if end is None or end.time < start.time:
-        return max(0.0, last - start.time)
-    told = end.data.get("seconds")
-    return float(told) if isinstance(told, int | float) else max(0.0, end.time - start.time)

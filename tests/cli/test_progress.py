@@ -54,6 +54,18 @@ def test_lines_tell_the_story():
     assert "99" not in text  # one rank speaks for all
 
 
+def test_how_long_a_stage_took_is_told_where_it_is_known(capsys):
+    told = {"outcome": "failed", "message": "it was killed"}
+    assert describe_event(Event("stage.end", 9.0, stage="base", data=told)) == "base: failed: it was killed"
+    bars = Bars()
+    bars.event(Event("stage.start", 1.0, stage="base", data={"plan": {}}))
+    bars.event(Event("stage.end", 9.0, stage="base", data=told))
+    bars.event(Event("run.end", 9.0))
+    shown = capsys.readouterr().err
+    assert "failed" in shown
+    assert "after" not in shown
+
+
 def test_lines_are_few():
     stream = io.StringIO()
     lines = Lines(stream)

@@ -127,6 +127,9 @@ class TestDeath:
         assert run.outcome().state == "failed"
         assert stage_ends(run)[-1][:2] == ("base", "failed")
 
+        ends = [event for event in read_events(run.events_dir) if event.type == "stage.end"]
+        assert ends[-1].data["seconds"] > 0
+
     def test_a_killed_rank_is_named_under_torchrun(self, make_run, start, is_alive):
         run = make_run({"base": [{"do": "hang", "rank": 0}, {"do": "kill", "rank": 1}]}, nproc=2, stages=("base",))
         outcome = start(run).outcome()
