@@ -17,6 +17,7 @@ from mccore.report.environment import changed_settings, describe_environment
 from mccore.report.evaluation import describe_samples
 from mccore.report.megacontext import collect_megacontext
 from mccore.report.shape import Absent, AlertEntry, OutcomeEntry, Reached, Report, RewardEntry, StageEntry
+from mccore.runs.attempts import attempt_seconds, total_seconds
 from mccore.runs.rundir import RunDir
 from mccore.runs.series import (
     curves,
@@ -67,7 +68,8 @@ def collect(run: RunDir, events: list[Event]) -> Report:
             "flops_per_token": flops_per_token(model) if known else None,
         },
         "stages": [_stage(run, stage, events) for stage in config.stages],
-        "token_loss": _token_losses(events),
+        "token_loss": _last_losses(events),
+        "objective_loss": _last_losses(events, whole=True),
         "rewards": _rewards(events),
         "seconds": _wall_seconds(events),
         "results": {stage: result for stage, result in results.items() if result is not None and stage != REPORT_STAGE},
@@ -98,12 +100,14 @@ def _alerts(run: RunDir, events: Iterable[Event]) -> list[AlertEntry]:
     ]
 
 
-def _token_losses(events: Iterable[Event]) -> dict[str, float]:
-    """The language model's own loss at the end of every training stage where the objective has more parts than it."""
+def _last_losses(events: Iterable[Event], *, whole: bool = False) -> dict[str, float]:
+    """The language model's own loss over the last steps of every training stage; with `whole` the loss of the whole objective,
+    where it has more parts than that. A mean of as many steps in both, and in every run: they are compared."""
     found = {}
     for stage, metrics in curves(events).items():
-        losses = [y for _, y in metrics.get("token_loss", ())[-_LAST:]]
-        if losses and has_other_parts(metrics):
+        points = metrics.get("loss", ()) if whole else metrics.get("token_loss") or metrics.get("loss", ())
+        losses = [y for _, y in points[-_LAST:]]
+        if losses and (not whole or has_other_parts(metrics)):
             found[stage] = sum(losses) / len(losses)
     return found
 
@@ -132,21 +136,7 @@ def _outcome(run: RunDir) -> OutcomeEntry:
 def _stage(run: RunDir, stage: str, events: list[Event]) -> StageEntry:
     """How one stage went: outcome, attempts, wall seconds over all attempts, and why it ended early."""
     mine = [event for event in events if event.stage == stage]
-    attempts, seconds = 0, 0.0
-    began: float | None = None
-    last = 0.0
-    for event in (event for event in mine if event.rank == 0):
-        if event.type == "stage.start":
-            if began is not None:  # the attempt before ended without a word
-                seconds += last - began
-            attempts, began = attempts + 1, event.time
-        elif event.type == "stage.end":
-            seconds += float(event.data.get("seconds") or 0.0)
-            attempts += began is None  # it failed before it could say that it starts
-            began = None
-        last = event.time
-    if began is not None:
-        seconds += last - began
+    attempts = attempt_seconds(events, stage)
     ends = [event for event in mine if event.type == "stage.end"]
     final = [event for event in ends if not mine or event.time >= _last_start(mine)]
     failed = next((event for event in final if event.data.get("outcome") == "failed"), None)
@@ -162,8 +152,8 @@ def _stage(run: RunDir, stage: str, events: list[Event]) -> StageEntry:
     return {
         "stage": stage,
         "outcome": outcome,
-        "attempts": attempts,
-        "seconds": seconds or None,
+        "attempts": len(attempts),
+        "seconds": total_seconds(attempts) or None,
         "message": message,
         "reached": _reached(mine),
     }

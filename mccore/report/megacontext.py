@@ -15,29 +15,39 @@ from mccore.events.metrics import EVALUATED, family, metric, metrics_of
 from mccore.report.evaluation import finite_number, read_evaluation
 from mccore.report.shape import Absent, ContextEntry, MegaContextEntry, MetricEntry, Result
 from mccore.runs.lod_map import stretches, text_map
-from mccore.runs.series import Series, snapshots
+from mccore.runs.series import Points, Series, snapshots
 from mccore.scaling.megacontext import megacontext_flops, megacontext_parameters, variant_lengths
 
 TIMINGS = ("build_ms", "positional_ms", "variant_ms", "lens_forward_ms", "lens_loss_ms", "total_ms")
 
-_END_SHARE = 0.1  # of a curve's points are its end
+_END_SHARE = 0.1  # of a stage's tokens are its end
 
 
 def describe_series(series: Series) -> list[MetricEntry]:
     """One row for every metric of every stage, in the order of METRICS: its values and how they lie to the metric's band."""
     order = {name: place for place, name in enumerate(METRICS)}
     return [
-        _describe(stage, name, [y for _, y in points if math.isfinite(y)])
+        _describe(stage, name, [y for _, y in points if math.isfinite(y)], _end_of(points, _last_token(metrics)))
         for stage, metrics in series.items()
         for name, points in sorted(metrics.items(), key=lambda item: (order[family(item[0])], item[0]))
         if any(math.isfinite(y) for _, y in points)
     ]
 
 
-def _describe(stage: str, name: str, values: Sequence[float]) -> MetricEntry:
+def _last_token(metrics: Mapping[str, Points]) -> float:
+    return max((points[-1][0] for points in metrics.values() if points), default=0.0)
+
+
+def _end_of(points: Points, last_token: float) -> Sequence[float]:
+    """The values in the last tenth of a stage, which a metric that begins late has as many of as the others; at least one."""
+    values = [(x, y) for x, y in points if math.isfinite(y)]
+    return [y for x, y in values if x > (1 - _END_SHARE) * last_token] or [y for _, y in values[-1:]]
+
+
+def _describe(stage: str, name: str, values: Sequence[float], last: Sequence[float]) -> MetricEntry:
     known = METRICS["delta_nll"] if name == EVALUATED else metric(name)
     # What counts up is at its end what it says last.
-    last = values[-max(1, round(len(values) * _END_SHARE)) :] if known.kind != "counter" else values[-1:]
+    last = last if known.kind != "counter" else values[-1:]
     end = sum(last) / len(last)
     row: MetricEntry = {
         "stage": stage,

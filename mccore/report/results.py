@@ -12,6 +12,7 @@ from mccore.report.evaluation import describe_samples, finite_number, read_evalu
 from mccore.report.pages.evaluation import chat_lines, sample_lines, text_lines
 from mccore.report.pages.markdown import table
 from mccore.report.pages.megacontext import evaluation_lines
+from mccore.report.pages.words import section
 from mccore.report.shape import Result, Results
 from mccore.runs.rundir import RunDir
 from mccore.units import count, number
@@ -38,11 +39,8 @@ def render_results(run: RunDir, events: Sequence[Event] = ()) -> str:
         ("the evaluation of Working Contexts", lambda: _contexts(results)),
         ("the samples", lambda: sample_lines(results, samples)),
     ]
-    for name, section in sections:
-        try:
-            parts += section()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            parts.append(f"**{name}** can't be read: {type(error).__name__} {error}")
+    for name, lines in sections:
+        parts += section(name, lines)
     return "\n\n".join(parts) or NOTHING
 
 

@@ -216,7 +216,8 @@ class Report(TypedDict):
     configuration: dict[str, SettingEntry]
     model: ModelEntry
     stages: list[StageEntry]
-    token_loss: dict[str, float]  # the language model's own, by stage, where the objective has other parts
+    token_loss: dict[str, float]  # the language model's own, by stage, mean of its last steps
+    objective_loss: dict[str, float]  # the same of the whole objective, where it has other parts
     rewards: dict[str, RewardEntry]  # by stage that learns from rewards
     seconds: float | None  # wall time over all starts
     results: dict[str, dict[str, Any]]

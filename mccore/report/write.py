@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import cast
 
 from mccore.config.stages import stage_of_work
 from mccore.errors import RunError, cause
-from mccore.events import read_events
+from mccore.events import finite, read_events
 from mccore.host.files import write_atomic
 from mccore.host.json_file import read_object
 from mccore.report.collect import collect
@@ -37,6 +38,7 @@ def write_report(run: RunDir) -> ReportPaths:
     """Write `report/report.md`, `report.json` and the plots of a run, whatever state it is in. Raises RunError when the
     directory can't be read or written."""
     from mccore.report.pages.summary import render_report
+    from mccore.report.pages.words import UNREADABLE
     from mccore.report.plots.megacontext import draw_megacontext
     from mccore.report.plots.training import draw_plots, draw_tokenizer
 
@@ -49,7 +51,8 @@ def write_report(run: RunDir) -> ReportPaths:
         contexts = snapshots(events, "working_context_snapshot")
         images |= draw_megacontext(steps, refocuses, data["megacontext"]["evaluations"], contexts)
     if measured := data["results"].get(stage_of_work("prepare.measure_tokenizer")):
-        images["tokenizer.png"] = draw_tokenizer(measured)
+        with contextlib.suppress(*UNREADABLE):  # its section says so
+            images["tokenizer.png"] = draw_tokenizer(measured)
     for name, image in images.items():
         plots.append(run.report_dir / name)
         write_atomic(plots[-1], image)
@@ -58,7 +61,7 @@ def write_report(run: RunDir) -> ReportPaths:
         if path not in plots:  # of an earlier report that had more to draw
             path.unlink(missing_ok=True)
     paths = ReportPaths(run.report_dir / "report.md", run.report_dir / "report.json", tuple(plots))
-    write_atomic(paths.json, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(paths.json, json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     write_atomic(paths.markdown, render_report(data))
     return paths
 

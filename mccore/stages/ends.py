@@ -77,14 +77,13 @@ def loop_settings(
     )
 
 
-def training_results(
-    runtime: Runtime, plan: TrainPlan, progress: Progress, token_loss: float | None, flops: float
-) -> Results:
+def training_results(runtime: Runtime, plan: TrainPlan, progress: Progress, flops: float) -> Results:
+    """What a training stage says of itself: means over about its last ten steps, so that a resumed one says the same."""
     return {
         "step": progress.step,
         "steps": plan.steps,
         "tokens": progress.tokens,
-        "loss": progress.loss if token_loss is None else token_loss,
+        "loss": progress.token_loss if runtime.config.megacontext.enabled else progress.loss,
         "objective_loss": progress.loss,
         "seconds": progress.seconds,
         "tokens_per_second": progress.tokens / progress.seconds if progress.seconds else None,

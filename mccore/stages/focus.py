@@ -171,7 +171,7 @@ def focus_table(runtime: Runtime, gpt: GPT, nets: MegaContextNets) -> dict[str, 
     found = compare_contexts(runtime, gpt, nets, TABLE_ROWS).to_dict()
     table = []
     for name, nll in found["nll"].items():
-        difference = found["differences"].get(f"{name} - window") or {"mean": 0.0, "stderr": 0.0}
+        difference = found["differences"].get(f"{name} - window") or {"mean": 0.0, "stderr": None}
         gap = found["gap_closed"].get(name)
         table.append(
             {

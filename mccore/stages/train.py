@@ -77,7 +77,7 @@ def train_stage(runtime: Runtime) -> Results:
         )
     if world.is_main and finished:
         check_saved(runtime, progress.step)
-    results = training_results(runtime, plan, progress, steps.token_loss, flops[progress.step]) | {
+    results = training_results(runtime, plan, progress, flops[progress.step]) | {
         "epoch": rows.passes(progress.position)
     }
     if not finished:

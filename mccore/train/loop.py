@@ -54,22 +54,39 @@ class Progress:
     tokens: int = 0
     position: Position = field(default_factory=Position)
     loss_average: float = 0.0  # exponential, not yet corrected for its start
+    token_loss_average: float = 0.0  # the same of the language model's own loss
     seconds: float = 0.0  # of steps, evaluations and checkpoints excluded
 
     @property
     def loss(self) -> float:
         """The running mean of the loss over about the last ten steps."""
-        return self.loss_average / (1 - 0.9**self.step) if self.step else math.nan
+        return self._corrected(self.loss_average)
 
-    def after_step(self, position: Position, tokens: int, loss: float, seconds: float) -> Progress:
-        """The progress after one more step."""
-        average = 0.9 * self.loss_average + 0.1 * loss
-        return Progress(self.step + 1, self.tokens + tokens, position, average, self.seconds + seconds)
+    @property
+    def token_loss(self) -> float:
+        """The same of the language model's own loss; of the whole one where the objective doesn't tell it apart."""
+        return self._corrected(self.token_loss_average)
+
+    def _corrected(self, average: float) -> float:
+        return average / (1 - 0.9**self.step) if self.step else math.nan
+
+    def after_step(self, data: StepData, tokens: int, metrics: Mapping[str, float], seconds: float) -> Progress:
+        """The progress after one more step, of `tokens` tokens; `metrics` has its losses."""
+        own = metrics.get("token_loss", metrics["loss"])
+        return Progress(
+            self.step + 1,
+            self.tokens + tokens,
+            data.position,
+            0.9 * self.loss_average + 0.1 * metrics["loss"],
+            0.9 * self.token_loss_average + 0.1 * own,
+            self.seconds + seconds,
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
             "position": self.position.to_json(),
             "loss_average": self.loss_average,
+            "token_loss_average": self.token_loss_average,
             "seconds": self.seconds,
         }
 
@@ -77,7 +94,9 @@ class Progress:
     def from_json(cls, step: int, tokens: int, state: Mapping[str, Any]) -> Progress:
         """Read `to_json` of a checkpoint at this step."""
         position = Position.from_json(state["position"])
-        return cls(step, tokens, position, float(state["loss_average"]), float(state["seconds"]))
+        average = float(state["loss_average"])
+        own = float(state.get("token_loss_average", average))  # of a build that didn't keep it
+        return cls(step, tokens, position, average, own, float(state["seconds"]))
 
 
 class Hooks(Protocol):
@@ -161,7 +180,7 @@ def train(
             check_finite(metrics, progress.step, saved)
             duration = time.perf_counter() - began
             tokens, before = settings.step_tokens if data.tokens is None else data.tokens, progress
-            progress = progress.after_step(data.position, tokens, mean_loss, duration)
+            progress = progress.after_step(data, tokens, metrics, duration)
             metrics |= {"lr_multiplier": rates.lr, **_measures(settings, before, progress, data, duration, world)}
             hooks.on_step(progress, metrics)
 

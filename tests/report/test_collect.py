@@ -162,7 +162,7 @@ def test_a_finished_run_has_everything(finished: RunDir) -> None:
         "| describe | 50.0 % (35.2 to 64.8) | 25.0 % | +1.5 | 40 |", "| answered by letter | 26.0 % (17.6 to 36.6) |",
         "| sft | **arithmetic** | 75.0 % (53.1 to 88.8) | tool 80.0 ± 9.0 % | 20 |", "| sft | **needle** | no questions |",
         "| needle in chat_eval_sft | no question of it fits into the model's context |",
-        "| base | 40 of 40 | 4,000 | 5e+09 | 2.5000 | 2.7500 | 1.1250 | 1,234 | 1.50 |",
+        "| base | 40 of 40 | 4,000 | 5e+09 | 0.2268 | 2.7500 | 1.1250 | 1,234 | 1.50 |",
         "| prose | 100 | 40 | 2.50 | yes |", "| `model.depth` | `4` | `20` |", "What does a\\|b do?", "✗ Cut.",
         "````text\nimport ⟶os\n``` `fence`\n````", "model ✓:  [1+1][2]1 + 1 = 2", "## MegaContext\n\nNot part of this run.",
         "| CORE | eval.core_bundle names no bundle of its questions |", "| data | finished | 1 | 12.5s |",
@@ -202,7 +202,7 @@ def test_a_failed_run_says_where_and_why(tmp_path: Path) -> None:
     text, data = read(paths)
     assert "Outcome: **failed** in base (loss is not a number)" in text
     assert "| base | failed: loss is not a number | 1 | 3.0s |" in text
-    assert "| base | 7 of 40 | 700 | 7e+06 | 1.1429 |" in text
+    assert "| base | 7 of 40 | 700 | 7e+06 | 2.9633 |" in text
     told = {entry["what"]: entry["why"] for entry in data["missing"]}  # type: ignore[attr-defined]
     assert told["base"] == "failed: loss is not a number"
     assert told["base_eval"] == "the run didn't get that far"
@@ -226,6 +226,29 @@ def test_a_damaged_result_is_missing_not_fatal(finished: RunDir) -> None:
     told = {entry["what"]: entry["why"] for entry in data["missing"]}  # type: ignore[attr-defined]
     assert "is damaged" in told["base_eval"]
     assert "base: bits per byte" not in text
+
+
+def test_results_of_another_shape_spoil_their_own_section_alone(finished: RunDir) -> None:
+    odd = {
+        "base": '{"step": 40, "steps": 40, "tokens": 4000, "flops": "much", "loss": NaN}',
+        "base_eval": '{"val_bpb": "low", "bytes": 1}',
+        "tokenizer_eval": '{"texts": {"english": {"bytes": 1, "tokens": 1, "bytes_per_token": null, "round_trip": true}}}',
+        "chat_eval_sft": '{"choice": {"accuracy": 0.5, "n": 0, "kinds": {}}}',
+    }
+    for stage, text in odd.items():
+        finished.result_path(stage).write_text(text)
+    text, data = read(write_report(finished))
+    for name in (
+        "the summary",
+        "the tokenizer",
+        "the training stages",
+        "the evaluation of texts",
+        "the evaluation of chats",
+    ):
+        assert f"**{name}** can't be read" in text
+    assert "## Stages" in text
+    assert "## Model" in text
+    assert data["results"]["base"]["loss"] is None  # type: ignore[index]
 
 
 def test_attempts_add_up(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from mccore.host.env import parse_settings
 from mccore.host.json_file import parse_json
 from mccore.megacontext.sessions.state import STATE, read_state
 from mccore.report.collect import collect
+from mccore.report.pages.summary import render_report
 from mccore.runs.checkpoints import META_FILE, SUMS_FILE, file_sha256, list_checkpoints, read_meta
 from mccore.runs.live.watch import RunWatch
 from mccore.runs.rundir import RunDir, list_runs
@@ -184,7 +185,7 @@ def _runs(rng: random.Random, place: Path) -> None:
 
     expect(lambda: [(each.started, each.outcome()) for each in list_runs(place)])
     expect(watch)
-    expect(lambda: json.dumps(collect(run, read_events(run.events_dir))))
+    expect(lambda: render_report(collect(run, read_events(run.events_dir))))
 
 
 def _results(rng: random.Random, place: Path) -> None:

@@ -75,7 +75,7 @@ def chat_lines(results: Results) -> Iterable[str]:
     yield "## Chat model"
     yield (
         "Questions about objects of the standard library, sums and words that were held out of training. Accuracies are "
-        "in percent with their standard error; z is the distance from chance in standard deviations of a guesser."
+        "in percent with their 95 % interval (Wilson); z is the distance from chance in standard deviations of a guesser."
     )
     choices = [(name, result["choice"]) for name, result in found if result.get("choice")]
     if choices:

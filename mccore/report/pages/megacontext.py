@@ -155,7 +155,7 @@ def evaluation_lines(stage: str, found: EvaluationEntry, plots: Sequence[str] = 
                 (
                     row["condition"],
                     _with_error(row["nll"], row["stderr"], ".4f"),
-                    _with_error(row["delta"], row["delta_stderr"], "+.4f"),
+                    _with_error(row["delta"], row["delta_stderr"] or None, "+.4f"),
                     f"{row['delta'] / row['delta_stderr']:+.1f}"
                     if row["delta"] is not None and row["delta_stderr"]
                     else "",

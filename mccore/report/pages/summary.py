@@ -12,36 +12,42 @@ from mccore.report.pages.megacontext import render_megacontext
 from mccore.report.pages.rewards import reward_lines
 from mccore.report.pages.tokenizer import tokenizer_lines
 from mccore.report.pages.training import training_lines
-from mccore.report.pages.words import accuracy_text, code_text, duration_text, percent_text
+from mccore.report.pages.words import accuracy_text, code_text, duration_text, percent_text, section
 from mccore.report.shape import AlertEntry, Report
 from mccore.units import number, size
 
 
 def render_report(data: Report) -> str:
     """The whole report."""
+    results = data["results"]
     parts = [
-        *_summary(data),
-        *_missing(data),
-        *_stages(data),
-        *_environment(data),
-        *_configuration(data),
-        *_model(data),
-        *tokenizer_lines(data),
-        *training_lines(data),
-        *reward_lines(data["results"], data["rewards"]),
-        *text_lines(data["results"]),
-        *core_lines(data["results"]),
-        *chat_lines(data["results"]),
-        *benchmark_lines(data["results"]),
-        *sample_lines(data["results"], data["samples"]),
-        *render_megacontext(data),
+        *section("the summary", lambda: _summary(data)),
+        *section("what is missing", lambda: _missing(data)),
+        *section("the stages", lambda: _stages(data)),
+        *section("the environment", lambda: _environment(data)),
+        *section("the configuration", lambda: _configuration(data)),
+        *section("the model", lambda: _model(data)),
+        *section("the tokenizer", lambda: tokenizer_lines(data)),
+        *section("the training stages", lambda: training_lines(data)),
+        *section("reinforcement learning", lambda: reward_lines(results, data["rewards"])),
+        *section("the evaluation of texts", lambda: text_lines(results)),
+        *section("CORE", lambda: core_lines(results)),
+        *section("the evaluation of chats", lambda: chat_lines(results)),
+        *section("the benchmarks", lambda: benchmark_lines(results)),
+        *section("the samples", lambda: sample_lines(results, data["samples"])),
+        *section("MegaContext", lambda: render_megacontext(data)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def render_summary(data: Report) -> str:
     """The first page: outcome, main figures, stages, what is missing."""
-    return "\n\n".join([*_summary(data), *_missing(data), *_stages(data)]) + "\n"
+    parts = [
+        *section("the summary", lambda: _summary(data)),
+        *section("what is missing", lambda: _missing(data)),
+        *section("the stages", lambda: _stages(data)),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 # --- sections ---------------------------------------------------------------------------------------------------------

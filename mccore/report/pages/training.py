@@ -18,7 +18,7 @@ def training_lines(data: Report) -> Iterable[str]:
     if not stages:
         return
     yield "## Training"
-    parts = data.get("token_loss") or {}  # the language model's own loss, where the objective has others
+    own, whole = data["token_loss"], data["objective_loss"]
     rows = []
     for stage in stages:
         result, last = data["results"].get(stage) or {}, reached[stage]["reached"] or {}
@@ -30,12 +30,8 @@ def training_lines(data: Report) -> Iterable[str]:
                 f"{step:,} of {steps:,}" if step is not None and steps else "",
                 number_text(result.get("tokens", last.get("tokens")), ","),
                 number_text(result.get("flops", metrics.get("flops_total")), ".3g"),
-                number_text(parts.get(stage, result.get("loss", metrics.get("loss"))), ".4f"),
-                *(
-                    [number_text(result.get("objective_loss", result.get("loss", metrics.get("loss"))), ".4f")]
-                    if parts
-                    else []
-                ),
+                number_text(own.get(stage, result.get("loss", metrics.get("loss"))), ".4f"),
+                *([number_text(whole.get(stage, own.get(stage)), ".4f")] if whole else []),
                 number_text(result.get("val_loss"), ".4f"),
                 number_text(result.get("val_bpb"), ".4f"),
                 number_text(result.get("tokens_per_second", metrics.get("tokens_per_second")), ",.0f"),
@@ -49,7 +45,7 @@ def training_lines(data: Report) -> Iterable[str]:
             "tokens",
             "FLOPs",
             "training loss (nat)",
-            *(["whole objective (nat)"] if parts else []),
+            *(["whole objective (nat)"] if whole else []),
             "validation loss (nat)",
             "validation bits/byte",
             "tokens/s",
@@ -62,7 +58,7 @@ def training_lines(data: Report) -> Iterable[str]:
     yield "Losses of mid and sft are on conversations, those of base on documents: they don't compare." + (
         " The training loss is that of the language model with the full context, as without MegaContext; the objective has "
         "the variants and the focus beside it."
-        if parts
+        if whole
         else ""
     )
     yield from _source_lines(data["results"], stages)

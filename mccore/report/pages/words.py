@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mccore.events.metrics import FIGURES, Group, figures_of
 from mccore.report.shape import Result
 from mccore.units import duration, share_interval
 
 _CUT = 600  # characters of a question or an answer that are shown
+
+
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What comes of a result that isn't of the shape that its stage writes: damaged, or of another version."""
+
+
+def section(name: str, lines: Callable[[], Iterable[str]]) -> list[str]:
+    """The lines of a part of a report; where results aren't as their stages write them, one that says so instead."""
+    try:
+        return list(lines())
+    except UNREADABLE as error:
+        return [f"**{name}** can't be read: {type(error).__name__} {error}"[:200]]
 
 
 # --- words and numbers ------------------------------------------------------------------------------------------------

@@ -17,13 +17,10 @@ class Steps(Observer):
         self._runtime = runtime
         self._objective = training.objective
         self._plan = plan
-        self.token_loss: float | None = None
-        """The language model's own loss in the last step, where it is told apart."""
 
     def on_step(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         if not self._runtime.world.is_main:
             return
         step = progress.step - 1
         known = self._objective.describe(step, step / self._plan.steps, self._plan.rows)
-        self.token_loss = metrics.get("token_loss")
         self._runtime.emit("step", {**metrics, **known}, at=progress, steps=self._plan.steps)

@@ -71,7 +71,7 @@ def reinforce(runtime: Runtime) -> Results:
             world=world,
             settings=settings,
         )
-    results = training_results(runtime, plan, progress, None, progress.tokens * per_token)
+    results = training_results(runtime, plan, progress, progress.tokens * per_token)
     results |= {"epoch": progress.step * section.questions / len(questions), "questions": len(questions)}
     if not finished:
         raise Stopped(results)

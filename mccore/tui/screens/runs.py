@@ -18,6 +18,7 @@ from textual.widgets import DataTable, Footer, Header, Input, Static
 from mccore.errors import MccoreError
 from mccore.host.terminal import one_line
 from mccore.runs.rundir import RunDir, list_runs
+from mccore.runs.series import language_loss
 from mccore.tui.drawing.colours import LISTED_STATES
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
@@ -208,7 +209,7 @@ def _row_of_run(run: RunDir) -> RunRow:
         stage,
         count(step.step) if step and step.step is not None else "",
         count(step.tokens) if step and step.tokens is not None else "",
-        number(step.metrics["loss"]) if step and "loss" in step.metrics else "",
+        number(loss) if step and (loss := language_loss(step.metrics)) is not None else "",
         duration(max(0.0, time.time() - run.started)),
         note,
     )
