@@ -22,7 +22,7 @@ from mccore.errors import DataError
 from mccore.eval.likelihood import Continuation, score_continuations
 from mccore.eval.ranks import Alone, Sharing
 from mccore.eval.statistics import Accuracy, share
-from mccore.host.text import decode, open_regular, spell
+from mccore.host.text import open_regular, read_text, spell
 
 if TYPE_CHECKING:
     from mccore.data.tokenizer.tokenizer import Tokenizer
@@ -32,6 +32,7 @@ Kind = Literal["multiple_choice", "schema", "language_modeling"]
 Item = dict[str, Any]
 
 _SHUFFLE_SEED, _EXAMPLES_SEED = 1337, 1234  # nanochat's: the same questions in the same order, with the same examples
+_MOST_BYTES = 2**24  # of the bundle's own two files; those of 2023 have a few kilobytes
 _AT_ONCE = 256  # questions whose prompts are held as tokens
 
 
@@ -80,7 +81,7 @@ def read_bundle(folder: Path) -> list[CoreTask]:
     try:
         listed = yaml.safe_load(_content_of(folder / "core.yaml"))["icl_tasks"]
         guesses = {
-            row["Eval Task"]: 0.01 * float(row["Random baseline"])
+            row["Eval Task"]: _guess(row["Random baseline"])
             for row in csv.DictReader(io.StringIO(_content_of(folder / "eval_meta_data.csv")))
         }
         return [
@@ -94,9 +95,9 @@ def read_bundle(folder: Path) -> list[CoreTask]:
             )
             for each in listed
         ]
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, IndexError) as error:
+    except (yaml.YAMLError, csv.Error, RecursionError, KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(
-            f"{spell(folder)} isn't a bundle of CORE: {error!r}",
+            f"{spell(folder)} isn't a bundle of CORE: {repr(error)[:200]}",
             hint="unpack eval_bundle.zip: the folder holds core.yaml, eval_meta_data.csv and eval_data",
         ) from error
 
@@ -106,8 +107,15 @@ def _content_of(path: Path) -> str:
         raise DataError(
             f"{spell(path)} doesn't exist", hint="name the folder that eval_bundle.zip unpacks to: it holds core.yaml"
         )
-    with open_regular(path) as file:
-        return decode(file.read(), spell(path))
+    return read_text(path, most=_MOST_BYTES)
+
+
+def _guess(percent: str) -> float:
+    """The accuracy of guessing, from a percentage."""
+    value = 0.01 * float(percent)
+    if not 0 <= value < 1:  # `centred` divides by what is left of 1
+        raise ValueError(f"a guesser can't be right in {percent} % of the cases")
+    return value
 
 
 def _kind(name: str) -> Kind:

@@ -36,13 +36,20 @@ class Installed:
 
 
 def installed(groups: frozenset[str]) -> list[Installed]:
-    """Distributions with entry points in these groups, the first on the path of each name. Never raises for what is installed."""
+    """Distributions with entry points in these groups, the first on the path of each name. Never raises for what is installed.
+
+    What is left of an older version, a directory without METADATA, doesn't hide the one that is installed.
+    """
     found: dict[str, Installed] = {}
+    read: dict[str, metadata.Distribution] = {}
     for distribution in _distributions():
         name = _folder_name(distribution)
         key = re.sub(r"[-_.]+", "-", name).lower()
-        if not name or name.startswith("~") or key in found:  # pip renames what it is about to remove to ~ame
+        if not name or name.startswith("~"):  # pip renames what it is about to remove to ~ame
             continue
+        if key in found and (_stated_name(read[key]) or not _stated_name(distribution)):
+            continue
+        read[key] = distribution
         try:
             text = distribution.read_text("entry_points.txt") or ""
         except Exception as error:
@@ -67,6 +74,11 @@ def _folder_name(distribution: metadata.Distribution) -> str:
     stem = getattr(path, "name", "").removesuffix(".dist-info").removesuffix(".egg-info")
     if stem:
         return str(stem.partition("-")[0])
+    return _stated_name(distribution)
+
+
+def _stated_name(distribution: metadata.Distribution) -> str:
+    """The name in a distribution's METADATA, empty where there is none."""
     try:
         return str(distribution.metadata["Name"] or "")
     except Exception:

@@ -9,7 +9,7 @@ from mccore.config.stages import CHAT_STAGES, REPORT_STAGE, StageName, evaluatio
 from mccore.data.corpora.catalogue import open_corpus
 from mccore.data.hub.address import is_remote, parse_address
 from mccore.errors import DataError
-from mccore.host.text import spell
+from mccore.host.text import open_regular, spell
 from mccore.tasks.catalogue import benchmark_names, open_free_task, open_task
 
 
@@ -55,10 +55,20 @@ def _benchmarks(config: RunConfig, stages: tuple[StageName, ...]) -> list[str]:
     """The benchmarks that stages ask. Raises DataError for a folder of CORE's that holds none."""
     folder = config.eval.core_bundle
     asked = any(spec.name in stages for spec in evaluations(chat=False))
-    if folder and asked and not (Path(folder) / "core.yaml").is_file():
+    if folder and asked:
+        _check_bundle(Path(folder))
+    chat = any(spec.name in stages for spec in evaluations(chat=True))
+    return list(benchmark_names(config.eval.benchmarks)) if chat else []
+
+
+def _check_bundle(folder: Path) -> None:
+    """Raise DataError for a folder that isn't a bundle of CORE's, or lacks the questions of a task."""
+    if not (folder / "core.yaml").is_file():
         raise DataError(
             f"eval.core_bundle: {spell(folder)} holds no core.yaml",
             hint="name the folder that eval_bundle.zip unpacks to",
         )
-    chat = any(spec.name in stages for spec in evaluations(chat=True))
-    return list(benchmark_names(config.eval.benchmarks)) if chat else []
+    from mccore.eval.core import read_bundle  # with torch, which only who names a bundle waits for
+
+    for task in read_bundle(folder):
+        open_regular(task.path).close()

@@ -90,6 +90,17 @@ def test_an_older_copy_further_down_the_path_is_shadowed(site: Path, monkeypatch
     assert [row.name for row in plugins.describe("allocator")].count("some") == 1
 
 
+@pytest.mark.parametrize("left", [None, f"[{GROUP}]\nold = json\n"], ids=["an-empty-directory", "entry-points-alone"])
+def test_what_is_left_of_an_older_version_hides_nothing(site: Path, left: str | None) -> None:
+    """Whichever of the two the system lists first."""
+    for number in range(8):
+        package(site, f"pkg{number}-1.dist-info", left)
+        package(site, f"pkg{number}-2.dist-info", f"[{GROUP}]\nnew{number} = json\n", STATED.format(f"pkg{number}"))
+    names = {row.name for row in plugins.describe("allocator") if row.health == "ok"}
+    assert {f"new{number}" for number in range(8)} <= names
+    assert "old" not in names
+
+
 class EditableFinder:
     """What setuptools puts on `sys.meta_path` for a package that is installed editable from a remapped folder."""
 

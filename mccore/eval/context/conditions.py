@@ -272,5 +272,5 @@ def mean_pyramid(embeddings: Tensor, block_size: int, max_lod: int) -> Sequence[
         below = levels[-1]
         blocks = below.size(1) // block_size
         children = rms_norm(below[:, : blocks * block_size], _EPS)
-        levels.append(rms_norm(children.reshape(below.size(0), blocks, block_size, -1).mean(dim=2), _EPS))
+        levels.append(rms_norm(children.reshape(below.size(0), blocks, block_size, below.size(2)).mean(dim=2), _EPS))
     return levels
