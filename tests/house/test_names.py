@@ -52,7 +52,6 @@ METRIC_LITERALS: dict[str, str] = {
     "mccore/runs/series.py": "the part of a loss that compares with validation, and the curve of evaluations",
     "mccore/stages/focus.py": "measures it",
     "mccore/launch/log_lines.py": "what the log says of a step",
-    "mccore/stages/observers/steps.py": "the part of a loss that compares with validation",
     "mccore/stages/observers/validation.py": "measures it",
     "mccore/testing/telemetry.py": "an event made up for plugin authors",
     "mccore/train/loop.py": "measures it",
