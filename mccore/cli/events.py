@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,14 @@ def events() -> None:
 @_JSON
 def tail(run: str, lines: int, follow: bool, as_json: bool, **filters: tuple[Any, ...]) -> None:
     """The newest events of RUN: a name, a directory, or `latest`."""
-    found, wanted = RunDir.open(run), _make_filter(filters)
+    found = RunDir.open(run)
+    wanted = _make_filter(filters, found)
     following = EventTail(found.events_dir)
-    for event in deque((event for event in following.drain() if wanted(event)), maxlen=lines):
+    newest = deque((event for event in following.drain() if wanted(event)), maxlen=lines)
+    for event in newest:
         _print_event(event, wanted, as_json)
+    if lines and not follow:
+        _tell_if_none(bool(newest), wanted, found)
     with contextlib.suppress(KeyboardInterrupt):
         while follow:
             running = found.is_running()  # asked before the last look, so that nothing at the end is missed
@@ -98,10 +102,12 @@ def tail(run: str, lines: int, follow: bool, as_json: bool, **filters: tuple[Any
 @_JSON
 def show(run: str, as_json: bool, **filters: tuple[Any, ...]) -> None:
     """All events of RUN, oldest first."""
-    wanted = _make_filter(filters)
-    for event in read_events(RunDir.open(run).events_dir):
-        if wanted(event):
-            _print_event(event, wanted, as_json)
+    found = RunDir.open(run)
+    wanted = _make_filter(filters, found)
+    passed = [event for event in read_events(found.events_dir) if wanted(event)]
+    for event in passed:
+        _print_event(event, wanted, as_json)
+    _tell_if_none(bool(passed), wanted, found)
 
 
 @events.command()
@@ -133,11 +139,14 @@ def export(
 
     A provider has the options it had in the run, else those that the environment gives.
     """
-    found, wanted = RunDir.open(run), _make_filter(filters)
+    found = RunDir.open(run)
+    wanted = _make_filter(filters, found)
     if not providers:
         if unsent or sets or again:
             raise UsageError("--unsent, --set and --again are for --to PROVIDER", hint="add --to PROVIDER")
-        _export_lines(output, (event for event in read_events(found.events_dir) if wanted(event)), force=force)
+        passed = [event for event in read_events(found.events_dir) if wanted(event)]
+        _export_lines(output, passed, force=force)
+        _tell_if_none(bool(passed), wanted, found)
         return 0
     if output is not None:
         raise UsageError("--output is for lines of JSON, --to for providers", hint="leave one of them out")
@@ -155,7 +164,8 @@ def export(
 # --- words ----------------------------------------------------------------------------------------------------------------
 
 
-def _make_filter(given: dict[str, tuple[Any, ...]]) -> Filter:
+def _make_filter(given: dict[str, tuple[Any, ...]], run: RunDir) -> Filter:
+    """The filter of a command. Raises UsageError for a value that no event of the run can have."""
     for name in given["metrics"]:
         try:
             metric(name)
@@ -164,7 +174,26 @@ def _make_filter(given: dict[str, tuple[Any, ...]]) -> Filter:
     for kind in given["types"]:
         if not any(name == kind or name.startswith(f"{kind}.") for name in EVENT_TYPES):
             raise UsageError(f"there is no type of event {kind!r}", hint="docs/events.md lists them")
+    if given["stages"]:
+        from mccore.config.stages import STAGES  # with all of the configuration, which takes longer than most readings
+
+        for stage in given["stages"]:
+            if stage not in STAGES:
+                raise UsageError(f"there is no stage {stage!r}", hint=f"there are {', '.join(STAGES)}")
+    names = (path.stem.removeprefix("rank") for path in run.events_dir.glob("rank*.jsonl"))
+    there = {0, *(int(name) for name in names if name.isdecimal())}
+    for rank in given["ranks"]:
+        if rank not in there and not run.is_running():  # those of a run that goes on may be still to come
+            raise UsageError(
+                f"the run {run.name!r} has no rank {rank}", hint=f"there are {', '.join(map(str, sorted(there)))}"
+            )
     return Filter(**given)
+
+
+def _tell_if_none(passed: bool, wanted: Filter, run: RunDir) -> None:
+    """Filters that let nothing pass may be meant otherwise, so that isn't left to silence."""
+    if not passed and wanted != Filter():
+        echo(f"no event of the run {run.name!r} passes these filters", err=True)
 
 
 def _print_event(event: Event, wanted: Filter, as_json: bool) -> None:
@@ -191,7 +220,7 @@ def _event_values(event: Event, wanted: Filter) -> Iterator[str]:
                 yield f"{name}={text}"
 
 
-def _export_lines(output: Path | None, found: Iterable[Event], *, force: bool) -> None:
+def _export_lines(output: Path | None, found: Sequence[Event], *, force: bool) -> None:
     if output is None:
         for event in found:
             echo_json_text(event.to_json())

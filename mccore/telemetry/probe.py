@@ -9,11 +9,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from mccore import plugins
@@ -26,7 +25,9 @@ from mccore.runs.rundir import RunDir
 from mccore.telemetry.providers import describe_process
 
 RUN_NAME = "mccore-doctor"
-SECONDS = 10.0
+SECONDS = 10.0  # for answers
+LOAD_SECONDS = 60.0  # for clients, of which some take a core for seconds
+CLOSE_SECONDS = 3.0  # for a provider whose probe has failed to close
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,17 @@ class Tried:
 
 
 def probe(choices: Sequence[Choice], config: RunConfig, seconds: float = SECONDS) -> list[Tried]:
-    """Send a probe through each provider at once, and wait no longer than that for all."""
+    """Send a probe through each provider, all at once. Each has so long from when its client is loaded."""
     with (
         tempfile.TemporaryDirectory(prefix="mccore-doctor-", ignore_cleanup_errors=True) as directory,
         _advice_withheld(),
     ):
         spec = replace(describe_process(RunDir.create(Path(directory), RUN_NAME, config)), patience_seconds=seconds / 2)
-        deadline = time.monotonic() + seconds
-        running = [(choice, _in_background(partial(_send_probe, choice, spec))) for choice in choices]
-        return [_await_probe(choice, future, deadline, seconds) for choice, future in running]
+        loaded_by = time.monotonic() + LOAD_SECONDS
+        attempts = [_Attempt(choice, spec) for choice in choices]
+        for attempt in attempts:
+            attempt.start()
+        return [attempt.result(loaded_by, seconds) for attempt in attempts]
 
 
 @contextlib.contextmanager
@@ -62,35 +65,55 @@ def _advice_withheld() -> Iterator[None]:
         logging.disable(before)
 
 
-def _in_background(what: Callable[[], Tried]) -> Future[Tried]:
-    """A thread that nothing waits for: a client may hang for ever."""
-    future: Future[Tried] = Future()
+class _Attempt(threading.Thread):
+    """A probe on a thread that nothing waits for: a client may hang for ever."""
 
-    def do() -> None:
+    def __init__(self, choice: Choice, spec: TelemetrySpec) -> None:
+        super().__init__(name=f"probe-{choice.name}", daemon=True)
+        self._choice = choice
+        self._spec = spec
+        self._loaded = threading.Event()
+        self._loaded_at = 0.0
+        self._answer: Future[Tried] = Future()
+
+    def run(self) -> None:
+        """Build the provider, send the probe through it, and close it, whatever came of it."""
         try:
-            future.set_result(what())
+            provider = plugins.build("telemetry", self._choice, self._spec)
         except BaseException as error:
-            future.set_exception(error)
+            self._answer.set_exception(error)
+            return
+        finally:
+            self._loaded_at = time.monotonic()
+            self._loaded.set()
+        try:
+            found = _send_probe(provider, self._choice, self._spec)
+        except BaseException as error:
+            self._answer.set_exception(error)  # before the end, which may take as long as the server is silent
+            _close_quietly(provider)
+            return
+        try:
+            provider.close()
+            self._answer.set_result(found)
+        except BaseException as error:
+            self._answer.set_exception(error)
 
-    threading.Thread(target=do, daemon=True).start()
-    return future
-
-
-def _await_probe(choice: Choice, future: Future[Tried], deadline: float, seconds: float) -> Tried:
-    try:
-        return future.result(max(0.0, deadline - time.monotonic()))
-    except TooLate:
-        return Tried(
-            choice.name,
-            False,
-            f"no answer within {seconds:.0f} s",
-            "is its server there, and does it answer? A client that takes long to load on a busy machine looks the same",
-        )
-    except MccoreError as error:
-        return Tried(choice.name, False, error.message, error.hint or "")
-    except Exception as error:
-        words = str(error) or type(error).__name__
-        return Tried(choice.name, False, words, _hint(words))
+    def result(self, loaded_by: float, seconds: float) -> Tried:
+        """What came of it: the reason that is known goes before the time that is over."""
+        name = self._choice.name
+        if not self._loaded.wait(max(0.0, loaded_by - time.monotonic())):
+            return Tried(name, False, f"its client didn't load within {LOAD_SECONDS:.0f} s", "is the machine busy?")
+        try:
+            return self._answer.result(max(0.0, self._loaded_at + seconds - time.monotonic()))
+        except TooLate:
+            return Tried(name, False, f"no answer within {seconds:.0f} s", "is its server there, and does it answer?")
+        except MccoreError as error:
+            return Tried(name, False, error.message, error.hint or "")
+        except Exception as error:
+            words = str(error) or type(error).__name__
+            return Tried(name, False, words, _hint(words))
+        finally:
+            self.join(CLOSE_SECONDS if self._answer.done() else 0.0)  # what it keeps lies in a directory that goes now
 
 
 def _hint(words: str) -> str:
@@ -107,19 +130,13 @@ def _hint(words: str) -> str:
     return "start the server or correct the address; training goes on without it"
 
 
-def _send_probe(choice: Choice, spec: TelemetrySpec) -> Tried:
-    provider = plugins.build("telemetry", choice, spec)
+def _send_probe(provider: TelemetryProvider, choice: Choice, spec: TelemetrySpec) -> Tried:
     events = _made_up_events()
-    try:
-        for event in events:
-            provider.record(event)
-        provider.flush()
-        place = provider.place() if isinstance(provider, Placed) else ""
-        detail = place or _served_address(choice, spec) or f"{len(events)} events sent and accepted"
-    except BaseException:
-        _close_quietly(provider)
-        raise
-    provider.close()
+    for event in events:
+        provider.record(event)
+    provider.flush()
+    place = provider.place() if isinstance(provider, Placed) else ""
+    detail = place or _served_address(choice, spec) or f"{len(events)} events sent and accepted"
     return Tried(choice.name, True, detail)
 
 

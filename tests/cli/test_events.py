@@ -79,14 +79,38 @@ def test_lines_for_people_obey_nobody(run: RunDir, capsys: pytest.CaptureFixture
     assert "\x1b" not in out
 
 
-def test_an_unknown_metric_is_refused(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["events", "show", "one", "--metric", "los"]) == 2
-    assert "no metric 'los'" in capsys.readouterr().err
+@pytest.mark.parametrize("command", ["tail", "show", "export"])
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--metric", "los", "no metric 'los'"),
+        ("--type", "stepp", "no type of event 'stepp'"),
+        ("--stage", "bse", "no stage 'bse'"),
+        ("--rank", "2", "no rank 2"),
+    ],
+)
+def test_a_filter_that_nothing_can_pass_is_refused(
+    run: RunDir, capsys: pytest.CaptureFixture[str], command: str, option: str, value: str, said: str
+) -> None:
+    for wrong in (value, ""):
+        assert main(["events", command, "one", option, wrong]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert said in err or not wrong
 
 
-def test_a_wrong_type_is_refused(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["events", "show", "one", "--type", "stepp"]) == 2
-    assert "no type of event 'stepp'" in capsys.readouterr().err
+def test_a_rank_of_a_run_that_goes_on_may_come_later(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    with run.lock():
+        assert main(["events", "tail", "one", "--rank", "2"]) == 0
+
+
+@pytest.mark.parametrize("command", ["tail", "show", "export"])
+def test_filters_that_let_nothing_pass_say_so(run: RunDir, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main(["events", command, "one", "--metric", "lod_loss/7"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, "no event of the run 'one' passes" in err) == ("", True)
+    assert main(["events", command, "one", "--metric", "lod_loss/1"]) == 0
+    assert "passes" not in capsys.readouterr().err
 
 
 def test_long_reasons_are_cut_and_empty_fields_left_out(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,6 @@ import os
 import platform
 import socket
 import ssl
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -36,7 +35,7 @@ from mccore.events import Event
 from mccore.hookspecs import hookimpl
 from mccore_telemetry.shared.batches import Backoff
 from mccore_telemetry.shared.names import prometheus_name
-from mccore_telemetry.shared.secrets import Url, Variable, read_secret, redact
+from mccore_telemetry.shared.secrets import Url, Variable, basic_authentication, read_secret, redact
 from mccore_telemetry.shared.values import SECONDS, Labels, Values, by_metric
 
 _log = logging.getLogger(__name__)
@@ -242,6 +241,7 @@ class _Gateway:
         self._backoff = Backoff()
         self._trouble = ""
         self._password = read_secret(options.password_variable) if options.user else None
+        self._pair = basic_authentication(options.user, self._password) if self._password else None
         if options.user and self._password is None:
             raise ConfigError(
                 f"user {options.user!r} has no password",
@@ -271,7 +271,7 @@ class _Gateway:
             )
         except OSError as error:
             self._backoff.failed()
-            self._trouble = redact(f"{self._options.gateway}: {_reason(error)}", [self._password])
+            self._trouble = redact(f"{self._options.gateway}: {_reason(error)}", [self._password, self._pair])
             raise OSError(self._trouble) from None
         self._backoff.succeeded()
 
@@ -284,9 +284,8 @@ class _Gateway:
         request = Request(url, data, method=method)
         for name, value in headers:
             request.add_header(name, value)
-        if self._password is not None:
-            pair = f"{self._options.user}:{self._password.get_secret_value()}".encode()
-            request.add_unredirected_header("Authorization", f"Basic {b64encode(pair).decode()}")
+        if self._pair is not None:
+            request.add_unredirected_header("Authorization", f"Basic {self._pair.get_secret_value()}")
         return request
 
 

@@ -108,6 +108,7 @@ class Answer:
     rejected: int = 0
     silent: bool = False
     content: bytes | None = None  # instead of OTLP's answer
+    lost: bool = False  # what was accepted is kept, and the connection breaks before it is said
 
 
 class ToldCollector:
@@ -160,6 +161,9 @@ class ToldCollector:
             message = _REQUESTS[signal].FromString(plain)
             self.received.add(MessageToDict(message))
             content = _partial(signal, answer.rejected)
+        if answer.lost:
+            request.close_connection = True
+            return
         if answer.content is not None:
             content = answer.content
         with contextlib.suppress(OSError):  # whoever asked didn't wait

@@ -23,11 +23,12 @@ from mccore_telemetry.opensearch.bulk import DataStream, Outcome
 from mccore_telemetry.opensearch.dead_letters import DeadLetters
 from mccore_telemetry.opensearch.schema import Document, Source, document
 from mccore_telemetry.shared.batches import Backlog, Backoff
-from mccore_telemetry.shared.secrets import Url, Variable, read_secret, redact
+from mccore_telemetry.shared.secrets import Url, Variable, basic_authentication, read_secret, redact
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
+_log = logging.getLogger(__name__)
 _URL_VARIABLE = "MCCORE_OPENSEARCH_URL"
 _DEFAULT_URL = "http://127.0.0.1:9200"
 _CLOSING = 0.8  # of the patience for sending what is left; the rest is for keeping what couldn't be sent
@@ -74,9 +75,10 @@ class OpenSearchTelemetry:
         self._options = options
         self._patience = spec.patience_seconds
         self._source = Source(spec.run, spec.run_id, spec.service)
-        self._secrets = [read_secret(options.password_variable), read_secret(options.api_key_variable)]
+        password, api_key = read_secret(options.password_variable), read_secret(options.api_key_variable)
+        self._secrets = [password, api_key, basic_authentication(options.user, password) if password else None]
         self._url = options.url or _url_of_environment() or _DEFAULT_URL
-        self._client = connect(options, self._url, *self._secrets)
+        self._client = connect(options, self._url, password, api_key)
         self._stream = DataStream(self._client, options.stream, create=options.create, documents=options.batch_events)
         self._waiting: Backlog[Document] = Backlog(options.waiting_events)
         self._backoff = Backoff()
@@ -112,7 +114,7 @@ class OpenSearchTelemetry:
         lost = 0
         rest = self._waiting.take(len(self._waiting))
         if rest:
-            outcome = self._stream.send(rest, self._options.timeout_seconds, deadline)
+            outcome = self._deliver(rest, deadline)
             lost = self._refuse(outcome) + self._give_up(outcome.retry, self._redact(outcome.why))
         self._client.close()
         self._report(lost)
@@ -120,7 +122,7 @@ class OpenSearchTelemetry:
     def _send(self) -> int:
         """Send one batch, put back what must wait, and return how many the node won't ever take."""
         batch = self._waiting.take(self._options.batch_events)
-        outcome = self._stream.send(batch, self._options.timeout_seconds)
+        outcome = self._deliver(batch)
         lost = self._refuse(outcome)
         self._failing = bool(outcome.retry)
         if self._failing:
@@ -130,6 +132,15 @@ class OpenSearchTelemetry:
         else:
             self._backoff.succeeded()
         return lost
+
+    def _deliver(self, documents: Sequence[Document], deadline: float = float("inf")) -> Outcome:
+        """What came of documents. A fault of this code gives them up, counted and told as what it is: others may pass."""
+        try:
+            return self._stream.send(documents, self._options.timeout_seconds, deadline)
+        except Exception as fault:
+            _log.exception("documents couldn't be sent")
+            why = f"a fault of mccore itself ({type(fault).__name__}: {fault})"
+            return Outcome(refused=[(document, why) for document in documents])
 
     def _refuse(self, outcome: Outcome) -> int:
         for refused, why in outcome.refused:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mccore_telemetry.opensearch import answers
+from mccore_telemetry.opensearch.answers import ForeignAnswer
 from mccore_telemetry.opensearch.schema import Document, index_template
 
 if TYPE_CHECKING:
     from opensearchpy import OpenSearch
 
 _ANSWER = "errors,items.create.status,items.create.error.type,items.create.error.reason"
-_THERE = (200, 201, 409)  # 409: it is there already
 _AGAIN = (429, 500, 502, 503, 504)
 _IDS_A_SEARCH = 500
 _SKEW_SECONDS = 300.0  # how much later than this machine's the node's clock may be
@@ -70,8 +71,7 @@ class DataStream:
                 self._prepare(seconds)
                 chunk = self._without_known(chunk, seconds, outcome)
                 self._request(chunk, seconds, outcome)
-            except (OpenSearchException, OSError, LookupError, TypeError, AttributeError, ValueError) as error:
-                # The latter are for a server that isn't OpenSearch: its answers have another shape.
+            except (OpenSearchException, OSError, ForeignAnswer) as error:
                 if getattr(error, "status_code", None) == 413:
                     chunks.extendleft(reversed(self._smaller(chunk, outcome)))
                     continue
@@ -108,27 +108,31 @@ class DataStream:
     def _request(self, chunk: list[Document], seconds: float, outcome: Outcome) -> None:
         if not chunk:
             return
-        answer = self._client.bulk(
+        answer = self._ask(
+            self._client.bulk,
             body=b"".join(document.lines for document in chunk),
             index=self.name,
             params={"filter_path": _ANSWER, "request_timeout": seconds},
         )
-        if answer["errors"] is False:
-            outcome.delivered += len(chunk)
-            return
-        items = [(item["create"]["status"], item["create"].get("error") or {}) for item in answer["items"]]
-        if len(items) != len(chunk):
-            raise ValueError(f"{len(items)} answers to {len(chunk)} documents")
-        for document, (status, error) in zip(chunk, items, strict=True):
-            if status in _THERE:
+        refusals = answers.refusals(answer, len(chunk))
+        for place, document in enumerate(chunk):
+            if place not in refusals:
                 outcome.delivered += 1
                 continue
-            why = f"{status}: {error.get('reason') or error.get('type') or 'no reason given'}"
+            status, reason = refusals[place]
             if status in _AGAIN:
                 outcome.retry.append(document)
-                outcome.why = why
+                outcome.why = f"{status}: {reason}"
             else:
-                outcome.refused.append((document, why))
+                outcome.refused.append((document, f"{status}: {reason}"))
+
+    def _ask(self, request: Callable[..., Any], **arguments: Any) -> Any:
+        """What the client makes of a request's answer. Raises as the client does, and ForeignAnswer where it stumbles itself."""
+        try:
+            return request(**arguments)
+        except (AttributeError, UnicodeDecodeError) as error:
+            # opensearch-py 3 asks the JSON of a refusal for its `error` even where that is a list, and reads all as UTF-8.
+            raise ForeignAnswer(f"an answer that isn't OpenSearch's ({type(error).__name__}: {error})") from error
 
     # --- the stream itself --------------------------------------------------------------------------------------------
 
@@ -147,40 +151,40 @@ class DataStream:
         """Put the template, or add to the one that is there the fields it lacks: its settings are the operators' own."""
         params = {"request_timeout": seconds}
         wanted = index_template(self.name)
-        body = self._found(lambda: self._client.indices.get_index_template(name=self.name, params=params))
-        if body is not None:
-            wanted = body["index_templates"][0]["index_template"]
-            present = wanted.setdefault("template", {}).setdefault("mappings", {})
-            if not add_missing(present, index_template(self.name)["template"]["mappings"]):
+        answer = self._found(self._client.indices.get_index_template, name=self.name, params=params)
+        if answer is not None:
+            ours = wanted["template"]["mappings"]
+            wanted, present = answers.index_template(answer)
+            if not answers.add_missing(present, ours):
                 return
-        self._client.indices.put_index_template(name=self.name, body=wanted, params=params)
+        self._ask(self._client.indices.put_index_template, name=self.name, body=wanted, params=params)
 
     def _ensure_stream(self, seconds: float) -> None:
         params = {"request_timeout": seconds}
-        body = self._found(lambda: self._client.indices.get_mapping(index=self.name, params=params))
-        if not body:
+        answer = self._found(self._client.indices.get_mapping, index=self.name, params=params)
+        if not answer:
             self._create_stream(params)
             return
-        present = body[max(body)]["mappings"]
-        ours = index_template(self.name)["template"]["mappings"]
-        if add_missing(present, ours):
+        present = answers.newest_mappings(answer)
+        if answers.add_missing(present, index_template(self.name)["template"]["mappings"]):
             properties = {"properties": present["properties"]}
-            self._client.indices.put_mapping(index=self.name, body=properties, params=params)
+            self._ask(self._client.indices.put_mapping, index=self.name, body=properties, params=params)
 
     def _create_stream(self, params: Mapping[str, Any]) -> None:
         from opensearchpy.exceptions import RequestError
 
         try:
-            self._client.indices.create_data_stream(name=self.name, params=params)
+            self._ask(self._client.indices.create_data_stream, name=self.name, params=params)
         except RequestError as error:
             if error.error != "resource_already_exists_exception":  # another rank was first
                 raise
 
-    def _found(self, ask: Any) -> Any:
+    def _found(self, request: Callable[..., Any], **arguments: Any) -> Any:
+        """The answer to a request for what may not be there; None where it isn't."""
         from opensearchpy.exceptions import NotFoundError
 
         try:
-            return ask()
+            return self._ask(request, **arguments)
         except NotFoundError:
             return None
 
@@ -195,50 +199,36 @@ class DataStream:
 
         params = {"request_timeout": seconds}
         try:
-            streams = self._client.indices.get_data_stream(name=self.name, params=params)["data_streams"]
-            indices = [index["index_name"] for index in streams[0]["indices"]]
+            indices = answers.indices(self._ask(self._client.indices.get_data_stream, name=self.name, params=params))
             if len(indices) < 2:
                 return 0.0
-            settings = self._client.indices.get_settings(index=indices[-1], params=params)
+            settings = self._ask(self._client.indices.get_settings, index=indices[-1], params=params)
         except AuthorizationException:  # a key that may only write
             return 0.0
-        return int(settings[indices[-1]]["settings"]["index"]["creation_date"]) / 1000
+        return answers.creation_time(settings, indices[-1])
 
     def _without_known(self, chunk: list[Document], seconds: float, outcome: Outcome) -> list[Document]:
         old = [document.id for document in chunk if document.event.time < self._begun + _SKEW_SECONDS]
         if not self._begun or not old:
             return chunk
         if not self._refreshed:
-            self._client.indices.refresh(index=self.name, params={"request_timeout": seconds})
+            self._ask(self._client.indices.refresh, index=self.name, params={"request_timeout": seconds})
             self._refreshed = True
         known: set[str] = set()
         for first in range(0, len(old), _IDS_A_SEARCH):
             ids = old[first : first + _IDS_A_SEARCH]
             body = {"query": {"ids": {"values": ids}}, "_source": False, "size": len(ids)}
-            answer = self._client.search(index=self.name, body=body, params={"request_timeout": seconds})
-            known.update(hit["_id"] for hit in answer["hits"]["hits"])
+            answer = self._ask(self._client.search, index=self.name, body=body, params={"request_timeout": seconds})
+            known |= answers.found_ids(answer)
         outcome.delivered += len([document for document in chunk if document.id in known])
         return [document for document in chunk if document.id not in known]
-
-
-def add_missing(present: dict[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Add to a mapping the properties it lacks, at any depth; whether there were any."""
-    added = False
-    properties = present.setdefault("properties", {})
-    for name, field_mapping in wanted.get("properties", {}).items():
-        if name not in properties:
-            properties[name] = field_mapping
-            added = True
-        elif "properties" in field_mapping:
-            added |= add_missing(properties[name], field_mapping)
-    return added
 
 
 def say(error: Exception) -> str:
     """One line of what the node, or the way to it, said."""
     status = getattr(error, "status_code", None)
-    if isinstance(error, LookupError | TypeError | AttributeError | ValueError):
-        return f"an answer that isn't OpenSearch's ({type(error).__name__}: {error})"
+    if isinstance(error, ForeignAnswer):
+        return str(error)
     if status is None:
         return f"{type(error).__name__}: {error}"
     if not isinstance(status, int):

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mccore.events import EVENT_TYPES, METRICS, Event, finite
+from mccore_telemetry.shared.identity import event_id
 from mccore_telemetry.shared.names import split
 
 _STORED = {"type": "object", "enabled": False}  # in the document, but neither searched nor mapped further
@@ -31,7 +32,6 @@ _KINDS: Mapping[str, Mapping[str, Any]] = {
 _LONG = 2**63
 # `json.dumps` with arguments makes an encoder every time.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-_EPOCH_DIGITS = 16  # microseconds since 1970, so that ids sort by time and a node finds them quickly
 
 
 def data_kinds() -> dict[str, str]:
@@ -127,20 +127,10 @@ class Document:
 
 def document(event: Event, source: Source) -> Document:
     """The document of an event. The same event gives the same id, also when it is read back from the run's own file."""
-    identity = document_id(event, source.key)
+    identity = event_id(event, source.key)
     lines = f'{{"create":{{"_id":"{identity}"}}}}\n{_encode(fields(event, source))}\n'
     # Lone surrogates (a file name that isn't UTF-8) become JSON escapes, as in the event files.
     return Document(identity, lines.encode("utf-8", "backslashreplace"), event)
-
-
-def document_id(event: Event, key: str) -> str:
-    """Microseconds since 1970 and a hash of what the event says.
-
-    Of its line in the event file, not of its document: documents may get more fields, and ids must stay what they are.
-    """
-    said = f"{key}\n{event.to_json()}".encode("utf-8", "backslashreplace")
-    digest = hashlib.blake2b(said, digest_size=12).hexdigest()
-    return f"{round(max(event.time, 0.0) * 1e6):0{_EPOCH_DIGITS}d}-{digest}"
 
 
 def fields(event: Event, source: Source) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from opentelemetry.sdk.resources import Resource
 
 from mccore.events import Event
 from mccore_telemetry.otel.traces import Attributes, flat
+from mccore_telemetry.shared.identity import event_id
 
 _LONGEST_TRACEBACK = 32_768
 
@@ -37,14 +38,20 @@ class _Keep(LogRecordProcessor):
 
 
 class Logs:
-    """Turns events into log records. `keep` gets every record, `context` says in which span an event happened."""
+    """Turns events into log records. `keep` gets every record, `context` says in which span an event happened.
+
+    A record has the id of its event (`log.record.uid` of the semantic conventions), as a span has one of its own: where an
+    answer was lost it is sent again, and a store can tell that it has it. `key` tells this run's events from any other's.
+    """
 
     def __init__(
         self,
         resource: Callable[[int], Resource],
         keep: Callable[[ReadableLogRecord], None],
         context: Callable[[Event], Context],
+        key: str,
     ) -> None:
+        self._key = key
         self._resource = resource
         self._keep = keep
         self._context = context
@@ -55,7 +62,7 @@ class Logs:
         if (said := _said(event)) is None:
             return
         severity, body = said
-        attributes: Attributes = {**flat(event.data)}
+        attributes: Attributes = {**flat(event.data), "log.record.uid": event_id(event, self._key)}
         if event.stage:
             attributes["mccore.stage"] = event.stage
         if trace := attributes.pop("mccore.traceback", None):

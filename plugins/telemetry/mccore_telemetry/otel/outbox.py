@@ -49,7 +49,7 @@ class Outbox:
         self._waiting: Backlog[tuple[int, Any]] = Backlog(limit)
         self._limit = limit
         self._backoff = Backoff()
-        self._lost: set[int] = set()
+        self._lost: list[range] = []
 
     def add(self, number: int, item: Any) -> None:
         """Keep an item; of more than the limit the oldest goes."""
@@ -78,10 +78,16 @@ class Outbox:
                 raise
             self._lose(self._waiting.take(len(self._waiting)), str(trouble))
 
-    def take_lost(self) -> set[int]:
-        """Numbers of events of which something was lost since the last call."""
-        lost, self._lost = self._lost, set()
-        return lost - {0}
+    @property
+    def oldest(self) -> int | None:
+        """The number of the oldest event of which something waits: only such events can still be lost."""
+        waiting = self._waiting.oldest
+        return waiting[0] if waiting else None
+
+    def take_lost(self) -> list[range]:
+        """Numbers of events of which something was lost since the last call; some may be there more than once."""
+        lost, self._lost = self._lost, []
+        return lost
 
     def close(self) -> None:
         """Let go of connections."""
@@ -113,7 +119,7 @@ class Outbox:
     def _lose(self, batch: Sequence[tuple[int, Any]], why: str) -> None:
         if batch:
             self.why = why
-        self._lost.update(number for number, _ in batch)
+        self._lost += [range(number, number + 1) for number, _ in batch if number]
 
 
 class Latest:
@@ -137,13 +143,13 @@ class Latest:
         self._answer = answer
         self._backoff = Backoff()
         self._began = False
-        self._since: list[int] = []  # numbers of events since the last accepted request
-        self._lost: set[int] = set()
+        self._since = range(0)  # numbers of events since the last accepted request: they come one after another
+        self._lost: list[range] = []
 
     def add(self, number: int) -> None:
         """Note an event whose values are collected."""
         self._began = True
-        self._since.append(number)
+        self._since = range(self._since.start if self._since else number, number + 1)
 
     @property
     def full(self) -> bool:
@@ -164,17 +170,22 @@ class Latest:
             self._backoff.failed(refusal.pause)
             if not last:
                 raise Trouble(self.why) from None
-            self._lost.update(self._since)
+            self._lost.append(self._since)
             return
         self._backoff.succeeded()
         if rejected := rejected_items(answer):
             self.why = f"{rejected} data points were rejected: {answer.partial_success.error_message}"
-            self._lost.update(self._since[-rejected:])
-        self._since.clear()
+            self._lost.append(self._since[-rejected:])
+        self._since = range(0)
 
-    def take_lost(self) -> set[int]:
+    @property
+    def oldest(self) -> int | None:
+        """The number of the oldest event that no accepted request has told of."""
+        return self._since.start if self._since else None
+
+    def take_lost(self) -> list[range]:
         """Numbers of events that were lost since the last call."""
-        lost, self._lost = self._lost, set()
+        lost, self._lost = self._lost, []
         return lost
 
     def close(self) -> None:

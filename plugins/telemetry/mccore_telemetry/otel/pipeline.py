@@ -19,6 +19,7 @@ from opentelemetry.sdk.resources import Resource
 from mccore.api import EventsLost, TelemetrySpec
 from mccore.events import Event
 from mccore_telemetry.otel.logs import Logs
+from mccore_telemetry.otel.lost import Lost
 from mccore_telemetry.otel.metrics import Metrics
 from mccore_telemetry.otel.outbox import Latest, Outbox, Trouble
 from mccore_telemetry.otel.traces import Traces
@@ -31,7 +32,7 @@ class Pipeline:
     def __init__(self, spec: TelemetrySpec, targets: Mapping[Signal, Target]) -> None:
         self._spec = spec
         self._number = 0  # of the newest event
-        self._told: set[int] = set()  # events that were reported as lost: one signal may lose them now, another later
+        self._told = Lost()
         self._resources: dict[int, Resource] = {}
         self._metrics = Metrics(self._resource)
         transports = {signal: connect(target) for signal, target in targets.items()}
@@ -63,7 +64,7 @@ class Pipeline:
             )
             keep["logs"] = self._keep_in(records)
         self._traces = Traces(spec, self._resource, keep.get("traces", _forget))
-        self._logs = Logs(self._resource, keep.get("logs", _forget), self._traces.context)
+        self._logs = Logs(self._resource, keep.get("logs", _forget), self._traces.context, spec.run_id or spec.run)
 
     def record(self, event: Event) -> None:
         """Take one event; a complete batch is sent. Raises as `send` does."""
@@ -109,15 +110,14 @@ class Pipeline:
         self._tell(troubles)
 
     def _tell(self, troubles: list[str]) -> None:
-        lost: set[int] = set()
-        whys = []
+        new, whys = 0, []
         for box in self._boxes:
-            if of_box := box.take_lost():
-                lost |= of_box
+            if lost := box.take_lost():
+                new += self._told.add(lost)
                 whys.append(box.why)
+        waiting = [box.oldest for box in self._boxes]
+        self._told.forget(min((number for number in waiting if number is not None), default=self._number + 1))
         if whys:
-            new = len(lost - self._told)
-            self._told |= lost  # in place: a collector that refuses for days makes it long
             raise EventsLost(new, whys[0])
         if troubles:
             raise OSError(troubles[0])

@@ -6,6 +6,7 @@ seconds, as everywhere in Python. Nothing of what they hold is written anywhere.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -19,9 +20,11 @@ from mccore.errors import ConfigError
 from mccore_telemetry.otel.transport import SIGNALS, Protocol, Signal, Target
 from mccore_telemetry.shared.secrets import Url, Variable
 
+_log = logging.getLogger(__name__)
 _PORTS = {"http/protobuf": 4318, "grpc": 4317}
 _HEADER = re.compile(r"[a-z0-9_.-]+")  # what HTTP and gRPC both take as a name
-_TRUE = ("1", "true", "yes", "on")
+_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_COMPRESSIONS = ("", "none", "gzip")
 
 
 class OtelOptions(Options):
@@ -47,10 +50,14 @@ class OtelOptions(Options):
 
 
 def signals(options: OtelOptions) -> tuple[Signal, ...]:
-    """The signals that are sent; none where OTEL_SDK_DISABLED says so."""
+    """The signals that are sent: not those whose OTEL_..._EXPORTER is none, and none at all where OTEL_SDK_DISABLED says so."""
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return ()
-    return tuple(signal for signal in SIGNALS if getattr(options, signal))
+    return tuple(
+        signal
+        for signal in SIGNALS
+        if getattr(options, signal) and os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip().lower() != "none"
+    )
 
 
 def protocol(options: OtelOptions, signal: Signal | None = None) -> Protocol:
@@ -74,18 +81,40 @@ def timeout_seconds(options: OtelOptions, signal: Signal | None = None) -> float
     return seconds if 0 < seconds < 3600 else 10.0
 
 
+def insecure(signal: Signal) -> bool:
+    """Whether an address without a scheme means no TLS. Raises ConfigError for what MC_OTEL_INSECURE can't be."""
+    if said := _variable("INSECURE", signal):
+        if said.lower() not in ("true", "false"):  # false, says the specification, with a warning
+            _log.warning(
+                "%s is %r, which is neither true nor false: it counts as false", _name("INSECURE", signal), said
+            )
+        return said.lower() == "true"
+    ours = os.environ.get("MC_OTEL_INSECURE", "").strip().lower()
+    if ours and ours not in _WORDS:
+        raise ConfigError(f"MC_OTEL_INSECURE is {ours!r}", hint="set it to true or false, or unset it")
+    return _WORDS.get(ours, False)
+
+
+def compression(options: OtelOptions, signal: Signal) -> str:
+    """`gzip`, or empty for none. Raises ConfigError for one that isn't spoken here."""
+    named = options.compression or _variable("COMPRESSION", signal).lower()
+    if named not in _COMPRESSIONS:
+        raise ConfigError(
+            f"{_name('COMPRESSION', signal)} is {named!r}, which isn't spoken here", hint="use gzip or none"
+        )
+    return "" if named == "none" else named
+
+
 def target(options: OtelOptions, signal: Signal) -> Target:
     """Where one signal goes. Raises ConfigError for an address that is none."""
-    insecure = (_variable("INSECURE", signal) or os.environ.get("MC_OTEL_INSECURE", "")).strip().lower() in _TRUE
-    compression = options.compression or _variable("COMPRESSION", signal)
     return Target(
         signal,
-        _url(options, signal, insecure),
+        _url(options, signal, insecure(signal)),
         _headers(options, signal),
         options.certificate or _variable("CERTIFICATE", signal),
         options.client_certificate or _variable("CLIENT_CERTIFICATE", signal),
         options.client_key or _variable("CLIENT_KEY", signal),
-        compression="" if compression == "none" else compression,
+        compression=compression(options, signal),
         protocol=protocol(options, signal),
         seconds=timeout_seconds(options, signal),
     )
@@ -112,7 +141,7 @@ def _whole(address: str, source: str, insecure: bool) -> str:
     try:
         parts = urlsplit(address)
         if parts.scheme in ("http", "https") and parts.hostname and "@" not in address and parts.port != 0:
-            return address
+            return f"{parts.scheme}://{address.partition('://')[2]}"  # HTTPS is https to whoever looks for it
     except ValueError:
         pass
     raise ConfigError(

@@ -213,11 +213,12 @@ def _root(error: BaseException) -> str:
 def _message(content: bytes, kind: str) -> str:
     """What an answer says: a google.rpc.Status, or text."""
     if kind.startswith("application/x-protobuf"):
-        try:
-            from google.rpc.status_pb2 import Status
+        from google.protobuf.message import DecodeError
+        from google.rpc.status_pb2 import Status
 
+        try:
             return str(Status.FromString(content).message)[:_LONGEST_MESSAGE]
-        except Exception:  # no protobuf after all
+        except DecodeError:  # no protobuf after all
             return ""
     return " ".join(content[: 4 * _LONGEST_MESSAGE].decode(errors="replace").split())[:_LONGEST_MESSAGE]
 

@@ -21,6 +21,11 @@ class Backlog(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
+    @property
+    def oldest(self) -> T | None:
+        """What was added first of all that waits."""
+        return self._items[0] if self._items else None
+
     def add(self, item: T) -> None:
         self._items.append(item)
         self._shorten()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from collections.abc import Iterable
 from typing import Annotated
 from urllib.parse import quote, quote_plus, urlsplit
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, SecretStr
 from pydantic_core import PydanticCustomError
 
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,99}")
+_SCHEME = re.compile(r"(Basic|Bearer|ApiKey|Token) +", re.IGNORECASE)
 _ASTERISKS = "***"
 _SHORTEST = 3  # shorter ones would blacken ordinary words
 
@@ -43,7 +45,7 @@ def _check_url(value: str) -> str:
         whole = False
     if not whole:
         raise PydanticCustomError("address", "give the whole address with its scheme, such as http://localhost:PORT")
-    return value
+    return f"{parts.scheme}://{value.partition('://')[2]}"  # HTTPS is https to whoever looks for it
 
 
 Variable = Annotated[str, AfterValidator(_check_variable)]
@@ -60,10 +62,18 @@ def read_secret(variable: str) -> SecretStr | None:
 
 
 def redact(text: str, secrets: Iterable[SecretStr | None]) -> str:
-    """`text` with asterisks for every secret, also where a library has quoted it for a URL."""
+    """`text` with asterisks for every secret, also where a library has quoted it for a URL, or a header's without its scheme."""
+    forms: set[str] = set()
     for secret in secrets:
         value = secret.get_secret_value() if secret else ""
-        if len(value) >= _SHORTEST:
-            for form in sorted({value, quote(value), quote(value, safe=""), quote_plus(value)}, key=len, reverse=True):
-                text = text.replace(form, _ASTERISKS)
+        for part in {value, _SCHEME.sub("", value)}:
+            if len(part) >= _SHORTEST:
+                forms |= {part, quote(part), quote(part, safe=""), quote_plus(part)}
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, _ASTERISKS)
     return text
+
+
+def basic_authentication(user: str, password: SecretStr) -> SecretStr:
+    """What a header says for a user with a password, for `redact`: it holds the password in a form of its own."""
+    return SecretStr(b64encode(f"{user}:{password.get_secret_value()}".encode()).decode())

@@ -106,7 +106,7 @@ class WandbTelemetry:
             return
         try:
             done = self._finish()
-        except Exception:  # W&B's own process is gone
+        except _gone():
             self._go_on()
             done = self._finish()
         self._note(self._recorded, closed=done)
@@ -126,8 +126,8 @@ class WandbTelemetry:
         self._unsure.append(row)
         try:
             self._run.log(row)
-        except Exception:
-            if not self._backoff.ready:
+        except Exception as error:  # a row that W&B doesn't take is no reason to begin anew
+            if not isinstance(error, _gone()) or not self._backoff.ready:
                 self._unsure.pop()
                 raise
             self._backoff.failed()
@@ -304,6 +304,13 @@ def _within(action: Any, seconds: float) -> bool:
     if failures and not isinstance(failures[0], TimeoutError):
         raise failures[0]
     return not failures and not thread.is_alive()
+
+
+def _gone() -> tuple[type[Exception], ...]:
+    """What W&B's client raises where its own process is gone: its socket is closed, or nobody answers its requests."""
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+    return (OSError, HandleAbandonedError, MailboxClosedError)
 
 
 def _end_service() -> None:

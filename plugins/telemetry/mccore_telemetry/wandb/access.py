@@ -13,7 +13,8 @@ from mccore.errors import ConfigError
 
 Mode = Literal["auto", "online", "offline", "off"]
 _PROBE_SECONDS = 2.0
-_KNOWN_MODES = ("", "online", "offline", "disabled", "dryrun", "run", "shared")
+_LOCAL: dict[str, Literal["off", "offline"]] = {"disabled": "off", "offline": "offline", "dryrun": "offline"}
+_KNOWN_MODES = ("online", "run", "shared", *_LOCAL)
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Access:
 
 
 def choose(mode: Mode, settings: Any) -> Access:
-    """What an option, W&B's environment variables and the network allow. `settings` are W&B's own."""
+    """What an option, W&B's settings and the network allow. `settings` are W&B's own, of its files and variables."""
     if mode == "auto":
-        named = os.environ.get("WANDB_MODE", "").strip().lower()
         if os.environ.get("WANDB_RUN", "").strip() == "dummy":
             return Access("off", "WANDB_RUN is dummy")
-        if named in ("disabled", "offline"):
-            return Access("off" if named == "disabled" else "offline", f"WANDB_MODE is {named}")
+        if (named := settings.mode) in _LOCAL:
+            said_by = "WANDB_MODE" if "WANDB_MODE" in os.environ else "the mode in W&B's settings"
+            return Access(_LOCAL[named], f"{said_by} is {named}")
     if mode in ("off", "offline"):
         return Access(mode, "as the option mode says")
     if not has_key(settings):
@@ -42,22 +43,27 @@ def choose(mode: Mode, settings: Any) -> Access:
 
 
 def check_mode_variable() -> None:
-    """Raise ConfigError for a WANDB_MODE that W&B doesn't know: its client would say so once the run has begun, at length."""
-    if (named := os.environ.get("WANDB_MODE", "").strip().lower()) not in _KNOWN_MODES:
+    """Raise ConfigError for a WANDB_MODE that W&B doesn't know: its client would say so once the run has begun, at length.
+
+    Its client takes the words as they are, in lower case and without blanks.
+    """
+    if (named := os.environ.get("WANDB_MODE")) is not None and named not in _KNOWN_MODES:
         raise ConfigError(
-            f"WANDB_MODE is {named!r}, which W&B doesn't know", hint="set it to online, offline or disabled"
+            f"WANDB_MODE is {named!r}, which W&B doesn't know",
+            hint="set it to online, offline or disabled, or unset it",
         )
 
 
 def has_key(settings: Any) -> bool:
     """Whether W&B's client would find credentials for its server."""
+    from wandb.errors import AuthenticationError
     from wandb.sdk.lib.wbauth import read_netrc_auth
 
     if settings.api_key or settings.identity_token_file:
         return True
     try:
         return bool(read_netrc_auth(host=settings.base_url))
-    except Exception:  # a key that isn't one
+    except AuthenticationError:  # a key that isn't one
         return False
 
 

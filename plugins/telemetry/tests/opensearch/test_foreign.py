@@ -1,4 +1,4 @@
-"""A server that isn't OpenSearch and answers with 200: no document counts as stored, and none is forgotten."""
+"""A server that isn't OpenSearch: no document counts as stored, and none is forgotten. Nor where the fault is our own."""
 
 from __future__ import annotations
 
@@ -9,22 +9,32 @@ from pathlib import Path
 
 import pytest
 from mccore_telemetry.opensearch import OpenSearchOptions, OpenSearchTelemetry
+from mccore_telemetry.opensearch.bulk import DataStream
 from mccore_telemetry.opensearch.dead_letters import read_dead_letters
 
 from mccore.api import EventsLost
 
 from .conftest import patient_spec, steps
 
+FOREIGN = (
+    (200, "text/plain", b"hello"),
+    (200, "text/html", b"<p>hello"),
+    (200, "text/plain", "gr\u00fc\u00dfe".encode("latin-1")),
+    (200, "application/json", b"{}"),
+    (200, "application/json", b"[1]"),
+    (500, "application/json", b'["no"]'),
+)
 
-@pytest.fixture(params=[("text/plain", b"hello"), ("text/html", b"<p>hello"), ("application/json", b"{}")])
+
+@pytest.fixture(params=FOREIGN)
 def foreign(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a server that gives one answer to everything."""
-    kind, body = request.param
+    status, kind, body = request.param
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -54,3 +64,22 @@ def test_its_answers_store_nothing_and_lose_nothing_unseen(foreign: str, create:
     assert lost.value.count == 12
     kept = read_dead_letters(tmp_path / "telemetry/opensearch-rank0-unsent.jsonl")
     assert [event.step for event, _ in kept] == list(range(12))
+
+
+def test_a_fault_of_our_own_is_told_as_one_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stumble(stream: DataStream, seconds: float) -> None:
+        raise KeyError("properties")
+
+    monkeypatch.setattr(DataStream, "_prepare", stumble)
+    provider = OpenSearchTelemetry(OpenSearchOptions(), patient_spec(tmp_path))
+    for event in steps(12):
+        provider.record(event)
+    with pytest.raises(EventsLost, match=r"a fault of mccore itself \(KeyError: 'properties'\)") as lost:
+        provider.flush()
+    assert lost.value.count == 12
+    assert "stumble" in caplog.text, "the traceback"
+    kept = read_dead_letters(tmp_path / "telemetry/opensearch-rank0-unsent.jsonl")
+    assert [event.step for event, _ in kept] == list(range(12))
+    provider.close()

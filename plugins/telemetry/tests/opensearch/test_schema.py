@@ -7,7 +7,8 @@ import math
 
 import pytest
 from mccore_telemetry.opensearch import schema
-from mccore_telemetry.opensearch.schema import Source, document, document_id, fields, index_template, mapping
+from mccore_telemetry.opensearch.schema import Source, document, fields, index_template, mapping
+from mccore_telemetry.shared.identity import event_id
 
 from mccore.events import EVENT_TYPES, METRICS, Event, EventType, Field
 from mccore.testing.telemetry import example_events
@@ -43,14 +44,14 @@ def test_two_types_of_events_may_not_disagree_about_a_field(monkeypatch: pytest.
 def test_an_event_read_back_from_a_file_has_the_same_id() -> None:
     for event in example_events():
         again = Event.from_json(event.to_json())
-        assert document_id(again, SOURCE.key) == document_id(event, SOURCE.key)
+        assert event_id(again, SOURCE.key) == event_id(event, SOURCE.key)
 
 
 def test_ids_differ_by_content_and_run_and_sort_by_time() -> None:
     events = [Event("step", 1_790_000_000.0 + number, step=step) for number in range(3) for step in range(3)]
-    ids = [document_id(event, SOURCE.key) for event in events]
+    ids = [event_id(event, SOURCE.key) for event in events]
     assert len(set(ids)) == 9
-    assert document_id(events[0], "another run") not in ids
+    assert event_id(events[0], "another run") not in ids
     times = [identity.partition("-")[0] for identity in ids]
     assert times == sorted(times)
 

@@ -1,23 +1,19 @@
-"""The OpenTelemetry provider in front of the real collector, and of one that answers as it is told."""
+"""What the OpenTelemetry provider sends, to the real collector and to one that answers as it is told."""
 
 from __future__ import annotations
 
 import math
-import os
-import socket
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import trustme
 from mccore_telemetry.otel import OtelTelemetry, mccore_telemetry_provider
 from mccore_telemetry.otel.settings import OtelOptions
 from mccore_telemetry.shared.names import otel_name
 
-from mccore.api import EventsLost, Extension, Options, TelemetryProvider
+from mccore.api import Extension, Options, TelemetryProvider
 from mccore.errors import ConfigError
 from mccore.events import METRICS, Event
 from mccore.testing import TelemetryProviderSuite
@@ -25,18 +21,7 @@ from mccore.testing import TelemetryProviderSuite
 from ..collectors import Answer, Received, ToldCollector, attributes, collector, received
 from ..events import BEGAN, RUN_ID, every_metric, run_events, spec, step
 from ..servers import free_port, wait_for
-
-
-@pytest.fixture(autouse=True)
-def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(("OTEL_", "MC_OTEL_"))]:
-        monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def told() -> Iterator[ToldCollector]:
-    with ToldCollector() as server:
-        yield server
+from .conftest import events_lost, provider_of
 
 
 class TestOtel(TelemetryProviderSuite):
@@ -63,16 +48,6 @@ class TestOtel(TelemetryProviderSuite):
             yield
         finally:
             TestOtel.server = ToldCollector(port=self.server.port)
-
-
-def provider_of(address: str, directory: Path, **options: object) -> OtelTelemetry:
-    return OtelTelemetry(OtelOptions.model_validate({"endpoint": address, **options}), spec(directory))
-
-
-def events_lost(provider: OtelTelemetry, *, closing: bool = False) -> tuple[int, str]:
-    with pytest.raises(EventsLost) as lost:
-        (provider.close if closing else provider.flush)()
-    return lost.value.count, str(lost.value)
 
 
 def test_the_heartbeat_of_the_run_goes_on_where_no_event_comes(tmp_path: Path) -> None:
@@ -202,117 +177,6 @@ def test_no_collector_at_all_costs_no_time_and_loses_exactly_what_was_recorded(t
     assert time.monotonic() - began < 3.0, "the patience of the specification, and a little"
 
 
-# --- a collector that answers as it is told ---------------------------------------------------------------------------
-
-
-def test_one_that_never_answers_is_left_at_the_deadline(tmp_path: Path, told: ToldCollector) -> None:
-    told.answer = Answer(silent=True)
-    provider = provider_of(told.address, tmp_path)
-    for event in run_events():
-        provider.record(event)
-    began = time.monotonic()
-    count, why = events_lost(provider, closing=True)
-    assert time.monotonic() - began < 3.0
-    assert count == len(run_events())
-    assert "timed out" in why
-
-
-def test_a_slow_one_still_gets_all_signals_at_the_end(tmp_path: Path, told: ToldCollector) -> None:
-    told.answer = Answer(seconds=1.0)
-    provider = provider_of(told.address, tmp_path)
-    for event in run_events():
-        provider.record(event)
-    provider.close()
-    assert sorted(told.requests) == ["logs", "metrics", "traces"]
-    assert len(told.received.spans) == 6
-
-
-@pytest.mark.parametrize("status", [400, 401, 404, 500])
-def test_what_is_refused_for_good_is_lost_and_counted(tmp_path: Path, told: ToldCollector, status: int) -> None:
-    told.answer = Answer(status)
-    provider = provider_of(told.address, tmp_path)
-    for event in run_events():
-        provider.record(event)
-    count, why = events_lost(provider)
-    spans_and_logs = [event for event in run_events() if event.type not in ("stage.start", "step")]
-    assert count == len(spans_and_logs)
-    assert f"{status}" in why
-    told.answer = Answer()
-    provider.record(step(2))
-    provider.close()
-    assert float(told.received.points("mccore.train.loss")[-1]["asDouble"]) == step(2).metrics["loss"]
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_what_may_be_sent_again_is_and_not_before_it_is_wanted(
-    tmp_path: Path, told: ToldCollector, status: int
-) -> None:
-    told.answer = Answer(status, headers={"Retry-After": "60"})
-    provider = provider_of(told.address, tmp_path)
-    for event in run_events():
-        provider.record(event)
-    with pytest.raises(OSError, match=str(status)):
-        provider.flush()
-    asked = len(told.requests)
-    with pytest.raises(OSError, match=str(status)):
-        provider.flush()
-    assert len(told.requests) == asked, "it isn't asked again within the time it named"
-    told.answer = Answer()
-    provider.close()
-    assert len({span["spanId"] for span in told.received.spans}) == len(told.received.spans) == 6
-
-
-def test_what_is_too_large_is_sent_in_pieces_and_one_that_still_is_is_lost(tmp_path: Path, told: ToldCollector) -> None:
-    provider = provider_of(told.address, tmp_path, metrics=False)
-    told.limit_bytes = 2500
-    for number in range(20):
-        provider.record(Event("checkpoint", BEGAN + number, stage="base", data={"path": f"{number}", "seconds": 0.1}))
-    provider.record(Event("checkpoint", BEGAN + 20, stage="base", data={"path": "x" * 5000, "seconds": 0.1}))
-    count, why = events_lost(provider)
-    assert (count, "413" in why) == (1, True)
-    paths = [attributes(span)["mccore.path"] for span in told.received.spans]
-    assert sorted(paths, key=int) == [str(number) for number in range(20)]
-
-
-def test_items_that_were_rejected_are_lost_and_the_reason_is_told(tmp_path: Path, told: ToldCollector) -> None:
-    told.answer = Answer(rejected=2)
-    provider = provider_of(told.address, tmp_path, metrics=False, logs=False)
-    for number in range(5):
-        provider.record(Event("checkpoint", BEGAN + number, stage="base", data={"seconds": 0.1}))
-    assert events_lost(provider) == (2, "2 of 5 were rejected: too late")
-
-
-def test_a_wrong_certificate_is_refused_and_the_right_one_is_not(tmp_path: Path) -> None:
-    ours, others = trustme.CA(), trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.issue_cert("127.0.0.1").configure_cert(context)
-    for name, authority in (("ours", ours), ("others", others)):
-        authority.cert_pem.write_to_path(tmp_path / f"{name}.pem")
-    with ToldCollector(context) as told:
-        wrong = provider_of(told.address, tmp_path, certificate=str(tmp_path / "others.pem"))
-        wrong.record(step())
-        with pytest.raises(OSError, match="certificate verify failed"):
-            wrong.flush()
-        right = provider_of(told.address, tmp_path, certificate=str(tmp_path / "ours.pem"))
-        right.record(step())
-        right.close()
-        assert told.received.points("mccore.train.loss")
-
-
-def test_a_backlog_that_is_full_loses_the_oldest(tmp_path: Path, told: ToldCollector) -> None:
-    from mccore_telemetry.otel import outbox
-
-    told.answer = Answer(503)
-    provider = provider_of(told.address, tmp_path, metrics=False, logs=False)
-    for _ in range(outbox.BACKLOG + 3):
-        try:
-            provider.record(Event("checkpoint", BEGAN, stage="base", data={"seconds": 0.1}))
-        except OSError:
-            continue
-    lost = events_lost(provider)[0]
-    assert 1 <= lost <= 3
-
-
 # --- resume, secrets, settings ----------------------------------------------------------------------------------------
 
 
@@ -399,27 +263,6 @@ def test_nothing_global_is_touched_and_no_thread_is_left(tmp_path: Path, told: T
 def test_a_certificate_that_isnt_there_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="certificate"):
         provider_of("https://127.0.0.1:1", tmp_path, certificate=str(tmp_path / "none.pem"))
-
-
-def test_a_port_that_speaks_something_else_is_a_fault_like_any_other(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        provider = provider_of(f"http://127.0.0.1:{server.getsockname()[1]}", tmp_path, timeout_seconds=0.2)
-        provider.record(step())
-        with pytest.raises(OSError, match="timed out"):
-            provider.flush()
-
-
-def test_a_page_that_answers_instead_of_a_collector_counts_as_lost(tmp_path: Path, told: ToldCollector) -> None:
-    told.answer = Answer(content=b"<html><body>It works!</body></html>")
-    provider = provider_of(told.address, tmp_path)
-    for event in run_events():
-        provider.record(event)
-    lost = 0
-    for end in (provider.flush, provider.close):
-        with pytest.raises((EventsLost, OSError), match="something else than a collector") as caught:
-            end()
-        lost += getattr(caught.value, "count", 0)
-    assert lost == len(run_events())  # each once, though every signal lost it
 
 
 def test_the_service_has_the_name_that_the_environment_gives(

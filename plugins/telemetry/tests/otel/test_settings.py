@@ -31,6 +31,12 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"MC_OTEL_ENDPOINT": "http://m:1", BASE: "http://h:1"}, {}, "http://h:1/v1/traces"),
         ({BASE: "h:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {}, "https://h:4317"),
         ({"MC_OTEL_ENDPOINT": "h:4317", "MC_OTEL_INSECURE": "1"}, {"protocol": "grpc"}, "http://h:4317"),
+        ({"MC_OTEL_ENDPOINT": "h:4317", "MC_OTEL_INSECURE": "True"}, {"protocol": "grpc"}, "http://h:4317"),
+        ({"MC_OTEL_ENDPOINT": "h:4317", "MC_OTEL_INSECURE": "no"}, {"protocol": "grpc"}, "https://h:4317"),
+        ({BASE: "h:4317", "OTEL_EXPORTER_OTLP_INSECURE": "TRUE"}, {"protocol": "grpc"}, "http://h:4317"),
+        ({BASE: "h:4317", "OTEL_EXPORTER_OTLP_INSECURE": "1"}, {"protocol": "grpc"}, "https://h:4317"),
+        ({BASE: "HTTPS://h:4317"}, {"protocol": "grpc"}, "https://h:4317"),
+        ({}, {"endpoint": "HTTPS://h:4317", "protocol": "grpc"}, "https://h:4317"),
     ],
 )
 def test_the_address_of_a_signal(
@@ -74,6 +80,9 @@ def test_protocols_and_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
     with pytest.raises(ConfigError, match="http/json"):
         protocol(OtelOptions())
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "GRPC")  # the SDK takes it for unsupported, too
+    with pytest.raises(ConfigError, match="GRPC"):
+        protocol(OtelOptions())
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "soon")
     with pytest.raises(ConfigError, match="no number"):
         timeout_seconds(OtelOptions())
@@ -81,8 +90,24 @@ def test_protocols_and_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_signals_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signals(OtelOptions(metrics=False)) == ("traces", "logs")
+    monkeypatch.setenv("OTEL_LOGS_EXPORTER", "None")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    assert signals(OtelOptions()) == ("traces", "metrics")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "TRUE")
     assert signals(OtelOptions()) == ()
+
+
+@pytest.mark.parametrize(("text", "said"), [("GZIP", "gzip"), ("None", ""), ("", "")])
+def test_compression_is_named_in_any_case(monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", text)
+    assert target(OtelOptions(), "logs").compression == said
+
+
+@pytest.mark.parametrize(("variable", "text"), [("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"), ("MC_OTEL_INSECURE", "ja")])
+def test_a_word_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, text: str) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigError, match=f"{variable} is '{text}'"):
+        target(OtelOptions(), "logs")
 
 
 def test_what_a_signals_own_variables_say_holds_for_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:

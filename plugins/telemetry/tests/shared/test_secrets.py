@@ -1,6 +1,6 @@
 import pytest
-from mccore_telemetry.shared.secrets import Url, Variable, read_secret, redact
-from pydantic import ValidationError
+from mccore_telemetry.shared.secrets import Url, Variable, basic_authentication, read_secret, redact
+from pydantic import SecretStr, ValidationError
 
 from mccore.api import Options
 from mccore.config import describe_validation
@@ -47,6 +47,11 @@ def test_a_secret_shows_as_asterisks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_redacted_in_whatever_form_a_library_quotes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", PLANTED)
     secret = read_secret("MY_API_KEY")
+    bearer, pair = SecretStr("Bearer hunter2token"), basic_authentication("me", SecretStr("hunter2"))
+    assert (
+        redact("Bearer hunter2token or hunter2token: bWU6aHVudGVyMg== and me", [bearer, pair])
+        == "*** or ***: *** and me"
+    )
     said = "401 for hunter2/+ planted at /?key=hunter2/%2B%20planted&k=hunter2%2F%2B+planted"
     assert "hunter2" not in redact(said, [None, secret])
     assert redact(said, [None]) == said

@@ -167,6 +167,27 @@ def test_a_run_outlives_the_end_of_wandbs_own_process(open_provider: Open, tmp_p
     assert sorted(row["axes/step"] for row in rows(tmp_path)) == list(range(1, 31 + more))
 
 
+def test_a_row_that_wandb_doesnt_take_begins_no_other_part(
+    open_provider: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = open_provider()
+    for event in steps(2):
+        provider.record(event)
+    with monkeypatch.context() as patch:
+        patch.setattr("wandb.Run.log", refuse)
+        with pytest.raises(TypeError, match="unsupported"):
+            provider.record(steps(1, 3)[0])
+    for event in steps(2, 4):
+        provider.record(event)
+    provider.close()
+    assert [row["axes/step"] for row in rows(tmp_path)] == [1, 2, 4, 5]
+    assert len(logs(tmp_path)) == 1
+
+
+def refuse(run: object, row: object) -> None:
+    raise TypeError("unsupported")
+
+
 def test_other_ranks_make_no_rows(open_provider: Open, tmp_path: Path) -> None:
     provider = open_provider()
     for event in steps(4):

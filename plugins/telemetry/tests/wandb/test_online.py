@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from mccore_telemetry.wandb.access import unreachable
 
 from mccore.api import EventsLost
+from mccore.errors import ConfigError
 from mccore.events import Event
 
 from ..servers import wait_for
@@ -52,15 +54,41 @@ class TestMode:
         assert not (tmp_path / "telemetry").exists()
 
     @pytest.mark.usefixtures("key")
+    @pytest.mark.parametrize("mode", ["offline", "dryrun"])
     def test_the_environment_can_keep_it_offline(
-        self, open_provider: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Backend
+        self, open_provider: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Backend, mode: str
     ) -> None:
-        monkeypatch.setenv("WANDB_MODE", "offline")
+        monkeypatch.setenv("WANDB_MODE", mode)
         provider = open_provider("auto")
         provider.record(steps(1)[0])
         provider.close()
-        assert attempts(tmp_path) == [("offline", "WANDB_MODE is offline")]
+        assert attempts(tmp_path) == [("offline", f"WANDB_MODE is {mode}")]
         assert backend.paths == []
+
+    @pytest.mark.usefixtures("key")
+    def test_a_folder_can_keep_it_offline(
+        self, open_provider: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Backend
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "wandb").mkdir()
+        (tmp_path / "wandb" / "settings").write_text("[default]\nmode = offline\n")  # as `wandb offline` does
+        provider = open_provider("auto")
+        provider.record(steps(1)[0])
+        provider.close()
+        assert attempts(tmp_path) == [("offline", "the mode in W&B's settings is offline")]
+        assert backend.paths == []
+
+    @pytest.mark.parametrize("mode", ["Disabled", "OFFLINE", " offline", "", "ofline"])
+    def test_a_mode_that_wandb_doesnt_know_is_refused_as_wandb_does(
+        self, open_provider: Open, monkeypatch: pytest.MonkeyPatch, mode: str
+    ) -> None:
+        import wandb
+
+        monkeypatch.setenv("WANDB_MODE", mode)
+        with pytest.raises(ConfigError, match=f"WANDB_MODE is {mode!r}, which W&B doesn't know"):
+            open_provider("auto")
+        with pytest.raises(ValueError, match="mode"):
+            wandb.Settings().update_from_env_vars(os.environ)
 
     def test_a_key_without_a_network_is_offline(
         self, open_provider: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
