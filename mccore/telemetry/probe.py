@@ -78,19 +78,20 @@ class _Attempt(threading.Thread):
 
     def run(self) -> None:
         """Build the provider, send the probe through it, and close it, whatever came of it."""
+        provider = None
         try:
             provider = plugins.build("telemetry", self._choice, self._spec)
-        except BaseException as error:
-            self._answer.set_exception(error)
-            return
-        finally:
-            self._loaded_at = time.monotonic()
-            self._loaded.set()
-        try:
-            found = _send_probe(provider, self._choice, self._spec)
+            first, *others = _made_up_events()
+            provider.record(first)  # with it the last clients are loaded
+            self._note_loaded()
+            for event in others:
+                provider.record(event)
+            found = _flush(provider, self._choice, self._spec, 1 + len(others))
         except BaseException as error:
             self._answer.set_exception(error)  # before the end, which may take as long as the server is silent
-            _close_quietly(provider)
+            self._note_loaded()
+            if provider is not None:
+                _close_quietly(provider)
             return
         try:
             provider.close()
@@ -98,11 +99,17 @@ class _Attempt(threading.Thread):
         except BaseException as error:
             self._answer.set_exception(error)
 
+    def _note_loaded(self) -> None:
+        if not self._loaded.is_set():
+            self._loaded_at = time.monotonic()
+            self._loaded.set()
+
     def result(self, loaded_by: float, seconds: float) -> Tried:
         """What came of it: the reason that is known goes before the time that is over."""
         name = self._choice.name
         if not self._loaded.wait(max(0.0, loaded_by - time.monotonic())):
-            return Tried(name, False, f"its client didn't load within {LOAD_SECONDS:.0f} s", "is the machine busy?")
+            hint = "is its server there, and does it answer? A busy machine may take long to load a client"
+            return Tried(name, False, f"it didn't begin within {LOAD_SECONDS:.0f} s", hint)
         try:
             return self._answer.result(max(0.0, self._loaded_at + seconds - time.monotonic()))
         except TooLate:
@@ -130,14 +137,10 @@ def _hint(words: str) -> str:
     return "start the server or correct the address; training goes on without it"
 
 
-def _send_probe(provider: TelemetryProvider, choice: Choice, spec: TelemetrySpec) -> Tried:
-    events = _made_up_events()
-    for event in events:
-        provider.record(event)
+def _flush(provider: TelemetryProvider, choice: Choice, spec: TelemetrySpec, events: int) -> Tried:
     provider.flush()
     place = provider.place() if isinstance(provider, Placed) else ""
-    detail = place or _served_address(choice, spec) or f"{len(events)} events sent and accepted"
-    return Tried(choice.name, True, detail)
+    return Tried(choice.name, True, place or _served_address(choice, spec) or f"{events} events sent and accepted")
 
 
 def _close_quietly(provider: TelemetryProvider) -> None:

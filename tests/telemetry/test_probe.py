@@ -34,6 +34,11 @@ class Refused(Provider):
         self.over.wait(60)
 
 
+class RefusedAtOnce(Refused):
+    def record(self, event: Event) -> None:
+        raise ConnectionRefusedError("connection refused")
+
+
 class Silent(Provider):
     def flush(self) -> None:
         self.over.wait(60)
@@ -64,11 +69,12 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Tried]]:
     over.set()
 
 
+@pytest.mark.parametrize("kind", [Refused, RefusedAtOnce])
 def test_a_reason_that_is_known_is_told_though_the_provider_hangs_then(
-    tried: Callable[..., Tried], monkeypatch: pytest.MonkeyPatch
+    tried: Callable[..., Tried], monkeypatch: pytest.MonkeyPatch, kind: type[Provider]
 ) -> None:
     monkeypatch.setattr("mccore.telemetry.probe.CLOSE_SECONDS", 0.1)
-    found = tried(Refused, 30.0)
+    found = tried(kind, 30.0)
     assert (found.arrived, found.detail) == (False, "connection refused")
     assert "start the server" in found.hint
 
@@ -88,4 +94,4 @@ def test_the_time_for_answers_begins_when_a_client_is_loaded(
 ) -> None:
     assert tried(SlowToLoad, 30.0) == Tried("one", True, "5 events sent and accepted")
     monkeypatch.setattr("mccore.telemetry.probe.LOAD_SECONDS", 0.1)
-    assert tried(SlowToLoad, 30.0).detail == "its client didn't load within 0 s"
+    assert tried(SlowToLoad, 30.0).detail == "it didn't begin within 0 s"

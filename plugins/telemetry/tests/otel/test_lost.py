@@ -65,7 +65,8 @@ def test_signals_that_fail_in_ways_of_their_own_lose_each_event_once(
 
 def test_numbers_count_once_however_they_come() -> None:
     random.seed(14)
-    lost, plain, counted = Lost(), set(), 0
+    lost, counted = Lost(), 0
+    plain: set[int] = set()
     for _ in range(2000):
         begin = random.randrange(1, 5000)
         numbers = range(begin, begin + random.choice([0, 1, 1, 1, 7, 8, 9, 700]))

@@ -88,7 +88,7 @@ class TestMode:
         with pytest.raises(ConfigError, match=f"WANDB_MODE is {mode!r}, which W&B doesn't know"):
             open_provider("auto")
         with pytest.raises(ValueError, match="mode"):
-            wandb.Settings().update_from_env_vars(os.environ)
+            wandb.Settings().update_from_env_vars(dict(os.environ))
 
     def test_a_key_without_a_network_is_offline(
         self, open_provider: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
