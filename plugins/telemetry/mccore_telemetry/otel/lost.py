@@ -1,4 +1,4 @@
-"""Which events were told as lost, so that none counts twice: one signal may lose an event now and another one hours later."""
+"""Which events were told as lost, so that none counts twice: one signal may lose an event now, another signal hours later."""
 
 from __future__ import annotations
 
