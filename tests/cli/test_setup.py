@@ -46,7 +46,7 @@ class Terminal:
         os.write(self.fd, text.encode() + b"\n")
 
     def wait_for(self, text):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while (at := self.shown.find(text, self.read_to)) < 0:
             assert time.monotonic() < deadline, f"no {text!r} in:\n{self.shown}"
             assert self._read(), f"it ended without {text!r}:\n{self.shown}"

@@ -22,7 +22,7 @@ from tests.support.small_run import base_dir, in_process, make_config, new_run, 
 PROGRAMS = Path(__file__).parent / "programs"
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 240.0) -> Any:
     """Poll until the condition gives something true; fail after the deadline."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -86,7 +86,7 @@ class Launched:
             preexec_fn=before,
         )
 
-    def outcome(self, seconds: float = 100.0) -> dict[str, Any]:
+    def outcome(self, seconds: float = 240.0) -> dict[str, Any]:
         """Wait for the end and return the outcome it printed."""
         self.out, self.err = self.process.communicate(timeout=seconds)
         lines = self.out.splitlines()

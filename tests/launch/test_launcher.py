@@ -113,7 +113,7 @@ class TestSequence:
         run = make_run({})
         launched = start(run)
         launched.process.stdout.close()
-        assert launched.process.wait(60) is not None
+        assert launched.process.wait(240) is not None
         assert run.outcome().state == "finished"
 
 
@@ -182,7 +182,7 @@ class TestDeath:
         launched.process.wait()
         assert is_alive(pid)
         second = start(run)
-        second.process.wait(60)
+        second.process.wait(240)
         assert "is running (pid" in second.process.stderr.read()
         os.kill(pid, signal.SIGKILL)
         until(lambda: not run.is_running(), "the lock to be free")
@@ -263,7 +263,7 @@ class TestRefusals:
         first = start(run)
         first.wait_for_file("hanging0")
         second = start(run)
-        assert second.process.wait(60) == 1
+        assert second.process.wait(240) == 1
         error = second.process.stderr.read()
         assert f"the run 'one' is running (pid {first.process.pid})" in error
         assert types(run).count("run.start") == 1

@@ -83,7 +83,7 @@ def written(tmp_path):
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)

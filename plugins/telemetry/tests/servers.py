@@ -36,7 +36,7 @@ def free_port() -> int:
         return port
 
 
-def wait_for(what: Callable[[], T | None], seconds: float = 60.0, process: subprocess.Popen[bytes] | None = None) -> T:
+def wait_for(what: Callable[[], T | None], seconds: float = 240.0, process: subprocess.Popen[bytes] | None = None) -> T:
     """The first answer that isn't None or empty, asked for again and again. Fails when there is none in time."""
     end = time.monotonic() + seconds
     problem: Exception | None = None

@@ -74,7 +74,7 @@ def test_two_ranks_are_scraped_traced_and_fire_a_rule(tmp_path: Path) -> None:
             ).items()  # each rank has its own
             if name in METRICS and METRICS[name].kind == "gauge"
         }
-        wait_for(lambda: received(out).spans and last_gauges(received(out), gauges) == gauges, 10)
+        wait_for(lambda: received(out).spans and last_gauges(received(out), gauges) == gauges)
         found = received(out)
     (offline,) = (run / "telemetry" / "wandb").glob("offline-run-*/*.wandb")
     losses = [row["train/loss"] for row in read_rows(offline) if "train/loss" in row]

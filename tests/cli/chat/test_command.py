@@ -240,7 +240,7 @@ def test_a_conversation_at_a_terminal(screen: Callable[..., Screen]) -> None:
     terminal.until("session: 1 answers, 6 tokens")
     terminal.until("> ")
     terminal.type("\x04")
-    terminal.process.wait(60)
+    terminal.process.wait(240)
     assert terminal.process.returncode == 0
 
 
@@ -259,7 +259,7 @@ def test_ctrl_c_stops_the_answer_not_the_chat(screen: Callable[..., Screen]) -> 
     terminal.until("session: 1 answers")
     terminal.until("> ")
     terminal.type("/quit\n")
-    terminal.process.wait(60)
+    terminal.process.wait(240)
     assert terminal.process.returncode == 0
 
 

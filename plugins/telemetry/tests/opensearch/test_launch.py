@@ -67,7 +67,7 @@ def test_a_node_that_comes_back_gets_what_it_missed(tmp_path: Path, proxy: Proxy
     wait_for(proxy.bulks)  # there is a stream by then
     wait_for(lambda: len(stored()) >= len(STEPS))
     run.request_stop()
-    process.wait(60)
+    process.wait(240)
     events = read_events(run.events_dir)
     lost = reports(events)[-1][1]
     steps = [document["step"] for document in stored() if document["type"] == "step"]

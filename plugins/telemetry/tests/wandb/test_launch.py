@@ -25,7 +25,7 @@ def test_one_run_through_stages_deaths_and_starts(tmp_path: Path) -> None:
     process = start(run)
     wait_for(lambda: len(rows(run.path)) == 2 * len(STEPS))
     run.request_stop()
-    process.wait(60)
+    process.wait(240)
     events = read_events(run.events_dir)
     assert [(event.data["state"], event.data["lost"]) for event in events if event.type == "telemetry"] == [
         ("ready", 0)
