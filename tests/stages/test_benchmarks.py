@@ -192,10 +192,10 @@ def test_a_bundle_that_cant_be_asked_is_told_before_anything_runs(make_run, tmp_
     bundle = write_bundle(tmp_path / "eval_bundle")
     run = make_run("unasked", core_bundle=str(bundle))
     config = run.config.model_copy(update={"data": run.config.data.model_copy(update={"corpus": "stdlib"})})
-    check_sources(config)
+    check_sources(config, ("base_eval",))
     next((bundle / "eval_data").rglob("*.jsonl")).unlink()
     with pytest.raises(DataError, match=r"can't read .*jsonl"):
-        check_sources(config)
+        check_sources(config, ("base_eval",))
     (bundle / "core.yaml").write_text("icl_tasks: [")
     with pytest.raises(DataError, match="isn't a bundle of CORE"):
-        check_sources(config)
+        check_sources(config, ("base_eval",))
