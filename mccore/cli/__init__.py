@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("mccore.cli.bench:bench", "Measure what sessions cost on this machine."),
     "report": ("mccore.cli.report:report", "Write the report of a run again and show it."),
     "data": ("mccore.cli.data:data", "Fetch data sets of the hub, list, check and remove them."),
+    "import": ("mccore.cli.imports:import_", "Make runs of models of others; take tokenizers of others."),
+    "export": ("mccore.cli.export:export", "Write a trained model in a format that others load."),
     "tok": ("mccore.cli.tok:tok", "Train a tokenizer on files, or measure one."),
     "plugins": ("mccore.cli.plugins:plugins", "List and check plugins, or start a new one."),
     "setup": ("mccore.cli.setup:setup", "Look at this machine and write the settings file .mc_env."),

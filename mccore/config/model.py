@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,16 +12,28 @@ from mccore.config.section import (
     DerivedWidth,
     Factor,
     Length,
+    Need,
     NonNegative,
     Positive,
     Section,
     Width,
     derived,
     flags,
+    setting,
 )  # fmt: skip
 
 Share = Annotated[float, Field(ge=-1e3, le=1e3)]
 """A learned share may start anywhere near 0, below it too."""
+
+
+_TRAINED: tuple[Need, ...] = (
+    {
+        "path": "tokenizer.source",
+        "one_of": ("",),
+        "reason": "a tokenizer that is taken isn't trained",
+        "hint": "leave tokenizer.source out",
+    },
+)
 
 
 class TokenizerConfig(Section):
@@ -29,11 +41,15 @@ class TokenizerConfig(Section):
 
     group = "Tokenizer"
 
+    source: str = Field(
+        "",
+        description="directory of a tokenizer to take instead of training one, such as `mccore import tokenizer` makes",
+    )
     vocab_size: Annotated[int, Field(ge=265, le=2**24)] = Field(
         32768, description="all ids: 256 bytes, merges and 9 specials"
     )
-    max_chars: Positive = Field(2_000_000_000, description="characters of the corpus to train on")
-    doc_max_chars: Positive = Field(10_000, description="characters taken from one document")
+    max_chars: Positive = setting(2_000_000_000, "characters of the corpus to train on", needs=_TRAINED)
+    doc_max_chars: Positive = setting(10_000, "characters taken from one document", needs=_TRAINED)
 
 
 class DataConfig(Section):
@@ -80,6 +96,11 @@ class ModelConfig(Section):
         "span of an S layer in tokens; derived: a quarter of the sequence, in steps of 128"
     )
     rope_base: Annotated[float, Field(gt=1, le=1e100)] = Field(100_000.0, description="base of the rotary frequencies")
+    rope_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="numbers of the rotary tables; bfloat16 rounds them and norms q and k after the rotation, as nanochat's "
+        "models of 2025 were trained",
+    )
     qk_scale: Factor = Field(1.2, description="factor on q and on k after their norm")
     norm_eps: Factor = Field(1e-6, description="epsilon of the RMS norms")
     logit_softcap: NonNegative = Field(

@@ -40,7 +40,7 @@ from mccore.model.ops.cross_entropy import (
     weighted_cross_entropy,
 )
 from mccore.model.ops.elementwise import mix, rms_norm
-from mccore.model.rotary import Rotary, rotary
+from mccore.model.rotary import Rotary, rotary, rounded_rotary
 from mccore.model.step import OneStep, StepWeights, layer_weights
 from mccore.scaling.model import derive_model, has_value_embedding
 
@@ -107,7 +107,9 @@ class GPT(nn.Module):
 
     def rotary(self, positions: Tensor) -> Rotary:
         """Cosines and sines for positions [T] or [B, T], integer or float."""
-        return rotary(positions, self.config.head_dim, self.config.rope_base)
+        config = self.config
+        tables = rounded_rotary if config.rope_dtype == "bfloat16" else rotary
+        return tables(positions, config.head_dim, config.rope_base)
 
     def hidden(
         self,

@@ -83,9 +83,8 @@ class Attention(nn.Module):
         if self.value_gate is not None and value_embedding is not None:
             gate = config.value_gate_scale * torch.sigmoid(self.value_gate(x[..., : config.value_gate_channels]))
             v = v + gate.unsqueeze(-1) * value_embedding.view_as(v)
-        # Rotation after the norm: the norm would undo a damping that comes with the angles.
-        q = rotate(rms_norm(q, config.norm_eps), inputs.rotary).transpose(1, 2)  # [B, H, T, C]
-        k = rotate(rms_norm(k, config.norm_eps), inputs.rotary).transpose(1, 2)  # [B, G, T, C]
+        q = self._placed(q, inputs.rotary).transpose(1, 2)  # [B, H, T, C]
+        k = self._placed(k, inputs.rotary).transpose(1, 2)  # [B, G, T, C]
         v = v.transpose(1, 2)
         if inputs.cache is not None:
             k, v = inputs.cache.append(self.layer, k, v)
@@ -94,6 +93,16 @@ class Attention(nn.Module):
             q, k, v = with_key_bias(q, k, v, inputs.key_bias, inputs.key_bias_weights[self.layer], self.scale)
         y = inputs.attend(q, k, v, scale=self.scale, window=self.window, bias=bias)[..., : config.head_dim]
         return self.proj(y.transpose(1, 2).reshape(batch, length, -1))
+
+    def _placed(self, x: Tensor, rotary: Rotary) -> Tensor:
+        """Queries or keys [B, T, heads, C], normed and turned to their positions.
+
+        The norm comes first: behind the rotation it would undo a damping that comes with the angles. Rounded tables change
+        lengths, and models that were trained with them have the norm behind.
+        """
+        if self.config.rope_dtype == "bfloat16":
+            return rms_norm(rotate(x, rotary), self.config.norm_eps)
+        return rotate(rms_norm(x, self.config.norm_eps), rotary)
 
 
 class MLP(nn.Module):

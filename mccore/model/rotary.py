@@ -37,6 +37,15 @@ def rotary(positions: Tensor, channels: int, base: float) -> Rotary:
     return Rotary(angles.cos(), angles.sin())
 
 
+def rounded_rotary(positions: Tensor, channels: int, base: float) -> Rotary:
+    """`rotary` as nanochat's models of 2025 were trained: angles formed in fp32, cosines and sines rounded to bfloat16."""
+    if positions.dim() == 1:
+        positions = positions.unsqueeze(0)
+    channel = torch.arange(0, channels, 2, dtype=torch.float32, device=positions.device)
+    angles = positions.float().unsqueeze(-1) * (1.0 / base ** (channel / channels))  # [B, T, C/2]
+    return Rotary(angles.cos().bfloat16().float(), angles.sin().bfloat16().float())
+
+
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotate the channel pairs (c, c + C/2) of `x` [B, T, heads, C] by each entry's angles; no gradient reaches those."""
     cos = rotary.cos.unsqueeze(2).to(x.dtype)  # [B, T, 1, C/2]

@@ -111,8 +111,10 @@ class OneStep:
         """What a layer reads of its entries, [B, H C], by normed states [B, D]."""
         config, heads, groups, channels = self.config, self.heads, self.groups, self.channels
         both = torch.cat((F.linear(x, layer.q), F.linear(x, layer.k)), dim=1).view(-1, heads + groups, channels)
-        both = _norm(both, config.norm_eps)
+        rounded = config.rope_dtype == "bfloat16"  # the norm comes behind, see `Attention`
+        both = both if rounded else _norm(both, config.norm_eps)
         both = torch.addcmul(both * self.cos, both.roll(channels // 2, -1), self.sin)  # the halves change places
+        both = _norm(both, config.norm_eps) if rounded else both
         v = F.linear(x, layer.v).view(-1, groups, channels)
         if layer.gate is not None and layer.known is not None:
             gate = torch.sigmoid(F.linear(x[:, : config.value_gate_channels], layer.gate)).unsqueeze(-1)  # [B, G, 1]

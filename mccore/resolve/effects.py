@@ -1,4 +1,4 @@
-"""Settings of MegaContext that another setting takes the effect from. Asking for one of them is an error, not a silence."""
+"""Settings that another setting takes the effect from. Asking for one of them is an error, not a silence."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Idle(NamedTuple):
 
 def without_effect(config: RunConfig, path: str) -> Idle | None:
     """Why the setting at `path` of a derived configuration has no effect, or None where it has one."""
-    if not path.startswith("megacontext.") or not config.megacontext.enabled:
+    if path.startswith("megacontext.") and not config.megacontext.enabled:
         return None
     for need in _NEEDS.get(path, ()):
         if not _is_met(need, _value_at(config, need["path"])):
             return Idle(need["reason"], need["hint"])
-    if not config.megacontext.num_random_variants:
+    if not path.startswith("megacontext.") or not config.megacontext.num_random_variants:
         return None  # no shapes to compare
     name = path.removeprefix("megacontext.")
     return next((idle for names, idle in _idle(config) if name in names), None)

@@ -104,11 +104,18 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         for stage in TRAINING_STAGES
         if stage_spec(stage).chat
     }
-    bundle = config.eval.core_bundle
+    bundle, tokenizer = config.eval.core_bundle, config.tokenizer.source
     if bundle:
-        path = _absolute("eval.core_bundle", os.path.join(os.getcwd(), os.path.expanduser(bundle)))
-        sections["eval"] = config.eval.model_copy(update={"core_bundle": path})
+        sections["eval"] = config.eval.model_copy(update={"core_bundle": _absolute_path("eval.core_bundle", bundle)})
+    if tokenizer:
+        taken = _absolute_path("tokenizer.source", tokenizer)
+        sections["tokenizer"] = config.tokenizer.model_copy(update={"source": taken})
     return config.model_copy(update={"data": data, **sections})
+
+
+def _absolute_path(path: str, name: str) -> str:
+    """A path on this machine as it reads from any directory. Raises ConfigError as `_absolute`."""
+    return _absolute(path, os.path.join(os.getcwd(), os.path.expanduser(name)))
 
 
 def _absolute(path: str, name: str) -> str:

@@ -25,7 +25,7 @@ from mccore.config import (
 )
 from mccore.config.stages import evaluations
 from mccore.data.batches.rows import Rows
-from mccore.data.batches.store import TokenStore
+from mccore.data.batches.store import TokenStore, store_path
 from mccore.data.corpora.catalogue import open_corpus
 from mccore.data.corpora.document import Corpus
 from mccore.data.tokenizer.tokenizer import Tokenizer
@@ -149,22 +149,30 @@ class Runtime:
         """What a training stage reads, as tokens, made where it isn't there: the corpus for `base`, conversations with
         their mask for the others. `build` also checks a store that is there, and makes it again when it is damaged.
         """
-        config = self.config
-        key: dict[str, Any] = {"kind": "text", "corpus": None, "tokenizer": self.tokenizer.fingerprint}
+        config, key = self.config, self._store_key(stage)
         if not stage_spec(stage).chat:
-            key["corpus"] = self.corpus.manifest()
             splits = corpus_splits(self.corpus, self.tokenizer, self.progress)
         else:
             mixture = self.mixture(stage)
-            key |= {
-                "kind": "chat",
-                "corpus": self.conversations_version(mixture),
-                "code": code_version(),
-                "mixture": dict(sorted(mixture.items())),
-                "seed": config.seed,
-            }
             splits = mixture_splits(mixture, self.tokenizer, self.progress, seed=config.seed, strict=config.data.strict)
         return token_store(self.cache, key, self.tokenizer.vocab_size, splits, self.world, build)
+
+    def has_store(self, stage: StageName) -> bool:
+        """Whether what a training stage reads is there as tokens, so that reading it makes nothing."""
+        return store_path(self.cache, self._store_key(stage)).is_dir()
+
+    def _store_key(self, stage: StageName) -> dict[str, Any]:
+        key: dict[str, Any] = {"kind": "text", "corpus": None, "tokenizer": self.tokenizer.fingerprint}
+        if not stage_spec(stage).chat:
+            return {**key, "corpus": self.corpus.manifest()}
+        mixture = self.mixture(stage)
+        return key | {
+            "kind": "chat",
+            "corpus": self.conversations_version(mixture),
+            "code": code_version(),
+            "mixture": dict(sorted(mixture.items())),
+            "seed": self.config.seed,
+        }
 
     def conversations_version(self, mixture: Mapping[str, int]) -> dict[str, Any]:
         """What the content of a mixture's sources depends on beside their names. Raises InputChanged where it isn't what the

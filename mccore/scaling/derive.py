@@ -107,6 +107,11 @@ def with_rows_at_most(config: RunConfig, rows: int) -> RunConfig:
 def _check_contexts(config: RunConfig) -> None:
     """Raise ConfigError for sizes of which no training context can be made."""
     mc, tokens = config.megacontext, config.model.max_seq_len
+    if config.model.rope_dtype != "float32":
+        raise ConfigError(
+            f"model.rope_dtype={config.model.rope_dtype} has no place for gists: its norm comes behind the rotation",
+            hint="set model.rope_dtype=float32, or train without --mc",
+        )
     if mc.block_size > tokens:
         raise ConfigError(
             f"megacontext.block_size={mc.block_size} exceeds model.max_seq_len={tokens}: no gist would ever be made",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from mccore.config import TRAINING_STAGES, stage_spec
@@ -68,6 +69,8 @@ def train_tokenizer(runtime: Runtime) -> Results:
     """Train the tokenizer on the training documents of the corpus, while what the corpus has beyond them is fetched."""
     config = runtime.config.tokenizer
     began = time.perf_counter()
+    if config.source:
+        return _take_tokenizer(runtime)
     with _fetching_ahead(runtime.corpus):
         trained = Tokenizer.train(_tokenizer_texts(runtime), config.vocab_size)
     trained.save(runtime.run.tokenizer_dir)
@@ -76,6 +79,19 @@ def train_tokenizer(runtime: Runtime) -> Results:
         "fingerprint": trained.fingerprint,
         "seconds": time.perf_counter() - began,
     }
+
+
+def _take_tokenizer(runtime: Runtime) -> Results:
+    """Take the tokenizer that the configuration names. Raises DataError where there is none or it doesn't fit the model."""
+    config = runtime.config.tokenizer
+    taken = Tokenizer.load(Path(config.source))
+    if taken.vocab_size > config.vocab_size:
+        raise DataError(
+            f"the tokenizer in {config.source} has {taken.vocab_size:,} ids, and the model has room for {config.vocab_size:,}",
+            hint=f"start a run with --set tokenizer.vocab_size={taken.vocab_size}",
+        )
+    taken.save(runtime.run.tokenizer_dir)
+    return {"vocab_size": taken.vocab_size, "fingerprint": taken.fingerprint, "source": config.source}
 
 
 @contextmanager

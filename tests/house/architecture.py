@@ -17,7 +17,7 @@ ROOMS = ("<!-- rooms: written by tests/house/architecture.py -->\n", "<!-- end o
 FILES = ("<!-- files: written by tests/house/architecture.py -->\n", "<!-- end of files -->")
 FLOORS = {
     "Front ends": ("cli", "tui", "testing"),
-    "Assembly": ("telemetry", "runtime", "stages", "launch", "contexts", "serve", "report"),
+    "Assembly": ("telemetry", "runtime", "stages", "launch", "contexts", "serve", "report", "exchange"),
     "Engine": ("data", "tasks", "model", "train", "megacontext", "generate", "eval"),
     "Kernel (no torch)": ("config", "events", "host", "plugins", "resolve", "runs", "scaling"),
     "What a plugin's author sees first": ("api", "hookspecs", "errors", "units"),

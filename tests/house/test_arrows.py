@@ -48,6 +48,10 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
         "the event loop knows no model, the worker no client; conversations have one way in",
     ),
     "report": (("config", "events", "runs", "scaling", "host"), "from the directory alone; no torch"),
+    "exchange": (
+        ("config", "data", "events", "host", "model", "report", "runs", "runtime", "scaling", "train"),
+        "names and layouts of others, in one place; what doesn't fit is refused there",
+    ),
     "launch": (("config", "events", "runs", "host", "telemetry"), "no torch before a worker"),
     "launch.worker": (("stages", "runtime", "train"), "the one module of launch that starts an engine"),
     "tui": (
@@ -59,7 +63,20 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
         "for outsiders; a panel is tested with the view that the monitor gives it",
     ),
     "cli": (
-        (*SEAM, *KERNEL, *ENGINE, "runtime", "stages", "contexts", "serve", "report", "launch", "telemetry", "tui"),
+        (
+            *SEAM,
+            *KERNEL,
+            *ENGINE,
+            "runtime",
+            "stages",
+            "contexts",
+            "serve",
+            "report",
+            "exchange",
+            "launch",
+            "telemetry",
+            "tui",
+        ),
         "a front end: imports its work when a command is called",
     ),
     "__main__": (("cli",), "`python -m mccore`"),

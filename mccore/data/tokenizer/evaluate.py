@@ -128,7 +128,7 @@ def read_vocabulary(path: Path, pattern: str | None = None) -> Encodes:
     for directory in (path, path / "tokenizer"):
         if directory.is_dir() and (directory / FILE_NAME).is_file():
             path = directory / FILE_NAME
-    if not _is_json(path):
+    if not is_json(path):
         try:
             return Ranks(read_tiktoken(path, pattern))
         except DataError as error:
@@ -140,7 +140,8 @@ def read_vocabulary(path: Path, pattern: str | None = None) -> Encodes:
     return read_huggingface(path)
 
 
-def _is_json(path: Path) -> bool:
+def is_json(path: Path) -> bool:
+    """Whether a file holds JSON, by how it begins."""
     with open_regular(path) as file:
         return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
 

@@ -170,9 +170,12 @@ def read_tiktoken(path: Path, pattern: str | None = None) -> Vocabulary:
 def read_tokenizer(found: Vocabulary | HuggingFace) -> Tokenizer:
     """A tokenizer of ours from a vocabulary in another format, with our special tokens.
 
-    Raises DataError where the first 256 tokens aren't the bytes in order, and for a `tokenizer.json` that is more than ranks.
+    Raises DataError where the first 256 tokens aren't the bytes in order or an id is left out, and for a `tokenizer.json` that
+    is more than ranks.
     """
     vocabulary = _as_ranks(found) if isinstance(found, HuggingFace) else found
+    if gap := next((place for place, id in enumerate(vocabulary.ids) if place != id), None):
+        raise DataError(f"its ranks leave out the id {gap}: the ids behind it couldn't be kept")
     return Tokenizer(vocabulary.tokens, pattern=vocabulary.pattern)
 
 
@@ -181,8 +184,11 @@ def _as_ranks(found: HuggingFace) -> Vocabulary:
     names = [token for token in sorted(found.vocab, key=found.vocab.__getitem__) if set(token) <= BYTE_OF_NAME.keys()]
     tokens = [bytes(BYTE_OF_NAME[character] for character in name) for name in names]
     ids = [found.vocab[name] for name in names]
-    if not found.is_plain or ids != list(range(len(ids))):
-        raise DataError("this tokenizer has more than ranks and one pattern", hint="it serves for comparison only")
+    if found.beside_ranks or ids != list(range(len(ids))):
+        more = ", ".join(found.beside_ranks) or "ids that don't begin at 0 or leave some out"
+        raise DataError(
+            f"this tokenizer has more than ranks and one pattern: {more}", hint="it serves for comparison only"
+        )
     spelled = [tuple("".join(NAME_OF_BYTE[byte] for byte in part) for part in pair) for pair in merges_of(tokens)]
     if list(found.merges) != spelled:
         raise DataError(

@@ -78,10 +78,13 @@ class HuggingFace:
         self._cache: dict[str, list[int]] = {}
 
     @property
-    def is_plain(self) -> bool:
-        """Whether the file has nothing but tokens, merges and one pattern that loses no text."""
-        plain = self._normalize is _unchanged and not self._ids and not self._ignore_merges
-        return plain and len(self.cuts) == 1 and self.cuts[0].keep_between
+    def beside_ranks(self) -> list[str]:
+        """What the file has beside tokens, merges and one pattern that loses no text, each in words."""
+        found = ["a normalizer"] if self._normalize is not _unchanged else []
+        found += ["added tokens that text turns into"] if self._ids else []
+        found += ["pieces that are taken whole (ignore_merges)"] if self._ignore_merges else []
+        found += [f"{len(self.cuts)} splits, one after the other"] if len(self.cuts) != 1 else []
+        return found + ["a split that takes what matches only"] * any(not cut.keep_between for cut in self.cuts)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; lone surrogates become U+FFFD."""

@@ -65,12 +65,17 @@ def _summary(data: Report) -> Iterable[str]:
     yield f"{line}. Written {data['written']}."
     if outcome["state"] != "finished":
         yield "**This run was cut short or goes on: what follows covers only what it reached.**"
+    yield table(("figure", "value"), [*figures(data), ("wall clock", duration_text(data["seconds"]))])
+
+
+def figures(data: Report) -> list[tuple[str, str]]:
+    """The main figures: size, training, and what was measured of each model."""
     results, model = data["results"], data["model"]
     rows: list[tuple[str, str]] = []
     if model["parameters"]:
         rows.append(("parameters", f"{model['parameters']['total']:,}"))
     trained = [results[stage] for stage in TRAINING_STAGES if results.get(stage)]
-    if trained:
+    if trained and all("tokens" in result and "flops" in result for result in trained):  # unknown of an imported model
         tokens, flops = (sum(result[name] for result in trained) for name in ("tokens", "flops"))
         rows.append(("training tokens, FLOPs", f"{tokens:,}, {flops:.3g}"))
     for spec in evaluations(chat=False):
@@ -96,8 +101,7 @@ def _summary(data: Report) -> Iterable[str]:
             )
         for task, found in (result.get("generated") or {}).items():
             rows.append((f"{name}: {task}, free answers", f"{accuracy_text(found)}, n = {found['n']}"))
-    rows.append(("wall clock", duration_text(data["seconds"])))
-    yield table(("figure", "value"), rows)
+    return rows
 
 
 def _missing(data: Report) -> Iterable[str]:

@@ -18,7 +18,10 @@ def tokenizer_lines(data: Report) -> Iterable[str]:
         return
     yield "## Tokenizer"
     if trained:
-        yield f"{trained['vocab_size']:,} ids, trained in {duration_text(trained.get('seconds'))}."
+        if source := trained.get("source"):
+            yield f"{trained['vocab_size']:,} ids, taken from `{source}`."
+        else:
+            yield f"{trained['vocab_size']:,} ids, trained in {duration_text(trained.get('seconds'))}."
     if measured:
         yield tokenizer_table(measured)
         if "tokenizer.png" in data.get("plots", ()):
