@@ -1,4 +1,4 @@
-"""What plugins implement. Five kinds, one small contract each; nothing else of mccore is in their reach.
+"""What plugins implement. Six kinds, one small contract each; nothing else of mccore is in their reach.
 
 A plugin is one module: an options model, a class and a hook that returns an `Extension` (a `Recipe` for recipes). Its
 entry-point name is what a user types. `mccore plugins new KIND NAME` writes one that works, with its tests.
@@ -9,7 +9,7 @@ Arrays are NumPy arrays. `B` is rows (sessions or sequences), `W` the entries of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -58,7 +58,7 @@ class Extension(Generic[T_co]):
     """What a hook returns: how to build the thing, and the options that building takes.
 
     `build(options, context)` gets an instance of `options` and the context of its kind: `TreeSpec` for tree backends,
-    `AllocatorSpec` for allocators, `TelemetrySpec` for telemetry providers, `PanelSpec` for panels.
+    `AllocatorSpec` for allocators, `TelemetrySpec` for telemetry providers, `PanelSpec` for panels, `TaskSpec` for tasks.
 
     `reads` is for allocators: where `scores` isn't in it, all scores are 0 and LensNet isn't asked; a user who asks for a
     search and an allocator without `found` is told so before anything starts. Left out, attributes `reads_scores` and
@@ -320,6 +320,44 @@ class Placed(Protocol):
 
     def place(self) -> str:
         """Where events go, such as a file or an address, and why there; empty where they are simply sent."""
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a task is built for: a directory of its own for what it keeps, made by it when missing."""
+
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and its right answer.
+
+    `id` names what it is about: questions with one id are one, and mccore holds questions out by it, the same for every seed.
+    `choices`: the answers to choose from, the right one among them; without them a model replies freely. `reply`: what to
+    train on where that says more than the answer. `kind`: results are broken down by it.
+    """
+
+    id: str
+    text: str
+    answer: str
+    choices: tuple[str, ...] = ()
+    reply: str = ""
+    kind: str = ""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Questions with known answers, for mixtures, evaluations and rewards alike. All of its questions have choices, or none."""
+
+    def questions(self) -> Iterable[Question]:
+        """All of them, the same in every process: ranks ask at once, and a run compares them when it goes on."""
+
+    def score(self, question: Question, said: str) -> float:
+        """How right a free reply is, from 0 to 1, which counts as correct; the reward, too. Choices are judged without it."""
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------

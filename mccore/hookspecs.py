@@ -1,10 +1,10 @@
-"""The five hooks. One entry point is one module that implements exactly one of them."""
+"""The six hooks. One entry point is one module that implements exactly one of them."""
 
 from __future__ import annotations
 
 import pluggy
 
-from mccore.api import Allocator, Extension, Panel, Recipe, TelemetryProvider, TreeBackend
+from mccore.api import Allocator, Extension, Panel, Recipe, Task, TelemetryProvider, TreeBackend
 
 PROJECT = "mccore"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -34,3 +34,8 @@ def mccore_recipe() -> Recipe:
 @hookspec(firstresult=True)
 def mccore_panel() -> Extension[Panel]:
     """A panel of the monitor (entry-point group `mccore.panels`)."""
+
+
+@hookspec(firstresult=True)
+def mccore_task() -> Extension[Task]:
+    """Questions with known answers (entry-point group `mccore.tasks`)."""

@@ -72,6 +72,13 @@ def show(kind: registry.KindName, name: str, as_json: bool) -> None:
         echo(one_line(line))
 
 
+def builtin_tasks() -> tuple[str, ...]:
+    """Names of tasks that no plugin can have."""
+    from mccore.tasks.catalogue import builtin_names
+
+    return builtin_names()
+
+
 # --- listing -------------------------------------------------------------------------------------------------------------
 
 
@@ -90,6 +97,8 @@ def check_all() -> list[registry.Plugin]:
                 except MccoreError as error:
                     if error.blame in (None, row.blame):  # else it is another plugin's fault, and in that one's row
                         row = replace(row, problem=f"it can't be resolved: {error.message}")
+            if row.kind == "task" and row.name in builtin_tasks():
+                row = replace(row, problem="mccore itself has a task of this name, which is the one that is taken")
             rows.append(row)
     return rows
 
@@ -203,6 +212,7 @@ _TEXTS: dict[registry.KindName, dict[str, str]] = {
     "allocator": {"usage": "mccore run tiny --mc --allocator $name", "parts": _PARTS},
     "telemetry": {"usage": "mccore run tiny --telemetry $name", "parts": _PARTS},
     "panel": {"usage": "mccore monitor latest --once --panel $name", "parts": _PARTS},
+    "task": {"usage": "mccore run tiny --set sft.mixture.$name=1000", "parts": _PARTS},
     "recipe": {"usage": "mccore run $name --dry-run", "parts": "a configuration, its profiles and the hook"},
 }
 
@@ -225,6 +235,8 @@ def write_package(kind: registry.KindName, name: str, directory: Path) -> list[P
             f"{registry.KINDS[kind].noun} {name!r} exists already, from {taken[0].blame}",
             hint="two of one name can't be used: choose another",
         )
+    if kind == "task" and name in builtin_tasks():
+        raise UsageError(f"task {name!r} exists already, in mccore itself", hint="choose another name")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} exists and isn't an empty directory", hint="choose another with --directory")
     module = f"mccore_{kind}_{name}"

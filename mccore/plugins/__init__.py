@@ -1,6 +1,6 @@
 """Plugins by name: list them without importing any, load one, build it."""
 
-from mccore.plugins.loading import build, builder, check, load, read_options
+from mccore.plugins.loading import build, builder, check, contained, load, read_options
 from mccore.plugins.registry import (
     DISABLE_VARIABLE,
     KINDS,
@@ -14,6 +14,6 @@ from mccore.plugins.registry import (
 )
 
 __all__ = [
-    "DISABLE_VARIABLE", "KINDS", "Kind", "KindName", "Plugin", "build", "builder", "check", "describe",
-    "disabled_without_effect", "find", "load", "names", "read_options",
+    "DISABLE_VARIABLE", "KINDS", "Kind", "KindName", "Plugin", "build", "builder", "check", "contained",
+    "describe", "disabled_without_effect", "find", "load", "names", "read_options",
 ]  # fmt: skip

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         Panel,
         PanelSpec,
         Recipe,
+        Task,
+        TaskSpec,
         TelemetryProvider,
         TelemetrySpec,
         TreeBackend,
@@ -52,8 +54,8 @@ if TYPE_CHECKING:
     from mccore.config import Choice
 
 __all__ = [
-    "DISABLE_VARIABLE", "KINDS", "Kind", "KindName", "Plugin", "build", "builder", "check", "describe", "disabled_without_effect",
-    "find", "load", "names", "read_options",
+    "DISABLE_VARIABLE", "KINDS", "Kind", "KindName", "Plugin", "build", "builder", "check", "contained", "describe",
+    "disabled_without_effect", "find", "load", "names", "read_options",
 ]  # fmt: skip
 
 
@@ -84,6 +86,8 @@ def load(kind: Literal["telemetry"], name: str) -> Extension[TelemetryProvider]:
 @overload
 def load(kind: Literal["panel"], name: str) -> Extension[Panel]: ...
 @overload
+def load(kind: Literal["task"], name: str) -> Extension[Task]: ...
+@overload
 def load(kind: KindName, name: str) -> Extension[Any] | Recipe: ...
 def load(kind: KindName, name: str) -> Extension[Any] | Recipe:
     """Import the one module behind a name, check it against the hook specs and return what its hook returns.
@@ -92,10 +96,10 @@ def load(kind: KindName, name: str) -> Extension[Any] | Recipe:
     """
     row = find(kind, name)
     module = _import(row)
-    with _contained(row, "its hook was looked up"):  # a module may answer `getattr` as it likes
+    with contained(row, "its hook was looked up"):  # a module may answer `getattr` as it likes
         impl = _register(row, module)
     result = _call(row, impl)
-    with _contained(row, "its answer was looked at"):
+    with contained(row, "its answer was looked at"):
         return _checked(row, result)
 
 
@@ -104,8 +108,8 @@ def _hint_authors(row: Plugin) -> str:
 
 
 @contextlib.contextmanager
-def _contained(row: Plugin, doing: str) -> Iterator[None]:
-    """Turn whatever plugin code raises, SystemExit included, into a PluginError that says where."""
+def contained(row: Plugin, doing: str) -> Iterator[None]:
+    """Turn whatever code of the plugin `row` raises, SystemExit included, into a PluginError that says where and `doing` what."""
     try:
         with guarded():
             yield
@@ -125,7 +129,7 @@ def _contained(row: Plugin, doing: str) -> Iterator[None]:
 
 
 def _import(row: Plugin) -> ModuleType:
-    with _contained(row, "it was imported"):
+    with contained(row, "it was imported"):
         return importlib.import_module(row.module)
 
 
@@ -205,7 +209,7 @@ def _invalid(row: Plugin, cause: str, hint: str = "") -> PluginError:
 
 
 def _call(row: Plugin, hook: pluggy.HookCaller) -> object:
-    with _contained(row, f"its hook {KINDS[row.kind].hook} ran"):
+    with contained(row, f"its hook {KINDS[row.kind].hook} ran"):
         return hook()
 
 
@@ -230,7 +234,7 @@ def _checked(row: Plugin, result: object) -> Extension[Any] | Recipe:
         raise _invalid(row, f"Extension.options is {options!r}; it must be a subclass of mccore.api.Options")
     if required := [name for name, field in options.model_fields.items() if field.is_required()]:
         raise _invalid(row, f"{options.__name__} has no default for {', '.join(required)}")
-    with _contained(row, f"its default options ({options.__name__}) were made"):
+    with contained(row, f"its default options ({options.__name__}) were made"):
         options().model_dump(mode="json")
     return result
 
@@ -246,7 +250,9 @@ def build(kind: Literal["allocator"], choice: Choice, context: AllocatorSpec) ->
 def build(kind: Literal["telemetry"], choice: Choice, context: TelemetrySpec) -> TelemetryProvider: ...
 @overload
 def build(kind: Literal["panel"], choice: Choice, context: PanelSpec) -> Panel: ...
-def build(kind: Literal["tree", "allocator", "telemetry", "panel"], choice: Choice, context: Any) -> Any:
+@overload
+def build(kind: Literal["task"], choice: Choice, context: TaskSpec) -> Task: ...
+def build(kind: Literal["tree", "allocator", "telemetry", "panel", "task"], choice: Choice, context: Any) -> Any:
     """Make the object a `Choice` stands for. Raises PluginError for a faulty plugin, ConfigError for faulty options."""
     return builder(kind, choice)(context)
 
@@ -265,7 +271,7 @@ def builder(kind: KindName, choice: Choice) -> Callable[[Any], Any]:
     protocol = getattr(api, KINDS[kind].product)
 
     def make(context: Any) -> Any:
-        with _contained(row, "it was built"):
+        with contained(row, "it was built"):
             product = extension.build(options, context)
             if not isinstance(product, protocol):  # asks for its attributes, which may be properties
                 lacking = sorted(name for name in _members(protocol) if not hasattr(product, name))

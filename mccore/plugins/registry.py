@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from mccore.errors import Blame, PluginError, UnknownPlugin
 from mccore.plugins.distributions import Entry, Installed, installed
 
-KindName = Literal["tree", "allocator", "telemetry", "recipe", "panel"]
+KindName = Literal["tree", "allocator", "telemetry", "recipe", "panel", "task"]
 DISABLE_VARIABLE = "MCCORE_DISABLE_PLUGINS"
 
 
@@ -42,6 +42,7 @@ KINDS: dict[KindName, Kind] = {
     ),
     "recipe": Kind("recipe", "mccore.recipes", "mccore_recipe", "RunConfig", "recipe"),
     "panel": Kind("panel", "mccore.panels", "mccore_panel", "Panel", "panel"),
+    "task": Kind("task", "mccore.tasks", "mccore_task", "Task", "task"),
 }
 
 

@@ -16,7 +16,7 @@ from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import DataError
 from mccore.scaling.plan import stage_config
 from mccore.tasks.catalogue import mix_conversations, open_task
-from mccore.tasks.jsonl import ReadConversations, jsonl_path, read_conversations
+from mccore.tasks.jsonl import ConversationsTask, ReadConversations
 from mccore.train.world import World
 
 VAL_CONVERSATIONS = 200  # held-out conversations per source, for the validation loss of chat stages
@@ -99,9 +99,10 @@ def check_mixture(names: Sequence[str], progress: Progress, *, strict: bool) -> 
     """
     found: dict[str, ReadConversations] = {}
     for name in names:
-        open_task(name).fetch(lambda done, total: progress(done, total, "bytes"))
-        if (path := jsonl_path(name)) is not None:
-            found[name] = read_conversations(path, strict=strict)
+        task = open_task(name, strict=strict)
+        task.fetch(lambda done, total: progress(done, total, "bytes"))
+        if isinstance(task, ConversationsTask):
+            found[name] = task.read()
             found[name].of("train")
             found[name].of("val")
     return found

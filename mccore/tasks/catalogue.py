@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from mccore import plugins
 from mccore.data.conversation import Conversation, Split, check_conversation_split
 from mccore.errors import DataError
-from mccore.tasks.jsonl import JsonlTask, jsonl_path
+from mccore.tasks.jsonl import FileTask, HubConversations, named_file
 from mccore.tasks.task import AnyTask, FreeAnswers
 
 # Loaded when asked for: name -> module and class.
@@ -36,9 +37,17 @@ _TASKS = {
 }
 
 
-def task_names() -> tuple[str, ...]:
-    """Names that `open_task` takes, besides `jsonl:PATH`."""
+_FILES = ("jsonl:PATH", "parquet:PATH", "hf:OWNER/NAME")  # conversations of one's own
+
+
+def builtin_names() -> tuple[str, ...]:
+    """Names of mccore's own tasks, which no plugin can have."""
     return tuple(sorted(_TASKS))
+
+
+def task_names() -> tuple[str, ...]:
+    """Names that `open_task` takes, besides files: mccore's own and those of other packages."""
+    return tuple(sorted({*_TASKS, *plugins.names("task")}))
 
 
 CHATCORE = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee")
@@ -64,10 +73,16 @@ def open_task(name: str, *, strict: bool = True) -> AnyTask:
 
     Raises DataError for an unknown name; a file is read when its conversations are asked for.
     """
-    if (path := jsonl_path(name)) is not None:
-        return JsonlTask(path, strict=strict)
+    if (path := named_file(name)) is not None:
+        return FileTask(name.partition(":")[0], path, strict=strict)
+    if name.startswith("hf:"):
+        return HubConversations(name, strict=strict)
+    if name not in _TASKS and name in plugins.names("task"):
+        from mccore.tasks.plugged import open_plugged
+
+        return open_plugged(name)
     if name not in _TASKS:
-        known = ", ".join([*task_names(), "jsonl:PATH"])
+        known = ", ".join([*task_names(), *_FILES])
         raise DataError(f"unknown conversations {name!r}", hint=f"use one of {known}")
     module, kind = _TASKS[name].split(":")
     task: AnyTask = getattr(import_module(module), kind)()
@@ -79,10 +94,10 @@ def open_free_task(name: str, *, strict: bool = True) -> FreeAnswers:
     task = open_task(name, strict=strict)
     if isinstance(task, FreeAnswers):
         return task
-    free = ", ".join(each for each in task_names() if isinstance(open_task(each), FreeAnswers))
+    free = ", ".join(each for each in builtin_names() if isinstance(open_task(each), FreeAnswers))
     raise DataError(
         f"the replies to {name!r} aren't free text, and a model learns from the rewards of those alone",
-        hint=f"use some of {free}, or jsonl:PATH",
+        hint=f"use some of {free}, {', '.join(_FILES)}",
     )
 
 

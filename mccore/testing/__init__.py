@@ -22,6 +22,7 @@ pytest.register_assert_rewrite(
     "mccore.testing.recipes",
     "mccore.testing.telemetry",
     "mccore.testing.stored_trees",
+    "mccore.testing.tasks",
     "mccore.testing.trees",
 )
 
@@ -29,6 +30,7 @@ from mccore.testing.allocators import AllocatorSuite, random_cut, random_found, 
 from mccore.testing.panels import PanelSuite, example_view  # noqa: E402
 from mccore.testing.recipes import RecipeSuite  # noqa: E402
 from mccore.testing.stored_trees import example_rows  # noqa: E402
+from mccore.testing.tasks import TaskSuite  # noqa: E402
 from mccore.testing.telemetry import TelemetryProviderSuite, example_events  # noqa: E402
 from mccore.testing.trees import TreeBackendSuite  # noqa: E402
 
@@ -36,6 +38,7 @@ __all__ = [
     "AllocatorSuite",
     "PanelSuite",
     "RecipeSuite",
+    "TaskSuite",
     "TelemetryProviderSuite",
     "TreeBackendSuite",
     "example_events",

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import ast
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,3 +55,42 @@ def test_hostile_text_never_raises(expression: str) -> None:
 def test_agrees_with_python(a: int, b: int, sign: str) -> None:
     expected = {"+": a + b, "-": a - b, "*": a * b}[sign]
     assert calculate(f"({a}) {sign} ({b})") == str(expected)
+
+
+def _numbers() -> st.SearchStrategy[str]:
+    whole = st.integers(0, 10**7)
+    fraction = st.floats(0, 1e6, allow_nan=False).map(lambda number: f"{number:.4f}")
+    return st.one_of(whole.map(str), whole.map(lambda number: f"{number:,}"), fraction)
+
+
+def _longer(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    sign = st.sampled_from(["+", "-", "*", "/", "//", "%", "**"])
+    counted = st.tuples(st.text("ab, '\"\\", max_size=6), st.text("ab, '", max_size=2))
+    return st.one_of(
+        st.tuples(inner, sign, inner).map(" ".join),
+        inner.map("({})".format),
+        st.tuples(st.sampled_from("+-"), inner).map("".join),
+        counted.map(lambda pair: f"{pair[0]!r}.count({pair[1]!r})"),
+    )
+
+
+EXPRESSIONS = st.recursive(_numbers(), _longer, max_leaves=8)
+
+
+@given(EXPRESSIONS, st.data())
+def test_what_is_answered_is_what_python_answers(expression: str, data: st.DataObject) -> None:
+    """Expressions of the grammar, and the same with a few letters changed."""
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, len(expression)))
+        odd = data.draw(st.sampled_from([*"0,.*()'\"_ej=[]", "**", ".count(", " if ", "lambda:", "\n", "\x00", "🙂"]))
+        expression = expression[:place] + odd + expression[place + data.draw(st.integers(0, 2)) :]
+    answer = calculate(expression)
+    if answer is None:
+        return
+    text = expression.strip()
+    if not {"'", '"'} & set(text):
+        text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    tree = ast.parse(text, mode="eval")
+    allowed = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.Constant, ast.Call, ast.Attribute)
+    assert all(isinstance(node, (*allowed, ast.Load)) for node in ast.walk(tree)), "outside the grammar"
+    assert answer == str(eval(compile(tree, "expression", "eval"), {"__builtins__": {}}))  # its numbers were bounded

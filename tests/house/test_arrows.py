@@ -29,7 +29,10 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
     "resolve": (("api", "config", "host", "plugins", "scaling"), "the only code that merges settings"),
     "runs": (("config", "events", "host"), "attach, replay and post-mortem are one code path"),
     "data": (("host",), "text to tokens; knows no model"),
-    "tasks": (("data", "host"), "one task serves mixture, evaluation and reward; knows no model"),
+    "tasks": (
+        ("api", "config", "data", "host", "plugins"),
+        "one task serves mixture, evaluation and reward; knows no model",
+    ),
     "model": (("config", "scaling"), "takes embeddings, positions and a bias; knows no gists"),
     "train": (("config", "data", "model", "runs", "host"), "knows no MegaContext: objectives are handed in"),
     "megacontext": (("api", "config", "data", "model", "host"), "the core idea, usable without a run"),

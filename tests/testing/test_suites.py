@@ -18,10 +18,17 @@ from xml.etree import ElementTree
 import pytest
 
 import mccore.testing
-from mccore.testing import AllocatorSuite, PanelSuite, RecipeSuite, TelemetryProviderSuite, TreeBackendSuite
+from mccore.testing import (
+    AllocatorSuite,
+    PanelSuite,
+    RecipeSuite,
+    TaskSuite,
+    TelemetryProviderSuite,
+    TreeBackendSuite,
+)
 
 ZOO = sorted((Path(__file__).parent / "zoo").glob("*.py"))
-SUITES = (AllocatorSuite, PanelSuite, RecipeSuite, TelemetryProviderSuite, TreeBackendSuite)
+SUITES = (AllocatorSuite, PanelSuite, RecipeSuite, TaskSuite, TelemetryProviderSuite, TreeBackendSuite)
 
 
 def load(file: Path) -> ModuleType:

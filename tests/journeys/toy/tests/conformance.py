@@ -1,8 +1,15 @@
 """The package's own tests, as its author would write them: the suites of mccore.testing, subclassed."""
 
-from mccore_toy import chunks, counter, oldest, recipe, tally
+from mccore_toy import chunks, counter, larger, oldest, recipe, tally
 
-from mccore.testing import AllocatorSuite, PanelSuite, RecipeSuite, TelemetryProviderSuite, TreeBackendSuite
+from mccore.testing import (
+    AllocatorSuite,
+    PanelSuite,
+    RecipeSuite,
+    TaskSuite,
+    TelemetryProviderSuite,
+    TreeBackendSuite,
+)
 
 
 class TestOldest(AllocatorSuite):
@@ -33,3 +40,8 @@ class TestTally(TelemetryProviderSuite):
 class TestRecipe(RecipeSuite):
     def recipe(self):
         return recipe.mccore_recipe()
+
+
+class TestLarger(TaskSuite):
+    def extension(self):
+        return larger.mccore_task()
