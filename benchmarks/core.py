@@ -29,7 +29,7 @@ from mccore.eval.core import CoreTask, evaluate_core_task, read_bundle
 from mccore.model.gpt import GPT
 from mccore.tasks.benchmarks.free import final_answer
 from mccore.tasks.benchmarks.humaneval import code_of, imports_of
-from mccore.tasks.benchmarks.letters import Question
+from mccore.tasks.benchmarks.letters import LetterQuestion
 
 KINDS = ("multiple_choice", "schema", "language_modeling")
 
@@ -149,7 +149,7 @@ def compare_texts(checkout: Path) -> bool:
     """Whether prompts with letters, answers after ####, and code in replies are read as theirs are."""
     gsm8k, humaneval = load(checkout / "tasks" / "gsm8k.py"), load(checkout / "tasks" / "humaneval.py")
     common = load(checkout / "tasks" / "common.py")
-    question = Question("Which one?", ("A", "B", "C"), ("one", "two ", "three=A"), 1)
+    question = LetterQuestion("Which one?", ("A", "B", "C"), ("one", "two ", "three=A"), 1)
     replies = ("#### 5", "####5", "a\n#### -1,250.5 b\n#### 7", "#### .", "", "5", "#### 1.", "#### $5")
     codes = (
         "```python\nx\n```",

@@ -350,7 +350,7 @@ class Question:
 
 
 @runtime_checkable
-class Task(Protocol):
+class QuestionSource(Protocol):
     """Questions with known answers, for mixtures, evaluations and rewards alike. All of its questions have choices, or none."""
 
     def questions(self) -> Iterable[Question]:

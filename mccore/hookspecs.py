@@ -1,10 +1,10 @@
-"""The six hooks. One entry point is one module that implements exactly one of them."""
+"""The six hooks of plugins. One entry point is one module that implements exactly one of them."""
 
 from __future__ import annotations
 
 import pluggy
 
-from mccore.api import Allocator, Extension, Panel, Recipe, Task, TelemetryProvider, TreeBackend
+from mccore.api import Allocator, Extension, Panel, QuestionSource, Recipe, TelemetryProvider, TreeBackend
 
 PROJECT = "mccore"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -37,5 +37,5 @@ def mccore_panel() -> Extension[Panel]:
 
 
 @hookspec(firstresult=True)
-def mccore_task() -> Extension[Task]:
+def mccore_task() -> Extension[QuestionSource]:
     """Questions with known answers (entry-point group `mccore.tasks`)."""

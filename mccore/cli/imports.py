@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mccore.cli.named_path import NamedPath
+from mccore.config.stages import TRAINING_STAGES
 from mccore.errors import UsageError
 from mccore.host.terminal import StatusLine, echo, echo_json
 from mccore.host.text import spell
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 _DIRECTORY = click.argument("directory", type=NamedPath(path_type=Path), metavar="DIR")
 _NAME = click.option("--name", required=True, help="Name of the run that is made.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
-_STAGES = ("base", "mid", "sft", "rl")
 
 
 @click.group("import")
@@ -37,7 +37,9 @@ def import_() -> None:
 @import_.command()
 @_DIRECTORY
 @_NAME
-@click.option("--stage", type=click.Choice(_STAGES), help="The one stage to take, or that of a lone checkpoint.")
+@click.option(
+    "--stage", type=click.Choice(TRAINING_STAGES), help="The one stage to take, or that of a lone checkpoint."
+)
 @click.option("--tag", help="The model, such as d20, where there are several.")
 @click.option("--step", type=click.IntRange(0), help="Another checkpoint than the last.")
 @click.option(
@@ -77,7 +79,9 @@ def nanochat(
 @import_.command()
 @_DIRECTORY
 @_NAME
-@click.option("--stage", type=click.Choice(_STAGES), default="sft", show_default=True, help="What the model is.")
+@click.option(
+    "--stage", type=click.Choice(TRAINING_STAGES), default="sft", show_default=True, help="What the model is."
+)
 @_JSON
 def transformers(directory: Path, name: str, stage: str, as_json: bool) -> None:
     """Make a run of a folder of transformers' NanoChat class: config.json, model.safetensors and tokenizer.json."""
@@ -140,10 +144,10 @@ def _make(name: str, models: Sequence[Incoming], tokenizer: Tokenizer, recipe: s
         )
     finally:
         line.clear()
-    _tell(run, models, as_json)
+    _tell_run(run, models, as_json)
 
 
-def _tell(run: RunDir, models: Sequence[Incoming], as_json: bool) -> None:
+def _tell_run(run: RunDir, models: Sequence[Incoming], as_json: bool) -> None:
     if as_json:
         stages = {model.stage: {"step": model.step, "source": model.source} for model in models}
         echo_json({"run": run.name, "path": str(run.path), "stages": stages})

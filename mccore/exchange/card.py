@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 
 from mccore.config import RunConfig
-from mccore.config.stages import evaluations
+from mccore.config.stages import CHAT_STAGES, evaluations
 from mccore.report.pages.markdown import table
 from mccore.report.pages.summary import figures
 from mccore.report.shape import Report
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = AutoModelForCausalLM.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
 chat = [{"role": "user", "content": "Why is the sky blue?"}]
 prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0]))
+reply = tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0])
 ```""",
     "safetensors": """`model.safetensors` holds the tensors by mccore's names and `config.json` every constant of their
 arithmetic. `mccore import safetensors FOLDER` makes a run of them.""",
@@ -41,7 +41,7 @@ def render_card(report: Report, config: RunConfig, stage: str, kind: str, notes:
         "The tokenizer's ids are those of the training. Hugging Face's library turns the names of special tokens in a text "
         "into those tokens: take them out of what strangers write.",
         "## Training",
-        table(("what", "value"), _training(report, config)),
+        table(("what", "value"), _learned_from(report, config)),
         "## Results",
         *_results(report),
         "## Limits",
@@ -57,9 +57,9 @@ def _front_matter(kind: str) -> str:
     return "\n".join([*lines, "- nanochat", "- mccore", "---"])
 
 
-def _training(report: Report, config: RunConfig) -> list[tuple[str, str]]:
+def _learned_from(report: Report, config: RunConfig) -> list[tuple[str, str]]:
     rows = [("text", f"`{_public(config.data.corpus)}`"), ("vocabulary", f"{config.model.vocab_ids:,} ids")]
-    rows += [(f"{name} conversations", _mixture(config, name)) for name in ("mid", "sft") if name in config.stages]
+    rows += [(f"{name} conversations", _mixture(config, name)) for name in CHAT_STAGES if name in config.stages]
     for name, result in report["results"].items():
         if (source := (result.get("imported") or {}).get("source")) is not None:
             rows.append((f"{name}: imported from", f"`{_public(source)}`"))

@@ -48,7 +48,7 @@ _FACTS = ("val_bpb", "val_loss", "mmlu_acc", "arc_easy_acc", "user_config", "tot
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoint:
     """One checkpoint of nanochat's: the tensors and what it says of them."""
 
     stage: str
@@ -57,7 +57,7 @@ class Found:
     meta: Path
 
 
-def find_checkpoints(directory: Path, *, stage: str | None, tag: str | None, step: int | None) -> list[Found]:
+def find_checkpoints(directory: Path, *, stage: str | None, tag: str | None, step: int | None) -> list[FoundCheckpoint]:
     """The checkpoints to take from a base directory of nanochat's, every stage's last, or the one of a folder that holds
     `model_<step>.pt`. tag: the model's name, such as d20, where there are several; step: another one than the last.
 
@@ -108,7 +108,7 @@ def find_tokenizer(directory: Path) -> Path:
     )
 
 
-def incoming(found: Found, *, exact_rotary: bool = False) -> Incoming:
+def incoming(found: FoundCheckpoint, *, exact_rotary: bool = False) -> Incoming:
     """A checkpoint as a model of ours. exact_rotary: rotary tables in fp32 for a model that was trained with rounded ones.
 
     Raises CheckpointError for a file that is damaged, that isn't tensors alone, or of a generation that can't be taken exactly.
@@ -127,7 +127,9 @@ def incoming(found: Found, *, exact_rotary: bool = False) -> Incoming:
     return Incoming(found.stage, found.step, config, read, spell(found.model), facts)
 
 
-def _config(found: Found, meta: Mapping[str, Any], state: Mapping[str, Tensor], exact_rotary: bool) -> ModelConfig:
+def _config(
+    found: FoundCheckpoint, meta: Mapping[str, Any], state: Mapping[str, Tensor], exact_rotary: bool
+) -> ModelConfig:
     shape = meta.get("model_config")
     names = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd")
     if not isinstance(shape, dict) or any(type(shape.get(name)) is not int or shape[name] < 1 for name in names):
@@ -166,7 +168,7 @@ def _config(found: Found, meta: Mapping[str, Any], state: Mapping[str, Tensor], 
         ) from error
 
 
-def _seed_or_late(found: Found, state: Mapping[str, Tensor], depth: int) -> Mapping[str, Any]:
+def _seed_or_late(found: FoundCheckpoint, state: Mapping[str, Tensor], depth: int) -> Mapping[str, Any]:
     """The constants of the generation that has these tensors. Raises CheckpointError for any other."""
     matrices = ("attn.c_q", "attn.c_k", "attn.c_v", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     seed = {"transformer.wte.weight", "lm_head.weight"}
@@ -192,7 +194,7 @@ def _seed_or_late(found: Found, state: Mapping[str, Tensor], depth: int) -> Mapp
     )
 
 
-def _one(directory: Path, stage: str, step: int | None) -> Found:
+def _one(directory: Path, stage: str, step: int | None) -> FoundCheckpoint:
     steps = _steps(directory)
     step = max(steps) if step is None else step
     if step not in steps:
@@ -200,14 +202,16 @@ def _one(directory: Path, stage: str, step: int | None) -> Found:
             f"{spell(directory)} has no checkpoint of step {step}",
             hint=f"there are those of steps {', '.join(map(str, sorted(steps)))}",
         )
-    return Found(stage, step, steps[step], steps[step].with_name(f"meta_{steps[step].stem.partition('_')[2]}.json"))
+    return FoundCheckpoint(
+        stage, step, steps[step], steps[step].with_name(f"meta_{steps[step].stem.partition('_')[2]}.json")
+    )
 
 
 def _steps(directory: Path) -> dict[int, Path]:
-    return {int(found[1]): path for path, found in _matches(directory) if path.is_file()}
+    return {int(found[1]): path for path, found in _model_files(directory) if path.is_file()}
 
 
-def _matches(directory: Path) -> Sequence[tuple[Path, re.Match[str]]]:
+def _model_files(directory: Path) -> Sequence[tuple[Path, re.Match[str]]]:
     paths = sorted(directory.iterdir()) if directory.is_dir() else []
     return [(path, found) for path in paths if (found := _MODEL_FILE.fullmatch(path.name))]
 

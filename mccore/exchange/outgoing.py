@@ -27,7 +27,7 @@ from mccore.events import read_events
 from mccore.exchange import transformers
 from mccore.exchange.card import render_card
 from mccore.exchange.incoming import Incoming
-from mccore.host.files import disk_hint, share_file, sync_directory
+from mccore.host.files import disk_hint, share_file, sync_directory, write_atomic
 from mccore.host.json_file import BadJson, check_format, read_object
 from mccore.host.text import spell
 from mccore.report.collect import collect
@@ -57,7 +57,7 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Source:
+class Outgoing:
     """A checkpoint that was read: its tensors by their stored names, and what belongs to them."""
 
     run: RunDir
@@ -81,7 +81,7 @@ def export(checkpoint: Path, kind: str, folder: Path) -> Exported:
     run = RunDir(checkpoint.parents[2])
     tokenizer = Tokenizer.load(run.tokenizer_dir)
     require_tokenizer(meta, tokenizer, run.tokenizer_dir)
-    return _write(Source(run, state, meta, config, tokenizer), kind, folder)
+    return _write_model(Outgoing(run, state, meta, config, tokenizer), kind, folder)
 
 
 def refuse_misfits(model: ModelConfig, kind: str) -> None:
@@ -104,7 +104,7 @@ def refuse_misfits(model: ModelConfig, kind: str) -> None:
         )
 
 
-def _write(source: Source, kind: str, folder: Path) -> Exported:
+def _write_model(source: Outgoing, kind: str, folder: Path) -> Exported:
     model, extra = source.config.model, [name for name in source.state if not name.startswith("gpt.")]
     notes = (_PLAIN,) if kind == "transformers" and extra else ()
     if kind == "transformers":
@@ -125,7 +125,7 @@ def _write(source: Source, kind: str, folder: Path) -> Exported:
     return Exported(folder, tuple(sorted([*texts, "model.safetensors", "tokenizer.json"])), notes)
 
 
-def _own_config(source: Source) -> dict[str, Any]:
+def _own_config(source: Outgoing) -> dict[str, Any]:
     """What our own reader needs, and nothing that tells of the machine: corpora and mixtures are in the card, by name."""
     dumped = source.config.model_dump(mode="json")
     return {
@@ -150,7 +150,7 @@ def _write_folder(folder: Path, tensors: Mapping[str, Tensor], texts: Mapping[st
             save_file(dict(tensors), inner / "model.safetensors", metadata={"format": "pt"})
             share_file(inner / "model.safetensors")
             for name, text in texts.items():
-                (inner / name).write_text(text, encoding="utf-8")
+                write_atomic(inner / name, text)
             write_huggingface(tokenizer, inner / "tokenizer.json")
             sync_directory(inner)
             if folder.is_dir():

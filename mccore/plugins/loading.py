@@ -43,8 +43,8 @@ if TYPE_CHECKING:
         Options,
         Panel,
         PanelSpec,
+        QuestionSource,
         Recipe,
-        Task,
         TaskSpec,
         TelemetryProvider,
         TelemetrySpec,
@@ -86,7 +86,7 @@ def load(kind: Literal["telemetry"], name: str) -> Extension[TelemetryProvider]:
 @overload
 def load(kind: Literal["panel"], name: str) -> Extension[Panel]: ...
 @overload
-def load(kind: Literal["task"], name: str) -> Extension[Task]: ...
+def load(kind: Literal["task"], name: str) -> Extension[QuestionSource]: ...
 @overload
 def load(kind: KindName, name: str) -> Extension[Any] | Recipe: ...
 def load(kind: KindName, name: str) -> Extension[Any] | Recipe:
@@ -251,7 +251,7 @@ def build(kind: Literal["telemetry"], choice: Choice, context: TelemetrySpec) ->
 @overload
 def build(kind: Literal["panel"], choice: Choice, context: PanelSpec) -> Panel: ...
 @overload
-def build(kind: Literal["task"], choice: Choice, context: TaskSpec) -> Task: ...
+def build(kind: Literal["task"], choice: Choice, context: TaskSpec) -> QuestionSource: ...
 def build(kind: Literal["tree", "allocator", "telemetry", "panel", "task"], choice: Choice, context: Any) -> Any:
     """Make the object a `Choice` stands for. Raises PluginError for a faulty plugin, ConfigError for faulty options."""
     return builder(kind, choice)(context)

@@ -42,7 +42,7 @@ KINDS: dict[KindName, Kind] = {
     ),
     "recipe": Kind("recipe", "mccore.recipes", "mccore_recipe", "RunConfig", "recipe"),
     "panel": Kind("panel", "mccore.panels", "mccore_panel", "Panel", "panel"),
-    "task": Kind("task", "mccore.tasks", "mccore_task", "Task", "task"),
+    "task": Kind("task", "mccore.tasks", "mccore_task", "QuestionSource", "task"),
 }
 
 

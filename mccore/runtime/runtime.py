@@ -149,7 +149,7 @@ class Runtime:
         """What a training stage reads, as tokens, made where it isn't there: the corpus for `base`, conversations with
         their mask for the others. `build` also checks a store that is there, and makes it again when it is damaged.
         """
-        config, key = self.config, self._store_key(stage)
+        config, key = self.config, _store_key(self, stage)
         if not stage_spec(stage).chat:
             splits = corpus_splits(self.corpus, self.tokenizer, self.progress)
         else:
@@ -159,20 +159,7 @@ class Runtime:
 
     def has_store(self, stage: StageName) -> bool:
         """Whether what a training stage reads is there as tokens, so that reading it makes nothing."""
-        return store_path(self.cache, self._store_key(stage)).is_dir()
-
-    def _store_key(self, stage: StageName) -> dict[str, Any]:
-        key: dict[str, Any] = {"kind": "text", "corpus": None, "tokenizer": self.tokenizer.fingerprint}
-        if not stage_spec(stage).chat:
-            return {**key, "corpus": self.corpus.manifest()}
-        mixture = self.mixture(stage)
-        return key | {
-            "kind": "chat",
-            "corpus": self.conversations_version(mixture),
-            "code": code_version(),
-            "mixture": dict(sorted(mixture.items())),
-            "seed": self.config.seed,
-        }
+        return store_path(self.cache, _store_key(self, stage)).is_dir()
 
     def conversations_version(self, mixture: Mapping[str, int]) -> dict[str, Any]:
         """What the content of a mixture's sources depends on beside their names. Raises InputChanged where it isn't what the
@@ -339,6 +326,21 @@ class Runtime:
         if length := megacontext.enabled and megacontext.baseline_tokens:
             batches = parts_of(batches, length)
         return bits_per_byte(gpt, batches, self.token_bytes, all_reduce=self.world.sum)
+
+
+def _store_key(runtime: Runtime, stage: StageName) -> dict[str, Any]:
+    """What the tokens of a training stage are made from."""
+    key: dict[str, Any] = {"kind": "text", "corpus": None, "tokenizer": runtime.tokenizer.fingerprint}
+    if not stage_spec(stage).chat:
+        return {**key, "corpus": runtime.corpus.manifest()}
+    mixture = runtime.mixture(stage)
+    return key | {
+        "kind": "chat",
+        "corpus": runtime.conversations_version(mixture),
+        "code": code_version(),
+        "mixture": dict(sorted(mixture.items())),
+        "seed": runtime.config.seed,
+    }
 
 
 def look_at(run: RunDir, stage: StageName) -> Runtime:

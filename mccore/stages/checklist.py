@@ -44,7 +44,7 @@ _BY_CHOICE = ("not among the stages of this run", "eval.", "megacontext.")  # wh
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckItem:
     """One item of the list. `values` are the figures behind the words."""
 
     name: str
@@ -53,7 +53,7 @@ class Check:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def check_run(run: RunDir, *, against: RunDir | None = None, device: str = "auto") -> list[Check]:
+def check_run(run: RunDir, *, against: RunDir | None = None, device: str = "auto") -> list[CheckItem]:
     """The whole list, in order. against: a run whose validation losses this one should reach.
 
     Raises nothing that a damaged run is at fault for: that is an item that fails.
@@ -70,32 +70,34 @@ def check_run(run: RunDir, *, against: RunDir | None = None, device: str = "auto
     ]
 
 
-def complete_stages(run: RunDir) -> Check:
+def complete_stages(run: RunDir) -> CheckItem:
     """Whether every stage left its result."""
     missing = [stage for stage in run.config.stages if not run.completed(stage)]
     state = run.outcome().state
     if missing:
-        return Check("stages", "fail", f"the run is {state}: no result of {', '.join(missing)}", {"missing": missing})
-    return Check("stages", "pass", f"all {len(run.config.stages)} stages are complete")
+        return CheckItem(
+            "stages", "fail", f"the run is {state}: no result of {', '.join(missing)}", {"missing": missing}
+        )
+    return CheckItem("stages", "pass", f"all {len(run.config.stages)} stages are complete")
 
 
-def complete_report(run: RunDir, events: list[Event]) -> Check:
+def complete_report(run: RunDir, events: list[Event]) -> CheckItem:
     """Whether the report was written and says all that a reader of this run may expect."""
     try:
         absent = [entry for entry in collect(run, events)["missing"] if not entry["why"].startswith(_BY_CHOICE)]
     except MccoreError as error:
-        return Check("report", "fail", error.message)
+        return CheckItem("report", "fail", error.message)
     if REPORT_STAGE not in run.config.stages:
-        return Check("report", "skipped", "the run has no report stage; `mccore report` writes one at any time")
+        return CheckItem("report", "skipped", "the run has no report stage; `mccore report` writes one at any time")
     if gone := [name for name in ("report.md", "report.json") if not (run.report_dir / name).is_file()]:
-        return Check("report", "fail", f"{', '.join(gone)} is missing: `mccore report {run.name}` writes it")
+        return CheckItem("report", "fail", f"{', '.join(gone)} is missing: `mccore report {run.name}` writes it")
     if absent:
         said = "; ".join(f"{entry['what']} ({entry['why']})" for entry in absent)
-        return Check("report", "fail", f"it lacks {said}", {"missing": [entry["what"] for entry in absent]})
-    return Check("report", "pass", "nothing is missing but what the configuration leaves out")
+        return CheckItem("report", "fail", f"it lacks {said}", {"missing": [entry["what"] for entry in absent]})
+    return CheckItem("report", "pass", "nothing is missing but what the configuration leaves out")
 
 
-def losses_of(run: RunDir, events: list[Event]) -> Iterator[Check]:
+def losses_of(run: RunDir, events: list[Event]) -> Iterator[CheckItem]:
     """Whether each training loss is a number throughout and ended below where it began."""
     found = curves(events)
     for stage in _stages(run, ENCODED_STAGES):
@@ -108,68 +110,68 @@ def losses_of(run: RunDir, events: list[Event]) -> Iterator[Check]:
         metrics = found.get(stage, {})
         points = metrics.get("token_loss") or metrics.get("loss") or []
         if bad:
-            yield Check(
+            yield CheckItem(
                 name, "fail", f"it wasn't a number at step {bad[0]} and {len(bad) - 1} others", {"steps": bad[:100]}
             )
         elif len(points) < 2:
-            yield Check(name, "skipped", "the run recorded no steps of it")
+            yield CheckItem(name, "skipped", "the run recorded no steps of it")
         else:
             tenth = max(1, len(points) // 10)
             first, last = (sum(y for _, y in part) / tenth for part in (points[:tenth], points[-tenth:]))
             status: Status = "pass" if last < first else "fail"
-            yield Check(name, status, f"{first:.4f} -> {last:.4f}", {"first": first, "last": last})
+            yield CheckItem(name, status, f"{first:.4f} -> {last:.4f}", {"first": first, "last": last})
 
 
-def losses_again(run: RunDir, device: str) -> Iterator[Check]:
+def losses_again(run: RunDir, device: str) -> Iterator[CheckItem]:
     """Whether each stage's newest checkpoint has the validation loss that the stage recorded."""
     for stage in _stages(run, ENCODED_STAGES):
         name = f"validation loss of {stage} again"
         try:
             yield _again(run, stage, name, device)
         except MccoreError as error:
-            yield Check(name, "fail", error.message)
+            yield CheckItem(name, "fail", error.message)
 
 
-def _again(run: RunDir, stage: str, name: str, device: str) -> Check:
+def _again(run: RunDir, stage: str, name: str, device: str) -> CheckItem:
     recorded = (run.read_result(stage) or {}).get("val_loss")
     if not isinstance(recorded, int | float):
-        return Check(name, "skipped", "the stage recorded none")
+        return CheckItem(name, "skipped", "the stage recorded none")
     runtime, section = look_at(run, stage), stage_config(run.config, stage)
     assert isinstance(section, EncodedTrainConfig)
     if section.eval_tokens > MOST_VAL_TOKENS:
         why = f"it takes {section.eval_tokens:,} tokens, more than {MOST_VAL_TOKENS:,}; `mccore eval` measures it"
-        return Check(name, "skipped", why)
+        return CheckItem(name, "skipped", why)
     if not runtime.has_store(stage):
-        return Check(name, "skipped", f"its tokens aren't in {runtime.cache} any more")
+        return CheckItem(name, "skipped", f"its tokens aren't in {runtime.cache} any more")
     path = latest(run.checkpoint_dir(stage))
     if path is None:
-        return Check(name, "fail", "the stage has no checkpoint")
+        return CheckItem(name, "fail", "the stage has no checkpoint")
     gpt = open_on(path, device).gpt
     found = runtime.validate(gpt, runtime.rows(stage, "val"), section.eval_tokens, section.micro_batch_rows).val_loss
     same = abs(found - recorded) <= SAME_LOSS * abs(recorded)
     said = f"{found:.4f}, recorded {recorded:.4f}"
-    return Check(name, "pass" if same else "fail", said, {"found": found, "recorded": recorded})
+    return CheckItem(name, "pass" if same else "fail", said, {"found": found, "recorded": recorded})
 
 
-def parity(run: RunDir, against: RunDir) -> Iterator[Check]:
+def parity(run: RunDir, against: RunDir) -> Iterator[CheckItem]:
     """Whether validation losses are within PARITY of another run's, or below."""
     for stage in _stages(run, ENCODED_STAGES):
         name = f"loss parity of {stage}"
         try:
             ours, theirs = ((each.read_result(stage) or {}).get("val_loss") for each in (run, against))
         except MccoreError as error:
-            yield Check(name, "fail", error.message)
+            yield CheckItem(name, "fail", error.message)
             continue
         if not isinstance(ours, int | float) or not isinstance(theirs, int | float):
             who = run.name if not isinstance(ours, int | float) else against.name
-            yield Check(name, "skipped", f"{who} recorded no validation loss of {stage}")
+            yield CheckItem(name, "skipped", f"{who} recorded no validation loss of {stage}")
             continue
         status: Status = "pass" if ours <= theirs * (1 + PARITY) else "fail"
         said = f"{ours:.4f} beside {theirs:.4f} of {against.name}, {100 * (ours / theirs - 1):+.1f} %"
-        yield Check(name, status, said, {"ours": ours, "theirs": theirs})
+        yield CheckItem(name, status, said, {"ours": ours, "theirs": theirs})
 
 
-def audit(run: RunDir) -> Iterator[Check]:
+def audit(run: RunDir) -> Iterator[CheckItem]:
     """Whether every checkpoint is whole, fits the run and is the one that its stage ended with."""
     for stage in _stages(run, TRAINING_STAGES):
         name = f"checkpoints of {stage}"
@@ -177,11 +179,11 @@ def audit(run: RunDir) -> Iterator[Check]:
             paths = list_checkpoints(run.checkpoint_dir(stage))
             broken = [path.name for path in incomplete_checkpoints(run.checkpoint_dir(stage))]
             if not paths or broken:
-                yield Check(name, "fail", f"incomplete: {', '.join(broken)}" if broken else "there is none")
+                yield CheckItem(name, "fail", f"incomplete: {', '.join(broken)}" if broken else "there is none")
                 continue
-            yield Check(name, "pass", _audited(run, stage, paths), {"steps": [step_of(path) for path in paths]})
+            yield CheckItem(name, "pass", _audited(run, stage, paths), {"steps": [step_of(path) for path in paths]})
         except MccoreError as error:
-            yield Check(name, "fail", error.message)
+            yield CheckItem(name, "fail", error.message)
 
 
 def _audited(run: RunDir, stage: str, paths: Sequence[Path]) -> str:
@@ -207,28 +209,28 @@ def _audited(run: RunDir, stage: str, paths: Sequence[Path]) -> str:
     return f"{len(paths)} sound, every file's checksum is right; the newest is of step {step_of(paths[-1]):,}"
 
 
-def answers(run: RunDir, device: str) -> Check:
+def answers(run: RunDir, device: str) -> CheckItem:
     """Whether the model that people would talk to answers, and how soon."""
     name = "chat"
     try:
         stage, path = find_checkpoint(run, None)
-        replies, values = _ask(run, open_on(path, device), plain=not stage_spec(stage).chat)
+        replies, values = _converse(run, open_on(path, device), plain=not stage_spec(stage).chat)
     except MccoreError as error:
-        return Check(name, "fail", error.message)
+        return CheckItem(name, "fail", error.message)
     said = (
         f"{len(PROMPTS)} messages to {stage}: first token after {1000 * values['first_token_seconds']:.0f} ms at most, "
         f"then {values['tokens_per_second']:.1f} tokens/s"
     )
     values = {**values, "stage": stage, "replies": replies}
     if not any(reply.strip() for reply in replies):
-        return Check(name, "fail", f"{said}; every reply is empty", values)
+        return CheckItem(name, "fail", f"{said}; every reply is empty", values)
     slow = values["tokens_per_second"] < LEAST_TOKENS_PER_SECOND and values["new_tokens"] > len(PROMPTS)
     if slow or values["first_token_seconds"] > MOST_FIRST_SECONDS:
-        return Check(name, "fail", f"{said}: slower than a person waits", values)
-    return Check(name, "pass", said, values)
+        return CheckItem(name, "fail", f"{said}: slower than a person waits", values)
+    return CheckItem(name, "pass", said, values)
 
 
-def _ask(run: RunDir, opened: OpenModel, *, plain: bool) -> tuple[list[str], dict[str, Any]]:
+def _converse(run: RunDir, opened: OpenModel, *, plain: bool) -> tuple[list[str], dict[str, Any]]:
     """One conversation, greedily: in a session where the run has them. Returns the replies and what they took."""
     from mccore.data.tokenizer.reply import prose
     from mccore.generate.chat import ChatSession

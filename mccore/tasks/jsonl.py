@@ -152,7 +152,7 @@ def _read_once(paths: tuple[Path, ...], strict: bool, stats: object) -> ReadConv
 
     for path in paths:
         name, kind, place = spell(path.name), *(("parquet", "row") if is_parquet(path) else ("jsonl", "line"))
-        for number, value in _values(path, pass_over):
+        for number, value in _values_of(path, pass_over):
             where = f"{spell(path)}, {place} {number}"
             try:
                 made = recognise(value, where=where, task=f"{kind}:{name}", id=f"{name}:{number}")
@@ -170,7 +170,7 @@ def _read_once(paths: tuple[Path, ...], strict: bool, stats: object) -> ReadConv
     return found
 
 
-def _values(path: Path, on_bad: Callable[[DataError], None]) -> Iterator[tuple[int, Any]]:
+def _values_of(path: Path, on_bad: Callable[[DataError], None]) -> Iterator[tuple[int, Any]]:
     """(line from 1 or row from 0, value) of a file."""
     if not is_parquet(path):
         yield from read_json_values(path, on_bad=on_bad)

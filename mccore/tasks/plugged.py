@@ -1,4 +1,4 @@
-"""Tasks of other packages (`mccore.api.Task`), as tasks of ours.
+"""Tasks of other packages (`mccore.api.QuestionSource`), as tasks of ours.
 
 Questions are read once a process and checked: a fault is told with the package that it is from. What is held out is decided here,
 by the hash of each question's id, so a plugin can't train on what it is asked.
@@ -18,7 +18,7 @@ from mccore.data.conversation import Conversation, Split, exchange, split_of
 from mccore.data.corpora.document import Progress
 from mccore.errors import PluginError
 from mccore.host.paths import cache_dir
-from mccore.tasks.benchmarks.letters import LetterTask, Question
+from mccore.tasks.benchmarks.letters import LetterQuestion, LetterTask
 from mccore.tasks.hub import Row
 from mccore.tasks.task import FreeAnswers, GenerationRequest, Judgement, Response
 
@@ -29,7 +29,7 @@ class _Plugged(NamedTuple):
     """A task of a plugin and all its questions."""
 
     name: str
-    task: api.Task
+    task: api.QuestionSource
     questions: tuple[api.Question, ...]
 
     def of(self, split: Split, seed: int, limit: int | None) -> list[api.Question]:
@@ -46,10 +46,10 @@ class _Plugged(NamedTuple):
         return {"questions": len(self.questions), "sha256": digest.hexdigest()}
 
 
-def open_plugged(name: str) -> FreeTask | ChoiceTask:
+def open_plugged(name: str) -> PluggedQuestions | PluggedChoices:
     """The task that a plugin of this name gives. Raises PluginError for a faulty one."""
     found = _read(name)
-    return ChoiceTask(found) if found.questions[0].choices else FreeTask(found)
+    return PluggedChoices(found) if found.questions[0].choices else PluggedQuestions(found)
 
 
 @lru_cache(maxsize=16)
@@ -86,7 +86,7 @@ def _fault(name: str, what: str) -> PluginError:
     return PluginError(f"task {name!r} can't be used: {what}", blame=row.blame, hint=f"report it to {row.distribution}")
 
 
-class FreeTask(FreeAnswers):
+class PluggedQuestions(FreeAnswers):
     """Questions that are answered freely."""
 
     def __init__(self, found: _Plugged) -> None:
@@ -120,7 +120,7 @@ class FreeTask(FreeAnswers):
         raise _fault(self.name, f"its score is {score!r:.60}, not a number from 0 to 1")
 
 
-class ChoiceTask(LetterTask):
+class PluggedChoices(LetterTask):
     """Questions with choices, answered by their letter."""
 
     on_hub = False
@@ -128,14 +128,14 @@ class ChoiceTask(LetterTask):
     def __init__(self, found: _Plugged) -> None:
         self.name, self._found = found.name, found
 
-    def question(self, row: Row) -> Question:
+    def question(self, row: Row) -> LetterQuestion:
         raise NotImplementedError("its questions don't come from a table")
 
-    def _questions(self, split: Split, seed: int, limit: int | None) -> Sequence[tuple[str, Question]]:
+    def _questions(self, split: Split, seed: int, limit: int | None) -> Sequence[tuple[str, LetterQuestion]]:
         return [
             (
                 question.id,
-                Question(
+                LetterQuestion(
                     question.text,
                     tuple(_LETTERS[: len(question.choices)]),
                     question.choices,

@@ -1,4 +1,4 @@
-"""The contract of tasks (`mccore.api.Task`)."""
+"""The contract of tasks (`mccore.api.QuestionSource`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mccore.api import Question, Task, TaskSpec
+from mccore.api import Question, QuestionSource, TaskSpec
 from mccore.testing.extensions import ExtensionSuite
 
 
@@ -14,14 +14,14 @@ class TaskSuite(ExtensionSuite):
     """Subclass it and override `extension`."""
 
     @pytest.fixture
-    def task(self, tmp_path: Path) -> Task:
+    def task(self, tmp_path: Path) -> QuestionSource:
         """The task, built with `options`."""
         product = self.extension().build(self.options(), TaskSpec(tmp_path / "task"))
-        assert isinstance(product, Task)
+        assert isinstance(product, QuestionSource)
         return product
 
     @pytest.fixture
-    def questions(self, task: Task) -> list[Question]:
+    def questions(self, task: QuestionSource) -> list[Question]:
         """Everything it asks."""
         return list(task.questions())
 
@@ -47,16 +47,16 @@ class TaskSuite(ExtensionSuite):
                 assert len(question.choices) <= 26, f"{question.id!r} has more choices than letters"
                 assert question.choices.count(question.answer) == 1, f"{question.id!r}: one choice is the answer"
 
-    def test_the_same_every_time(self, task: Task, questions: list[Question], tmp_path: Path) -> None:
+    def test_the_same_every_time(self, task: QuestionSource, questions: list[Question], tmp_path: Path) -> None:
         again = self.extension().build(self.options(), TaskSpec(tmp_path / "another"))
         assert list(task.questions()) == questions
         assert list(again.questions()) == questions
 
-    def test_scores_lie_between_0_and_1(self, task: Task, questions: list[Question]) -> None:
+    def test_scores_lie_between_0_and_1(self, task: QuestionSource, questions: list[Question]) -> None:
         for question in [one for one in questions if not one.choices][:100]:
             said = ("", "\x1b[2J", "no idea " * 500, question.text, question.answer, question.reply)
             assert all(0 <= task.score(question, text) <= 1 for text in said), f"{question.id!r}"
 
-    def test_the_reply_that_is_trained_on_is_right(self, task: Task, questions: list[Question]) -> None:
+    def test_the_reply_that_is_trained_on_is_right(self, task: QuestionSource, questions: list[Question]) -> None:
         for question in [one for one in questions if not one.choices][:100]:
             assert task.score(question, question.reply or question.answer) == 1, f"{question.id!r}"

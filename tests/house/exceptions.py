@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-LARGE_FILES: dict[str, str] = {}
+LARGE_FILES: dict[str, str] = {
+    "mccore/api.py": "the contracts of six kinds of plugins, which their authors read in one place",
+}
 
 LONG_FUNCTIONS: dict[str, str] = {}
 

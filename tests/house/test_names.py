@@ -17,6 +17,8 @@ STAGE_LITERALS: dict[str, str] = {
     "mccore/config/stages.py": "the table",
     "mccore/tasks/stdlib/needle.py": "a word that hides as a needle",
     "mccore/testing/telemetry.py": "an event made up for plugin authors",
+    "mccore/exchange/nanochat.py": "nanochat's folders, and the stages that they are",
+    "mccore/cli/imports.py": "what a model is where its files don't say",
 }
 
 # Metrics that share their name with something else: a word, a setting, a figure of a tokenizer or of a result.
@@ -27,6 +29,8 @@ SHARED = {
 
 # file -> why it names a metric
 METRIC_LITERALS: dict[str, str] = {
+    "mccore/exchange/nanochat.py": "nanochat's files call it so",
+    "mccore/stages/checklist.py": "finds again what a stage recorded",
     "mccore/report/results.py": "its table has three columns",
     "mccore/events/metrics.py": "the table",
     "mccore/events/types.py": "an event of a metric's name",

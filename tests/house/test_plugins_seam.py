@@ -10,6 +10,7 @@ from tests.house.sources import modules, room_of
 BUILDERS: dict[str, str] = {
     "mccore/telemetry/providers.py": "a launcher's providers live in a process without torch",
     "mccore/tui/panels.py": "panels are drawn by the monitor, which has no runtime",
+    "mccore/tasks/plugged.py": "a task is opened by its name wherever one is used",
     "mccore/telemetry/probe.py": "a doctor sends through a provider without a run",
 }
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from mccore.cli import main
 from mccore.runs.checkpoints import SUMS_FILE, file_sha256, latest
 from mccore.runs.rundir import RunDir
-from mccore.stages.checklist import Check, check_run
+from mccore.stages.checklist import CheckItem, check_run
 from tests.support.small_run import BATCH
 
 
@@ -38,7 +38,7 @@ def run(whole: RunDir) -> Any:
     shutil.rmtree(path)
 
 
-def found(run: RunDir, **options: Any) -> dict[str, Check]:
+def found(run: RunDir, **options: Any) -> dict[str, CheckItem]:
     return {check.name: check for check in check_run(run, device="cpu", **options)}
 
 

@@ -18,7 +18,7 @@ from mccore.tasks.task import Judgement, LikelihoodRequest, Option, Response, Ta
 
 
 @dataclass(frozen=True)
-class Question:
+class LetterQuestion:
     """A question, its choices with their letters, and which one is right."""
 
     text: str
@@ -45,13 +45,13 @@ class LetterTask(Task[LikelihoodRequest]):
     on_hub = True
 
     @abstractmethod
-    def question(self, row: Row) -> Question:
+    def question(self, row: Row) -> LetterQuestion:
         """The question of a row. Raises KeyError, TypeError, ValueError or IndexError for a row of another shape."""
 
-    def _questions(self, split: Split, seed: int, limit: int | None) -> Sequence[tuple[str, Question]]:
+    def _questions(self, split: Split, seed: int, limit: int | None) -> Sequence[tuple[str, LetterQuestion]]:
         return [(id, self._read(id, row)) for id, row in self.table.rows(split, seed=seed, limit=limit)]
 
-    def _read(self, id: str, row: Row) -> Question:
+    def _read(self, id: str, row: Row) -> LetterQuestion:
         try:
             return self.question(row)
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -92,7 +92,7 @@ class LetterTask(Task[LikelihoodRequest]):
         return self.table.fingerprint()
 
 
-def _request(id: str, question: Question) -> LikelihoodRequest:
+def _request(id: str, question: LetterQuestion) -> LikelihoodRequest:
     prompt: tuple[Message] = ({"role": "user", "content": question.render()},)
     return LikelihoodRequest(
         id=id,
@@ -113,21 +113,23 @@ class MMLU(LetterTask):
         {"train": "all/auxiliary_train-*.parquet", "val": "all/validation-*.parquet", "test": "all/test-*.parquet"},
     )
 
-    def question(self, row: Row) -> Question:
+    def question(self, row: Row) -> LetterQuestion:
         choices = tuple(map(str, row["choices"]))
         letters = tuple("ABCD"[: len(choices)])
-        return Question(str(row["question"]), letters, choices, range(len(letters))[row["answer"]], str(row["subject"]))
+        return LetterQuestion(
+            str(row["question"]), letters, choices, range(len(letters))[row["answer"]], str(row["subject"])
+        )
 
 
 class _Arc(LetterTask):
     """Science questions of schools with three to five choices (arXiv 1803.05457)."""
 
-    def question(self, row: Row) -> Question:
+    def question(self, row: Row) -> LetterQuestion:
         letters = tuple(map(str, row["choices"]["label"]))  # A to E, or 1 to 5
         choices = tuple(map(str, row["choices"]["text"]))
         if len(letters) != len(choices):
             raise ValueError(f"{len(choices)} choices have {len(letters)} letters")
-        return Question(str(row["question"]), letters, choices, letters.index(row["answerKey"]))
+        return LetterQuestion(str(row["question"]), letters, choices, letters.index(row["answerKey"]))
 
 
 def _arc(name: str) -> HubTable:
