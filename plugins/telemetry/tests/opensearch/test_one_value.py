@@ -20,12 +20,11 @@ from mccore.config import Choice, RunConfig
 from mccore.events import METRICS, EventWriter, last_metrics, read_events
 from mccore.runs.rundir import RunDir
 from mccore.telemetry.relay import Relay
-from tests.support.opensearch_node import Unavailable, opensearch_node
 
-from .collectors import Received, collector, received
-from .events import every_metric, spec, step
-from .servers import get, wait_for
-from .test_prometheus import start_gateway
+from ..collectors import Received, collector, received
+from ..events import every_metric, spec, step
+from ..servers import get, wait_for
+from ..test_prometheus import start_gateway
 
 LEFT_OUT = {"heartbeat"}  # an age, which each system takes when it is asked
 
@@ -59,14 +58,14 @@ def collector_values(found: Received) -> dict[str, float]:
     return values
 
 
-def node_values(address: str) -> dict[str, float]:
+def node_values(address: str, stream: str) -> dict[str, float]:
     """Values by their names in METRICS; null, which says nothing of a number, is NaN."""
     client = connect(OpenSearchOptions(), address, None, None)
     found: dict[str, float] = {}
-    if not client.indices.exists(index="mccore-events"):
+    if not client.indices.exists(index=stream):
         return found
-    client.indices.refresh(index="mccore-events")
-    for hit in client.search(index="mccore-events", body={"size": 100, "sort": [{"time": "asc"}]})["hits"]["hits"]:
+    client.indices.refresh(index=stream)
+    for hit in client.search(index=stream, body={"size": 100, "sort": [{"time": "asc"}]})["hits"]["hits"]:
         source = hit["_source"]
         values = source.get("metrics", {}) | {part["name"]: part["value"] for part in source.get("parts", ())}
         found |= {name: math.nan if value is None else value for name, value in values.items()}
@@ -83,17 +82,12 @@ def wandb_values(run: Path) -> dict[str, float]:
     return found
 
 
-def start_node(stack: ExitStack, directory: Path) -> str:
-    """A node that has taken a document already: the first takes a cold one longer than a run waits at its end."""
-    try:
-        url = stack.enter_context(opensearch_node()).url
-    except Unavailable as reason:
-        pytest.skip(str(reason))
-    options = OpenSearchOptions(url=url, stream="other", timeout_seconds=60.0)
+def warm_up(node: str, directory: Path) -> None:
+    """The first document takes a cold node longer than a run waits at its end."""
+    options = OpenSearchOptions(url=node, stream="other", timeout_seconds=60.0)
     first = OpenSearchTelemetry(options, spec(directory, patience_seconds=60.0))
     first.record(step(1))
     first.close()
-    return url
 
 
 def same(value: float, expected: float) -> bool:
@@ -102,15 +96,15 @@ def same(value: float, expected: float) -> bool:
 
 @pytest.mark.servers
 @pytest.mark.timeout(600)
-def test_every_metric_has_the_same_last_value_everywhere(tmp_path: Path) -> None:
+def test_every_metric_has_the_same_last_value_everywhere(tmp_path: Path, node: str, stream: str) -> None:
     with ExitStack() as stack:
         gateway = start_gateway(stack, tmp_path / "gateway.log")
         http, _, out = stack.enter_context(collector(tmp_path / "collector"))
-        node = start_node(stack, tmp_path)
+        warm_up(node, tmp_path)
         choices = (
             Choice(name="prometheus", options={"mode": "push", "gateway": gateway}),
             Choice(name="otel", options={"endpoint": http, "protocol": "http/protobuf"}),
-            Choice(name="opensearch", options={"url": node, "timeout_seconds": 20.0}),
+            Choice(name="opensearch", options={"url": node, "stream": stream, "timeout_seconds": 20.0}),
             Choice(name="wandb", options={"mode": "offline"}),
         )
         run = RunDir.create(tmp_path, "a-run", RunConfig(telemetry=choices))
@@ -118,12 +112,12 @@ def test_every_metric_has_the_same_last_value_everywhere(tmp_path: Path) -> None
         relay = Relay.start(run, {}, ranks=1)
         assert relay is not None
         # A node on a busy machine needs longer than a provider is given at the end.
-        wait_for(lambda: "heartbeat" in node_values(node), 120)
+        wait_for(lambda: "heartbeat" in node_values(node, stream), 120)
         assert relay.end(60.0) == "", (run.path / "logs" / "telemetry.log").read_text()
         events = read_events(run.events_dir)
         assert {event.data["state"] for event in events if event.type == "telemetry"} == {"ready"}  # W&B, of its log
         shown = gateway_values(get(f"{gateway}/metrics"))
-        indexed = node_values(node)
+        indexed = node_values(node, stream)
         sent = collector_values(wait_for(lambda: found if (found := received(out)).metrics else None))
     recorded = wandb_values(run.path)
     emitted = last_metrics(events)
