@@ -6,10 +6,12 @@ own event file hold whatever the node lacks, and sending a run again fills the g
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -170,7 +172,8 @@ def _url_of_environment() -> str:
 
 def connect(options: OpenSearchOptions, url: str, password: SecretStr | None, api_key: SecretStr | None) -> OpenSearch:
     """A client that tries once and prints nothing: pauses and reports are the provider's."""
-    from opensearchpy import OpenSearch
+    with _absent("aiohttp"):
+        from opensearchpy import OpenSearch
 
     # Without a handler the client's warnings about every failed request would go to standard error.
     logging.getLogger("opensearch").addHandler(logging.NullHandler())
@@ -189,6 +192,22 @@ def connect(options: OpenSearchOptions, url: str, password: SecretStr | None, ap
             if value:
                 settings[name] = str(Path(value).expanduser())
     return OpenSearch(hosts=[url], max_retries=0, retry_on_timeout=False, pool_maxsize=1, **settings)
+
+
+@contextlib.contextmanager
+def _absent(package: str) -> Iterator[None]:
+    """Import as if a package weren't installed, unless it is loaded already.
+
+    Where there is aiohttp, opensearch-py loads it and an asynchronous client that nothing here uses: 10 MB of the process.
+    """
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # what the import system takes for a package that isn't there
+    try:
+        yield
+    finally:
+        sys.modules.pop(package, None)
 
 
 @hookimpl

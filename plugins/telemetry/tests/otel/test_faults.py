@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import trustme
 from google.rpc.status_pb2 import Status
+from mccore_telemetry.shared.identity import event_id
 
 from mccore.api import EventsLost
 from mccore.events import Event
 
 from ..collectors import Answer, ToldCollector, attributes
-from ..events import BEGAN, run_events, step
+from ..events import BEGAN, RUN_ID, run_events, step
 from .conftest import events_lost, provider_of
 
 
@@ -107,6 +108,9 @@ def test_what_was_taken_though_nobody_said_so_can_be_told_from_others_when_it_co
     records = {attributes(log)["log.record.uid"] for log in told.received.logs}
     assert (len(told.received.spans), len(spans)) == (12, 6)
     assert (len(told.received.logs), len(records)) == (10, 5)
+    # The id is the event's, so it is the same for whoever sends the run again.
+    said = ("run.start", "alert", "stage.end", "run.end")
+    assert records == {event_id(event, RUN_ID) for event in run_events() if event.type in said}
 
 
 def test_what_is_too_large_is_sent_in_pieces_and_one_that_still_is_is_lost(tmp_path: Path, told: ToldCollector) -> None:

@@ -84,3 +84,18 @@ def test_a_million_take_a_bit_each_and_none_once_nobody_can_lose_them_any_more()
     assert lost.size <= 1_000_000 // 8 + 1
     lost.forget(1_000_001)
     assert lost.size <= 1
+
+
+def test_what_is_told_is_remembered_until_no_signal_can_lose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logs are refused for good while metrics wait since the first event, and spans since a later one."""
+    answers = {"logs": Refused("400"), "traces": Refused("503", again=True), "metrics": Refused("503", again=True)}
+    monkeypatch.setattr("mccore_telemetry.otel.pipeline.connect", lambda target: Answering(answers[target.signal]))
+    pipeline = Pipeline(spec(tmp_path), {signal: Target(signal, "http://h:1") for signal in SIGNALS})
+    alert = Event("alert", BEGAN, stage="base", data={"metric": "mfu", "value": 0.1, "advice": "look"})
+    checkpoint = Event("checkpoint", BEGAN, stage="base", data={"seconds": 0.1})
+    for event in [alert] * 100 + [checkpoint] * 100:
+        pipeline.record(event)
+    assert count_lost(pipeline.send) == 100
+    assert count_lost(lambda: pipeline.close(time.monotonic() + 60.0)) == 100

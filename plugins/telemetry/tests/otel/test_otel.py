@@ -217,10 +217,10 @@ def test_the_traceback_of_a_failed_stage_is_in_its_span_and_its_log_record(tmp_p
 def test_headers_are_sent_and_never_shown(tmp_path: Path, told: ToldCollector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20hunter2secret,x-scope=a")
     provider = provider_of(told.address, tmp_path)
-    told.answer = Answer(401, headers={"X-Echo": "hunter2secret"})
+    told.answer = Answer(401, content=b"no such key: hunter2secret")
     for event in run_events():
         provider.record(event)
-    assert "hunter2" not in events_lost(provider)[1]
+    assert events_lost(provider)[1].endswith("401 Unauthorized: no such key: ***")
     sent = {name.lower(): value for name, value in told.headers[0].items()}
     assert (sent["authorization"], sent["x-scope"]) == ("Bearer hunter2secret", "a")
     options = OtelOptions(endpoint=told.address)
