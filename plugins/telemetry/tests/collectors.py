@@ -108,6 +108,7 @@ class Answer:
     rejected: int = 0
     silent: bool = False
     content: bytes | None = None  # instead of OTLP's answer
+    echo: bool = False  # says what it was sent to get in with
     lost: bool = False  # what was accepted is kept, and the connection breaks before it is said
 
 
@@ -126,8 +127,10 @@ class ToldCollector:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:
+            def _any(self) -> None:
                 told.handle(self)
+
+            do_POST = do_PUT = do_GET = do_HEAD = _any
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
@@ -144,7 +147,7 @@ class ToldCollector:
         if self.over.is_set():  # a connection that was kept alive
             request.close_connection = True
             return
-        body = request.rfile.read(int(request.headers["Content-Length"]))
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         answer, signal = self.answer, request.path.rpartition("/")[2]
         self.requests.append(signal)
         self.headers.append(dict(request.headers))
@@ -166,6 +169,8 @@ class ToldCollector:
             return
         if answer.content is not None:
             content = answer.content
+        if answer.echo:
+            content = f"not with {request.headers.get('Authorization')}".encode()
         with contextlib.suppress(OSError):  # whoever asked didn't wait
             request.send_response(answer.status)
             for name, value in {**answer.headers, "Content-Length": str(len(content))}.items():

@@ -1,4 +1,4 @@
-"""Secrets planted for every provider, whose servers refuse them: nothing that is written or printed has one."""
+"""Secrets planted for every provider, whose servers refuse them and say them back: nothing written or printed has one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from mccore.events import read_events
 from mccore.runs.rundir import RunDir
 
 from .collectors import Answer, ToldCollector
-from .servers import free_port
+from .servers import wait_for
 from .test_runs import PROGRAM, STEPS
 
 MARK = "hunter2"
+PASSWORD = f"prometheus-{MARK}/&"
+SECRETS = (MARK.encode(), b64encode(f"me:{PASSWORD}".encode()))
 PROVIDERS = ("otel", "prometheus", "opensearch", "wandb")
 
 
@@ -28,7 +31,7 @@ PROVIDERS = ("otel", "prometheus", "opensearch", "wandb")
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An environment with every provider on, each with a secret and a server that says 401."""
     with ToldCollector() as told:
-        told.answer = Answer(401)
+        told.answer = Answer(401, echo=True)
         for name in list(os.environ):
             if name.startswith(("OTEL_", "MC_OTEL", "WANDB_", "MCCORE_")):
                 monkeypatch.delenv(name)
@@ -38,8 +41,8 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             "MCCORE_PROMETHEUS_MODE": "push",
             "MCCORE_PROMETHEUS_GATEWAY": told.address,
             "MCCORE_PROMETHEUS_USER": "me",
-            "PROMETHEUS_PASSWORD": f"prometheus-{MARK}/&",
-            "MCCORE_OPENSEARCH_URL": f"http://127.0.0.1:{free_port()}",
+            "PROMETHEUS_PASSWORD": PASSWORD,
+            "MCCORE_OPENSEARCH_URL": told.address,
             "MCCORE_OPENSEARCH_USER": "me",
             "MCCORE_OPENSEARCH_PASSWORD": f"opensearch-{MARK}/&",
             "MCCORE_OPENSEARCH_API_KEY": f"key-{MARK}",
@@ -56,23 +59,33 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def holders(directory: Path) -> list[str]:
     """Files that have a secret."""
-    return [str(path) for path in directory.rglob("*") if path.is_file() and MARK.encode() in path.read_bytes()]
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return [str(path) for path in files if any(secret in path.read_bytes() for secret in SECRETS)]
 
 
 def test_no_secret_in_a_runs_directory(planted: Path) -> None:
     run = RunDir.create(planted / "runs", "one", RunConfig.model_validate({"megacontext": {"enabled": True}}))
-    (run.path / "plan.json").write_text(json.dumps({"base": [*STEPS, {"do": "finish"}]}))
-    log = planted / "launcher.log"
-    with open(log, "wb") as stream:
+    (run.path / "plan.json").write_text(json.dumps({"base": [*STEPS, {"do": "stop-aware"}]}))
+    with open(planted / "launcher.log", "wb") as stream:
         environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parent)}
-        command = [sys.executable, str(PROGRAM), str(run.path)]
-        subprocess.run(command, stdout=stream, stderr=stream, env=environment, check=True, timeout=120)
-    events = read_events(run.events_dir)
-    (start,) = [event for event in events if event.type == "run.start"]
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(run.path)], stdout=stream, stderr=stream, env=environment
+        )
+    try:
+        wait_for(lambda: {"otel", "prometheus", "opensearch"} <= told_of(run), 120)  # each says what its server said
+        run.request_stop()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    (start,) = [event for event in read_events(run.events_dir) if event.type == "run.start"]
     assert set(start.data["telemetry"]) == set(PROVIDERS)
-    failing = {event.data["provider"] for event in events if event.type == "telemetry"}
-    assert {"otel", "prometheus", "opensearch"} <= failing, "each has said what its server said"
     assert holders(planted) == []
+
+
+def told_of(run: RunDir) -> set[str]:
+    """Providers of which something was told."""
+    return {event.data["provider"] for event in read_events(run.events_dir) if event.type == "telemetry"}
 
 
 @pytest.mark.parametrize(
