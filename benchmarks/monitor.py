@@ -12,21 +12,17 @@ Each figure stands beside a reference of the same run: the bytes of the file rea
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
-import pty
 import random
-import select
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from pathlib import Path
 
 import psutil
+from screen import Screen
 
 from mccore.config import RunConfig
 from mccore.events import Event, read_events
@@ -36,12 +32,17 @@ from mccore.runs.rundir import RunDir
 BEGAN = 1_700_000_000.0
 
 
-def step(number: int, steps: int) -> str:
-    """A step's line, as long as a real one."""
-    metrics = {
+def metrics_of(number: int) -> dict[str, float]:
+    """What a step has measured."""
+    return {
         "loss": 2.0 + 1 / number, "token_loss": 2.0, "grad_norm": 0.5, "lr_multiplier": 1.0, "tokens_per_second": 1e4,
         "step_duration": 0.05, "swap_rate": 0.1, "residency": 0.95,
     }  # fmt: skip
+
+
+def step(number: int, steps: int) -> str:
+    """A step's line, as long as a real one."""
+    metrics = metrics_of(number)
     return Event("step", BEGAN + number, 0, "base", number, number * 2048, metrics, {"steps": steps}).to_json() + "\n"
 
 
@@ -77,9 +78,19 @@ def measure_open(events: int) -> None:
         megabytes = path.stat().st_size / 2**20
         print(f"{events:,} events, {megabytes:.0f} MiB; read plainly in {plain:.3f} s")
         print(f"first picture {first:.3f} s; whole history {whole:.1f} s ({whole / plain:.0f}x reading)")
+        print(f"without a screen {grown / 2**20:.1f} MiB for the run")
+        del watch
+        began = time.perf_counter()
+        screen = monitor(folder, "long")
+        screen.wait_for(f"step {events:,}/".encode(), 60)
+        first = time.perf_counter() - began
+        memory = screen.resident()
+        screen.settle(1.0)
         print(
-            f"memory {psutil.Process().memory_info().rss / 2**20:.0f} MiB in all, {grown / 2**20:.1f} MiB for the run"
+            f"on a terminal: from the command to the picture {first:.2f} s, {memory:.0f} MiB then, "
+            f"{screen.resident():.0f} MiB with the whole history, {screen.processor_seconds():.1f} s of processor time"
         )
+        screen.end()
 
 
 def measure_keys(rate: int, presses: int, history: int) -> None:
@@ -92,7 +103,7 @@ def measure_keys(rate: int, presses: int, history: int) -> None:
         run = make_run(Path(folder) / "runs", history)
         path = run.events_dir / "rank0.jsonl"
         command = [sys.executable, __file__, "stream", "--rate", str(rate), "--path", str(path)]
-        screen = Screen(folder, "long")
+        screen = monitor(folder, "long")
         screen.wait_for(b"   step   ", 60)
         writer = subprocess.Popen(command)
         try:
@@ -101,7 +112,7 @@ def measure_keys(rate: int, presses: int, history: int) -> None:
             for number in range(presses):
                 screen.drain(0.2 + 0.1 * random.random())
                 began = time.perf_counter()
-                os.write(screen.fd, b"x")
+                screen.press(b"x")
                 screen.wait_for((b"   tokens   ", b"   time   ", b"   step   ")[number % 3], 30)
                 times.append(1000 * (time.perf_counter() - began))
         finally:
@@ -140,7 +151,7 @@ def measure_paint(rounds: int) -> None:
             subprocess.run([sys.executable, "-c", "pass"], check=True)
             bare.append(time.perf_counter() - began)
             began = time.perf_counter()
-            screen = Screen(folder)
+            screen = monitor(folder)
             screen.wait_for(b"long", 60)  # the name of the run stands in the list
             times.append(time.perf_counter() - began)
             screen.end()
@@ -149,41 +160,9 @@ def measure_paint(rounds: int) -> None:
         print(f"a bare interpreter takes {statistics.median(bare):.3f} s: {ratio:.0f}x")
 
 
-class Screen:
-    """The monitor in a terminal of 120 x 40."""
-
-    def __init__(self, folder: str, *arguments: str) -> None:
-        self.fd, child = pty.openpty()
-        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        env = {**os.environ, "MCCORE_BASE_DIR": folder, "TERM": "xterm-256color"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mccore", "monitor", *arguments],
-            stdin=child, stdout=child, stderr=child, env=env, start_new_session=True,
-        )  # fmt: skip
-        os.close(child)
-
-    def wait_for(self, words: bytes, seconds: float) -> None:
-        """Read until these words are painted."""
-        seen, deadline = b"", time.monotonic() + seconds
-        while words not in seen:
-            if not select.select([self.fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise SystemExit(
-                    f"{words!r} wasn't painted in {seconds:.0f} s; the end of the screen: {seen[-2000:]!r}"
-                )
-            seen += os.read(self.fd, 65536)
-
-    def drain(self, seconds: float) -> None:
-        """Read what is painted for so long."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            if select.select([self.fd], [], [], left)[0]:
-                os.read(self.fd, 65536)
-
-    def end(self) -> None:
-        """End the monitor."""
-        self.process.kill()
-        self.process.wait()
-        os.close(self.fd)
+def monitor(folder: str, *arguments: str) -> Screen:
+    """The monitor on a terminal."""
+    return Screen([sys.executable, "-m", "mccore", "monitor", *arguments], {**os.environ, "MCCORE_BASE_DIR": folder})
 
 
 def measure_idle(seconds: float, history: int) -> None:
@@ -191,19 +170,15 @@ def measure_idle(seconds: float, history: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_run(Path(folder) / "runs", history)
         for arguments in ((), ("long",)):
-            screen = Screen(folder, *arguments)
+            screen = monitor(folder, *arguments)
             screen.wait_for(b"   step   " if arguments else b"long", 60)
-            watched, before = psutil.Process(screen.process.pid), -1.0
-            while (now := sum(watched.cpu_times()[:2])) - before > 0.2:  # until the history was read
-                before = now
-                screen.drain(2.0)
-            screen.drain(2.0)
-            before = sum(watched.cpu_times()[:2])
+            screen.settle()  # until the history was read
+            before = screen.processor_seconds()
             screen.drain(seconds)
-            used = sum(watched.cpu_times()[:2]) - before
+            used = screen.processor_seconds() - before
             where = "a run" if arguments else "the list"
             print(f"idle before {where} of {history:,} events: {used / seconds:.3f} cores, "
-                  f"{watched.memory_info().rss / 2**20:.0f} MiB")  # fmt: skip
+                  f"{screen.resident():.0f} MiB")  # fmt: skip
             screen.end()
 
 
@@ -234,7 +209,7 @@ def _median_step(folder: str, name: str, steps: int, watched: bool) -> float:
     run = RunDir(Path(folder) / "runs" / name)
     while process.poll() is None and not (run.path / "run.json").exists():
         time.sleep(0.1)
-    screen = Screen(folder, name) if watched else None
+    screen = monitor(folder, name) if watched else None
     while process.poll() is None:
         if screen is None:
             time.sleep(0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import time
@@ -52,6 +53,7 @@ def monitor(
 
         serve([str(chosen.path)] if chosen is not None else [], port)
         return
+    gc.disable()  # until the first picture, see `keep_what_is_there`: what is imported and built isn't garbage
     from mccore.tui.app import make_monitor
 
     make_monitor(paths.runs_dir(), chosen, ascii_only=ascii_only).run()

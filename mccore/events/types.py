@@ -86,6 +86,7 @@ _RUN = (
             "resumed": _boolean_field("whether the run existed before"),
             "version": _text_field("mccore's version"),
             "stages": _list_field("stages still to do"),
+            "flops": _object_field("of the stages to train, by name, where they are known before the data"),
             "telemetry": _list_field("names of the telemetry providers that are on"),
         },
     ),

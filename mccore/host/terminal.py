@@ -25,12 +25,12 @@ _COLOURS = {"red": 31, "green": 32, "yellow": 33}
 
 def visible(text: str) -> str:
     """`text` with what a terminal would obey shown instead: `␛` for escape, `\\x9b`, `\\u202e`. Line ends and tabs stay."""
-    return text.translate(_VISIBLE)
+    return text if text.isprintable() else text.translate(_VISIBLE)  # what is printable has none of these
 
 
 def one_line(text: str) -> str:
     """`visible`, and line ends and tabs shown too: for a name within a line or a table."""
-    return visible(text.replace("\n", "␊").replace("\t", "␉"))
+    return text if text.isprintable() else visible(text.replace("\n", "␊").replace("\t", "␉"))
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from mccore.launch.listener import Audience, Listener
 from mccore.launch.stage_process import MEET_SECONDS, StageProcess, Stopping
 from mccore.runs.lock import RunLock
 from mccore.runs.rundir import Outcome, RunDir, State
+from mccore.scaling.plan import planned_flops
 from mccore.telemetry.activation import Activation, activate
 from mccore.telemetry.relay import Relay
 
@@ -122,6 +123,7 @@ class _Launch:
                 resumed=resumed,
                 version=version,
                 stages=list(todo),
+                flops=planned_flops(self.run.config, todo),
                 telemetry=[choice.name for choice in choices],
                 durable=True,
             )

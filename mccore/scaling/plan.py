@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mccore.config import TRAINING_STAGES, RLConfig, RunConfig, StageName, TrainConfig
@@ -110,6 +112,16 @@ def _rollout_plan(config: RunConfig, stage: StageName, section: RLConfig) -> Tra
         accumulation=math.ceil(rows / (ranks * section.micro_batch_rows)),
         flops=int(steps * batch * flops_per_token(config.model) * GENERATED_SHARE),
     )
+
+
+def planned_flops(config: RunConfig, stages: Iterable[StageName]) -> dict[StageName, int]:
+    """FLOPs of training stages, those left out whose size only the data tell."""
+    found: dict[StageName, int] = {}
+    for stage in stages:
+        if stage in TRAINING_STAGES:
+            with contextlib.suppress(ConfigError):  # nothing is known of a configuration that isn't derived
+                found[stage] = train_plan(config, stage).flops
+    return {stage: flops for stage, flops in found.items() if flops}
 
 
 def shared_units(config: RunConfig, stage: StageName) -> tuple[int, str]:

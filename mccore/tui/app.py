@@ -6,6 +6,7 @@ leaves every run alive.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
-from textual.events import Event, InputEvent
+from textual.events import Event, InputEvent, MouseMove
 from textual.screen import Screen
 
 from mccore.runs.rundir import RunDir
@@ -63,11 +64,19 @@ class MonitorApp(App[None]):
 
     @property
     def typing(self) -> bool:
-        """Whether a person pressed a key or moved the mouse a moment ago: then reading and drawing wait."""
-        return time.monotonic() - self._pressed < TYPING_SECONDS
+        """Whether a person pressed a key a moment ago: then reading goes slowly."""
+        return self.since_key() < TYPING_SECONDS
+
+    def since_key(self) -> float:
+        """Seconds since a person last pressed a key, or clicked."""
+        return time.monotonic() - self._pressed
+
+    def get_default_screen(self) -> Screen[None]:
+        """The list of runs, below all other screens."""
+        return RunsScreen(self.places.root, self.places.glyphs)
 
     async def on_event(self, event: Event) -> None:
-        if isinstance(event, InputEvent):
+        if isinstance(event, InputEvent) and not isinstance(event, MouseMove):
             self._pressed = time.monotonic()
         await super().on_event(event)
 
@@ -97,10 +106,9 @@ class MonitorApp(App[None]):
 
     def on_mount(self) -> None:
         self.ansi_theme_light = ON_LIGHT
-        self.theme = "textual-dark"
-        self.push_screen(RunsScreen(self.places.root, self.places.glyphs))
         if self._first is not None:
             self.attach(self._first)
+        self.call_after_refresh(keep_what_is_there)
 
     def attach(self, run: RunDir) -> None:
         """Show a run."""
@@ -178,6 +186,14 @@ class MonitorApp(App[None]):
             self.notify(f"can't save the screenshot: {error.strerror}", severity="error")
         else:
             self.notify(f"saved {path}")
+
+
+def keep_what_is_there() -> None:
+    """Collect garbage again, where the command has put that off, but leave out what was imported and built until now: looking
+    through all of it takes as long as several frames, and none of it goes away."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def make_monitor(root: Path, run: RunDir | None = None, *, ascii_only: bool | None = None) -> MonitorApp:

@@ -70,7 +70,9 @@ def progress_line(state: RunState, glyphs: Glyphs) -> Text:
         if name in METRICS and METRICS[name].watched and last.stage == stage.name:
             parts.append(f"{METRICS[name].label or name} {number(last.value)}")
     if left := stage.seconds_left:
-        parts.append(f"{duration(left)} left in this stage")
+        whole, complete = state.run_seconds_left() or (left, True)
+        ahead = f", {'' if complete else 'more than '}{duration(whole)} in the run" if whole > left else ""
+        parts.append(f"{duration(left)} left in this stage{ahead}")
     if waiting := [each.name for each in state.stages.values() if each.state == "waiting"]:
         parts.append(f"then {', '.join(map(one_line, waiting))}")
     text = Text.assemble(

@@ -55,7 +55,7 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
         ("config", "data", "events", "host", "model", "report", "runs", "runtime", "scaling", "train"),
         "names and layouts of others, in one place; what doesn't fit is refused there",
     ),
-    "launch": (("config", "events", "runs", "host", "telemetry"), "no torch before a worker"),
+    "launch": (("config", "events", "runs", "host", "scaling", "telemetry"), "no torch before a worker"),
     "launch.worker": (("stages", "runtime", "train"), "the one module of launch that starts an engine"),
     "tui": (
         ("api", "config", "events", "host", "plugins", "report", "runs"),

@@ -22,7 +22,7 @@ from mccore.config import (
 from mccore.errors import ConfigError
 from mccore.scaling.derive import derive
 from mccore.scaling.model import count_parameters, derive_model, flops_per_token, kv_bytes_per_token, layer_windows
-from mccore.scaling.plan import memory_estimate, train_plan
+from mccore.scaling.plan import memory_estimate, planned_flops, train_plan
 
 RL: dict[str, object] = {"stages": ["sft", "rl"]}
 
@@ -195,6 +195,9 @@ def test_plan_without_data_is_open() -> None:
     derived = derive(config(4))
     assert train_plan(derived, "sft").steps == 0
     assert train_plan(derived, "sft", tokens=10 * derived.sft.batch_tokens + 5).steps == 10
+    known = {"base": train_plan(derived, "base").flops}
+    assert planned_flops(derived, ("data", "base", "sft", "report")) == known
+    assert planned_flops(config(4), ("base",)) == {}
     with pytest.raises(ConfigError, match="not a training stage"):
         train_plan(derived, "report")
     with pytest.raises(ConfigError, match="not derived"):

@@ -98,6 +98,16 @@ def test_keys_change_the_view(root: Path, run: RunDir) -> None:
         narrow = screen._view.stop - screen._view.start
         await pilot.press("minus", "minus", "minus")
         assert screen._view.stop == float("inf") or screen._view.stop - screen._view.start > narrow
+        await pilot.click("#plot0", offset=(30, 4))
+        under = screen._view.cursor
+        assert under is not None
+        assert under < 0.5
+        await pilot.press("plus", "plus", "less_than_sign")
+        left = screen._view.start
+        await pilot.press("greater_than_sign")
+        assert screen._view.start > left
+        await pilot.press(*["less_than_sign"] * 20)
+        assert screen._view.start == pytest.approx(512)  # tokens of the first step
         await pilot.press("left_square_bracket")
         assert screen._scrub == 1
         await pilot.press("right_square_bracket", "right_square_bracket")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
+from textual.app import App, ComposeResult
 from textual.color import Color
 
 from mccore.tui.drawing.ascii import AsciiFilter, ascii_of
 from mccore.tui.drawing.colours import ON_LIGHT
+from mccore.tui.widgets.choices import Choices
 from tests.tui.pictures import contrast
 
 
@@ -33,6 +37,19 @@ def test_no_column_is_lost(text: str) -> None:
 def test_styles_stay() -> None:
     style = Style(bold=True)
     assert AsciiFilter().apply([Segment("─x", style)], Color(0, 0, 0)) == [Segment("-x", style)]
+
+
+def test_what_is_chosen_is_told_by_its_mark() -> None:
+    class Page(App[None]):
+        def compose(self) -> ComposeResult:
+            yield Choices(("one", "one"), ("two", "two", True))
+
+    async def marks() -> list[str]:
+        async with Page().run_test() as pilot:
+            lines = pilot.app.query_one(Choices)
+            return [ascii_of(lines.render_line(row).text)[:5] for row in range(2)]
+
+    assert asyncio.run(marks()) == ["| |  ", "|X|  "]
 
 
 @pytest.mark.parametrize("behind", [(224, 224, 224), (198, 198, 198)])  # a light background, and a band's shade on it

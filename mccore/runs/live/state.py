@@ -42,6 +42,7 @@ class StageState:
     rank: int = 0  # that failed
     ranks: int | None = None
     rows: int | None = None  # sequences of an optimizer step
+    flops: int | None = None  # of the whole stage, where they are planned
     last_step_time: float | None = None
     seconds_per_step: float | None = None
 
@@ -134,6 +135,18 @@ class RunState:
         """How long the running stage takes on."""
         return self.stages[self.stage].seconds_left if self.stage in self.stages else None
 
+    def run_seconds_left(self) -> tuple[float, bool] | None:
+        """Seconds that are left in the run at the pace of the running stage, and whether that is all: stages that don't train,
+        and those whose size only the data tell, aren't counted. None while there is no pace."""
+        now = self.stages.get(self.stage)
+        if now is None or (left := now.seconds_left) is None:
+            return None
+        waiting = [stage for stage in self.stages.values() if stage.state == "waiting"]
+        if now.flops and now.steps and now.seconds_per_step is not None:
+            left += sum(stage.flops or 0 for stage in waiting) * now.seconds_per_step * now.steps / now.flops
+            return left, all(stage.flops for stage in waiting)
+        return left, not waiting
+
     def _measure(self, event: Event) -> None:
         stage, step, tokens, time = event.stage or "", event.step, event.tokens or 0, event.time
         metrics, traces = self.metrics, self.traces
@@ -152,8 +165,10 @@ class RunState:
 
     def _run_start(self, event: Event) -> None:
         self.started, self.ended, self.outcome, self.message = event.time, None, "", ""
+        flops = event.data.get("flops")
         for name in _texts(event.data.get("stages")):
-            self.stage_of(name)
+            stage = self.stage_of(name)
+            stage.flops = _whole(flops.get(name)) if isinstance(flops, Mapping) else None
 
     def _run_end(self, event: Event) -> None:
         self.ended = event.time
@@ -164,8 +179,8 @@ class RunState:
             return
         stage = self.stages[event.stage] = StageState(event.stage, "running", began=event.time)
         stage.ranks = _whole(event.data.get("world_size"))
-        plan = event.data.get("plan")
-        stage.rows = _whole(plan.get("rows")) if isinstance(plan, Mapping) else None
+        if isinstance(plan := event.data.get("plan"), Mapping):
+            stage.rows, stage.flops = _whole(plan.get("rows")), _whole(plan.get("flops"))
         self.stage = event.stage
 
     def _stage_end(self, event: Event) -> None:
@@ -228,6 +243,7 @@ class RunState:
             "started": self.started,
             "ended": self.ended,
             "seconds_left": self.seconds_left(),
+            "run_seconds_left": None if (left := self.run_seconds_left()) is None else left[0],
             "events": self.events,
             "newest": self.newest,
             "newer_events": self.newer,

@@ -61,7 +61,8 @@ class RunWatch:
             # What a run began with lies before its end.
             first = min((event.time for event in events), default=float("inf"))
             names = [path.name for path in sorted(self.run.events_dir.glob("*.jsonl"))]
-            marks = [self.run.last_event(kind, name) for kind in ("run.start", "stage.*") for name in names]
+            marks = [self.run.last_event("run.start", "launcher.jsonl")]
+            marks += [self.run.last_event("stage.*", name) for name in names]
             events += [event for event in marks if event is not None and event.time < first]
         for event in sorted(events, key=lambda event: event.time):
             self.state.take(event)

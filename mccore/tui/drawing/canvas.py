@@ -31,6 +31,9 @@ class Cell:
     band: bool = False
 
 
+BLANK, IN_BAND = Cell(), Cell(band=True)
+
+
 @dataclass
 class PlotView:
     """What of a curve is shown: the axis, its window, and whether it is smoothed or logarithmic."""
@@ -95,10 +98,16 @@ def window_of(plot: Plot) -> tuple[float, float]:
     return (first, last) if last > first else (first - 0.5, last + 0.5)
 
 
+def ends_of(plot: Plot) -> tuple[float, float]:
+    """Where the whole curve begins and ends on its axis, whatever of it is shown."""
+    buckets, axis = plot.trace.buckets, plot.view.axis
+    return (buckets[0].at(axis), buckets[-1].at(axis)) if buckets else (0.0, 0.0)
+
+
 def draw(plot: Plot, width: int, height: int, glyphs: Glyphs) -> list[list[Cell]]:
     """The plot as `height` rows of `width` cells: numbers at the left, the time axis at the bottom."""
     columns, rows = max(1, width - LABEL - 1), max(1, height - 2)
-    grid = [[Cell() for _ in range(columns)] for _ in range(rows)]
+    grid = [[BLANK] * columns for _ in range(rows)]
     scale, (first, last) = scale_of(plot), window_of(plot)
     _shade_band(grid, plot, scale)
     _draw_curve(grid, plot, scale, (first, last), glyphs)
@@ -142,7 +151,7 @@ def _shade_band(grid: list[list[Cell]], plot: Plot, scale: Scale) -> None:
     for row in range(rows):
         value = value_at(scale, 1 - (row + 0.5) / rows)
         if plot.band[0] <= value <= plot.band[1]:
-            grid[row] = [Cell(band=True) for _ in grid[row]]
+            grid[row] = [IN_BAND] * len(grid[row])
 
 
 def _draw_curve(grid: list[list[Cell]], plot: Plot, scale: Scale, window: tuple[float, float], glyphs: Glyphs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import ClassVar
 
 from rich.text import Text
@@ -68,20 +69,27 @@ class EvaluateScreen(RunScreen):
         while True:
             if self.is_current:
                 await self._read()
-            await asyncio.sleep(REFRESH_SECONDS)
+                await self._read_on()
+            await asyncio.sleep(0.0 if self.is_current and self._watch.catching_up else REFRESH_SECONDS)
 
     async def _read(self) -> None:
         state = self._watch.state
         kept: list[Event] = [*state.evaluations.values(), *state.samples]
         page = visible(await asyncio.to_thread(render_results, self.run_dir, kept))
-        self._watch.poll()
         if page != self.page:
             self.page = page
             await self.query_one(Markdown).update(page)
 
+    async def _read_on(self) -> None:
+        """Take what the files have more, for a moment: a long history comes in between two looks at the results."""
+        until = time.monotonic() + REFRESH_SECONDS
+        while self._watch.digest(await asyncio.to_thread(self._watch.fetch)) and time.monotonic() < until:
+            await asyncio.sleep(0)
+
     @work
     @while_shown
     async def action_reload(self) -> None:
+        await self._read_on()
         await self._read()
 
     def action_evaluate(self) -> None:

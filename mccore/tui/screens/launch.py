@@ -29,6 +29,7 @@ from mccore.runs.rundir import RunDir
 from mccore.tui import actions
 from mccore.tui.facts import Facts
 from mccore.tui.form import Form, settings
+from mccore.tui.widgets.choices import Choices
 from mccore.tui.widgets.settings import Settings
 from mccore.tui.workers import while_shown
 
@@ -88,7 +89,7 @@ class LaunchScreen(Screen[None]):
                     choice = Select(_options(kind), prompt="the recipe's", id=kind, disabled=True, compact=True)
                     yield from _row(kind, choice)
                 providers = [(name, name) for name in names("telemetry")]
-                yield from _row("telemetry", SelectionList(*providers, id="telemetry", compact=True))
+                yield from _row("telemetry", Choices(*providers, id="telemetry", compact=True))
                 yield from _row("ranks (--nproc)", Input(placeholder="the recipe's", id="ranks", compact=True))
                 yield from _row("stages", Input(placeholder="the recipe's", id="stages", compact=True))
             yield Settings()
@@ -220,12 +221,12 @@ class LaunchScreen(Screen[None]):
             self._started = None
             self._show_plan(self.form.arguments(), said, "")
             return
-        new = [path for path in self._root.glob("*/run.json") if path.parent.name not in self._known]
-        if new:
+        made = (RunDir(path.parent) for path in self._root.glob("*/run.json") if path.parent.name not in self._known)
+        pid = self._started.process.pid
+        if (run := next((run for run in made if run.holder() == pid), None)) is not None:  # others may start runs too
             self._started = None
-            newest = max(new, key=lambda path: path.stat().st_mtime)
             self.app.pop_screen()
-            self.app.attach(RunDir(newest.parent))  # type: ignore[attr-defined]
+            self.app.attach(run)  # type: ignore[attr-defined]
 
     def action_copy(self) -> None:
         self.app.copy_to_clipboard(actions.spelled(self.form.arguments()))

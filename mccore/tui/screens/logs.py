@@ -96,7 +96,7 @@ class LogsScreen(RunScreen):
         self.query_one(LogPane).focus()
         self.window.book.refresh()
         self.set_interval(POLL_SECONDS, self._poll)
-        self.set_interval(STEP_SECONDS, self._step)
+        self._steps = self.set_interval(STEP_SECONDS, self._step, pause=True)
 
     @on(events.Resize)
     def _fit(self) -> None:
@@ -114,9 +114,13 @@ class LogsScreen(RunScreen):
         if self.is_current and self.window.busy:
             self.window.step()
             self._draw()
+        elif not self.window.busy:
+            self._steps.pause()
 
     def _draw(self) -> None:
         window, words = self.window, []
+        if window.busy:
+            self._steps.resume()
         chosen = window.wanted
         words.append(chosen.stage or "all stages")
         words.append({"": "all lines", "warning": "warnings and errors", "error": "errors"}[chosen.level])

@@ -6,10 +6,13 @@ import asyncio
 import math
 import textwrap
 import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from rich.text import Text
-from textual import work
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
@@ -22,7 +25,7 @@ from mccore.host.terminal import one_line
 from mccore.runs.live.watch import Pieces
 from mccore.runs.rundir import RunDir
 from mccore.tui import actions
-from mccore.tui.drawing.canvas import Plot, PlotView, window_of
+from mccore.tui.drawing.canvas import LABEL, Plot, PlotView, ends_of, window_of
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.panels import Lines, LoadedPanel, StateView, load_panels
 from mccore.tui.screens.control import ControlScreen
@@ -37,6 +40,9 @@ from mccore.tui.workers import while_shown
 POLL_SECONDS = 0.25
 TYPING_SECONDS = 0.02  # between two pieces while keys are pressed
 DRAW_SECONDS = 0.4
+PART_SECONDS = 0.03  # between two parts of the picture: more than a frame, so that each is painted by itself
+KEY_SECONDS = 0.05  # that a key has for itself
+PLOTS = 4
 NARROW = 100  # columns below which details and plots take turns
 AXES = ("step", "tokens", "time")
 
@@ -53,6 +59,8 @@ class MonitorScreen(ControlScreen):
         Binding("full_stop", "move(1)", show=False, tooltip="Move the cursor that reads values to the right"),
         Binding("plus,equals_sign", "zoom(0.5)", show=False, tooltip="Zoom in around the cursor"),
         Binding("minus", "zoom(2.0)", show=False, tooltip="Zoom out"),
+        Binding("less_than_sign", "pan(-1)", show=False, tooltip="Move the window that was zoomed in to the left"),
+        Binding("greater_than_sign", "pan(1)", show=False, tooltip="Move the window that was zoomed in to the right"),
         Binding("p", "next_metrics", "Metrics", tooltip="Show the next four metrics"),
         Binding("v", "next_stage", "Stage", show=False, tooltip="Show the curves of another stage"),
         Binding("left_square_bracket", "scrub(-1)", show=False, tooltip="The Working Context one snapshot earlier"),
@@ -72,14 +80,14 @@ class MonitorScreen(ControlScreen):
         self._scrub = 0  # snapshots back from the newest
         self._panels: list[LoadedPanel] = []
         self._log = LogTail(run)
-        self._drawn = 0.0
+        self._due: deque[Callable[[], None]] = deque()  # parts of the picture that are old
         self._dirty = True
 
     def compose(self) -> ComposeResult:
         yield ViewLine(self.run_dir, self.VIEW)
         yield Static("", id="status")
         with Container(id="plots"):
-            for place in range(4):
+            for place in range(PLOTS):
                 yield PanelPane(id=f"plot{place}")
         yield Container(id="wide")
         yield Details(self._glyphs, id="below")
@@ -103,9 +111,10 @@ class MonitorScreen(ControlScreen):
             await asyncio.sleep(0.01)
         self._refresh()
         self.call_after_refresh(self._load_panels)  # plugins' code, once the first picture is there
+        self._draw_on()
         tail = -math.inf
         while True:
-            if not (self.is_current or isinstance(self.app.screen, PanelScreen)):
+            if not self._is_watched():
                 await asyncio.sleep(POLL_SECONDS)
                 continue
             pieces, moved = await asyncio.to_thread(self._read)
@@ -119,8 +128,6 @@ class MonitorScreen(ControlScreen):
                 self.report_start()
                 if not self._dirty and self.watch.outcome.state == "running":
                     self._show_status()
-            if self._dirty and now - self._drawn >= DRAW_SECONDS:
-                self._refresh()
             await asyncio.sleep(self._pause(moved))
 
     def _read(self) -> tuple[Pieces, bool]:
@@ -132,12 +139,32 @@ class MonitorScreen(ControlScreen):
             return POLL_SECONDS
         return TYPING_SECONDS if self.app.typing else 0.0  # type: ignore[attr-defined]
 
+    @work(exclusive=True, group="draw")
+    @while_shown
+    async def _draw_on(self) -> None:
+        """Draw what is new for ever, one part after the other: a key waits for one of them at most."""
+        while True:
+            await asyncio.sleep(PART_SECONDS if self._due else DRAW_SECONDS)
+            if self._dirty and not self._due and self._is_watched():
+                self._dirty = False
+                self._due.extend(self._parts())
+            if self._due and self.app.since_key() >= KEY_SECONDS:  # type: ignore[attr-defined]
+                self._due.popleft()()
+
+    def _parts(self) -> list[Callable[[], None]]:
+        """What draws the parts of the picture."""
+        plots = [partial(self._show_plot, place) for place in range(PLOTS)]
+        return [self._show_status, *plots, self._show_wide, lambda: self.query_one(Details).show(self.watch.state)]
+
     def _refresh(self) -> None:
-        self._dirty, self._drawn = False, time.monotonic()
-        self._show_status()
-        self._show_plots()
-        self._show_wide()
-        self.query_one(Details).show(self.watch.state)
+        """Draw everything at once."""
+        self._dirty = False
+        self._due.clear()
+        for part in self._parts():
+            part()
+
+    def _is_watched(self) -> bool:
+        return self.is_current or isinstance(self.app.screen, PanelScreen)
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
@@ -179,13 +206,16 @@ class MonitorScreen(ControlScreen):
         return [each for place, each in enumerate(found) if each not in found[:place]]
 
     def _show_plots(self) -> None:
+        for place in range(PLOTS):
+            self._show_plot(place)
+
+    def _show_plot(self, place: int) -> None:
+        """Draw what stands at this place of the page."""
         plots, view = self.plots(), self.panel_view()
-        pages = max(1, math.ceil(len(plots) / 4))
-        shown = plots[(self._page % pages) * 4 :][:4]
-        for place in range(4):
-            pane = self.query_one(f"#plot{place}", PanelPane)
-            words = _no_curves if place == 0 and not plots else None
-            pane.show(_drawing(shown[place], view) if place < len(shown) else words)
+        pages = max(1, math.ceil(len(plots) / PLOTS))
+        shown = plots[(self._page % pages) * PLOTS :][:PLOTS]
+        words = _no_curves if place == 0 and not plots else None
+        self.query_one(f"#plot{place}", PanelPane).show(_drawing(shown[place], view) if place < len(shown) else words)
 
     def _show_wide(self) -> None:
         view = self.panel_view()
@@ -229,19 +259,39 @@ class MonitorScreen(ControlScreen):
 
     def action_zoom(self, factor: float) -> None:
         """Halve or double the window around the cursor; far enough out, all is shown."""
-        names = self.metrics_of_stage()
-        if not names:
+        if (plot := self._first_plot()) is None:
             return
-        plot = Plot(self.watch.state.traces[self.stage, names[0]], view=self._view)
         first, last = window_of(plot)
         middle = first + (self._view.cursor if self._view.cursor is not None else 1.0) * (last - first)
         half = (last - first) * factor / 2
         self._view.start, self._view.stop = middle - half, middle + half
-        buckets = plot.trace.buckets
-        axis = self._view.axis
-        if buckets and self._view.start <= buckets[0].at(axis) and self._view.stop >= buckets[-1].at(axis):
+        begin, end = ends_of(plot)
+        if self._view.start <= begin and self._view.stop >= end:
             self._view.start, self._view.stop = -math.inf, math.inf
         self._show_plots()
+
+    def action_pan(self, quarters: int) -> None:
+        """Move the window by quarters of its width, not beyond the curve."""
+        view, plot = self._view, self._first_plot()
+        if plot is None or not math.isfinite(view.stop - view.start):
+            return
+        begin, end = ends_of(plot)
+        wanted = quarters * (view.stop - view.start) / 4
+        by = min(wanted, max(0.0, end - view.stop)) if quarters > 0 else max(wanted, min(0.0, begin - view.start))
+        view.start, view.stop = view.start + by, view.stop + by
+        self._show_plots()
+
+    def _first_plot(self) -> Plot | None:
+        """The curve whose ends bound the window."""
+        names = self.metrics_of_stage()
+        return Plot(self.watch.state.traces[self.stage, names[0]], view=self._view) if names else None
+
+    @on(PanelPane.Touched, "#plots PanelPane")
+    def _touched(self, event: PanelPane.Touched) -> None:
+        """A click puts the cursor there, the wheel zooms around it."""
+        columns = event.pane.size.width - LABEL - 1
+        self._view.cursor = min(1.0, max(0.0, (event.column - LABEL - 1) / max(1, columns - 1)))
+        self.action_zoom(0.5 if event.turn > 0 else 2.0) if event.turn else self._show_plots()
 
     def action_next_metrics(self) -> None:
         self._page += 1

@@ -75,8 +75,11 @@ class RunsScreen(Screen[None]):
         for name in COLUMNS:
             table.add_column(name, key=name)
         table.focus()
-        self.reload()
         self.set_interval(REFRESH_SECONDS, self.reload)
+
+    def on_screen_resume(self) -> None:
+        """It is shown, for the first time or again."""
+        self.reload()
 
     @work(exclusive=True, group="runs")
     @while_shown

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from rich.segment import Segment
 from rich.style import Style
+from textual.events import Click, MouseScrollDown, MouseScrollUp
+from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
@@ -24,6 +26,19 @@ class PanelPane(Widget):
     DEFAULT_CSS = "PanelPane { height: 1fr; min-height: 4; }"
     version = reactive(0)
 
+    class Touched(Message):
+        """A click on a column, or a turn of the wheel there: -1 towards the person, 1 away."""
+
+        def __init__(self, pane: PanelPane, column: int, turn: int) -> None:
+            super().__init__()
+            self.pane = pane
+            self.column = column
+            self.turn = turn
+
+        @property
+        def control(self) -> PanelPane:
+            return self.pane
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._draw: Draw | None = None
@@ -34,6 +49,17 @@ class PanelPane(Widget):
         """Draw by this function from now on; nothing for None."""
         self._draw = draw
         self.version += 1
+
+    def on_click(self, event: Click) -> None:
+        self.post_message(self.Touched(self, event.x, 0))
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        event.stop()
+        self.post_message(self.Touched(self, event.x, 1))
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        event.stop()
+        self.post_message(self.Touched(self, event.x, -1))
 
     def render_line(self, y: int) -> Strip:
         width, height = self.size

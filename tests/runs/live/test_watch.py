@@ -76,6 +76,18 @@ def test_it_follows_creation_growth_and_every_rank(run: RunDir) -> None:
     assert not watch.poll()
 
 
+def test_the_time_left_in_the_run_counts_the_stages_whose_size_is_known(run: RunDir) -> None:
+    stages = {"stages": ["base", "mid", "sft"], "flops": {"base": 100, "mid": 50}}
+    write(run, [Event("run.start", 0.5, data=stages)], "launcher")
+    write(run, [Event("stage.start", 1.0, 0, "base", data={"plan": {"flops": 100}}), step(1), step(2)])
+    state = drained(run).state
+    left = state.seconds_left()
+    assert left is not None
+    assert state.run_seconds_left() == (pytest.approx(left + 50.0), False)  # sft's size only the data tell
+    write(run, [Event("stage.end", 3.0, 0, "base", data={"outcome": "finished"})])
+    assert drained(run).state.run_seconds_left() is None
+
+
 def test_a_failure_keeps_the_traceback_of_the_first_rank(run: RunDir) -> None:
     write(run, [Event("stage.start", 1.0, 0, "base")])
     ended = {"outcome": "failed", "message": "boom", "traceback": "Traceback: boom"}
