@@ -124,7 +124,7 @@ def measure_leet(events: int) -> None:
         screen.wait_for(b"grad_norm", 120)
         first = time.perf_counter() - began
         used = 0.0
-        while (now := screen.processor_seconds()) - used > 0.05:
+        while (now := screen.processor_seconds()) - used > 0.15:  # it takes some when idle
             used, whole = now, time.perf_counter() - began
             screen.drain(0.5)
         print(f"wandb leet, {events:,} steps, {path.stat().st_size / 2**20:.0f} MiB; read plainly in {plain:.3f} s")
@@ -167,7 +167,7 @@ def measure_leet_keys(rate: int, presses: int, history: int) -> None:
                 screen.drain(0.2 + 0.1 * random.random())
                 began = time.perf_counter()
                 screen.press(b"h")
-                screen.wait_for(b"help", 30)
+                screen.wait_for(b"Toggle this help", 30)
                 times.append(1000 * (time.perf_counter() - began))
                 screen.press(b"h")
         finally:

@@ -9,9 +9,9 @@ from typing import IO, Any
 
 from mccore.events import METRICS, Event
 from mccore.events.alerts import describe_alert
+from mccore.events.metrics import language_loss
 from mccore.host.terminal import echo, echo_json_text, one_line, visible
 from mccore.launch.listener import Listener
-from mccore.runs.series import language_loss
 from mccore.units import count, duration, number
 
 _LINE_SECONDS = 10.0

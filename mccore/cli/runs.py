@@ -13,11 +13,12 @@ import click
 from mccore.config.diff import differences
 from mccore.errors import ConfigError, RunError, UsageError
 from mccore.events import finite, metric
+from mccore.events.metrics import language_loss
 from mccore.host.terminal import echo, echo_json, one_line
 from mccore.runs.detail import run_detail
 from mccore.runs.removal import checkpoint_rows, delete_checkpoint, delete_run, find_row
 from mccore.runs.rundir import RunDir, list_runs
-from mccore.runs.series import language_loss, name_losses, side_by_side
+from mccore.runs.series import name_losses, side_by_side
 from mccore.units import count, duration, number, size
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")

@@ -205,6 +205,12 @@ def curve_label(name: str) -> str:
     return row.labels.get(label, "") if label else row.label
 
 
+def language_loss(metrics: Mapping[str, float]) -> float | None:
+    """The language model's own loss at a step, the one that runs are compared by: with MegaContext `loss` is the whole
+    objective, and `token_loss` the model's part of it."""
+    return metrics.get("token_loss", metrics.get("loss"))
+
+
 def figures_of(group: Group) -> tuple[str, ...]:
     """The pictures of a group, in the order of FIGURES."""
     return tuple(name for name in FIGURES if any(row.figure == name and row.group == group for row in METRICS.values()))

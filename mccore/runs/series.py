@@ -8,7 +8,7 @@ from typing import Any
 
 from mccore.config import STAGES, TRAINING_STAGES
 from mccore.events import Event
-from mccore.events.metrics import EVALUATED, family, metric, metrics_of
+from mccore.events.metrics import EVALUATED, family, language_loss, metric, metrics_of
 
 Points = Sequence[tuple[float, float]]
 Series = Mapping[str, Mapping[str, Points]]  # stage -> metric -> points in order
@@ -51,12 +51,6 @@ def put(points: list[tuple[float, float]], x: float, value: float) -> None:
         points.pop()
     if not math.isnan(value):
         points.append((x, value))
-
-
-def language_loss(metrics: Mapping[str, float]) -> float | None:
-    """The language model's own loss at a step, the one that runs are compared by: with MegaContext `loss` is the whole
-    objective, and `token_loss` the model's part of it."""
-    return metrics.get("token_loss", metrics.get("loss"))
 
 
 def name_losses(results: Mapping[str, Any]) -> dict[str, Any]:

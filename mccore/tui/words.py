@@ -7,6 +7,7 @@ import time
 from rich.text import Text
 
 from mccore.events import METRICS
+from mccore.events.metrics import language_loss
 from mccore.host.terminal import one_line
 from mccore.runs.live.state import RunState
 from mccore.runs.live.watch import RunWatch
@@ -19,12 +20,15 @@ BAR_WIDTH = 24
 
 
 def headline(watch: RunWatch, glyphs: Glyphs) -> Text:
-    """The run and what became of it."""
+    """The run, what became of it, and the stages that come."""
     outcome = watch.outcome
+    running = outcome.state == "running"
+    waiting = [stage.name for stage in watch.state.stages.values() if running and stage.state == "waiting"]
     return Text.assemble(
         (f"{one_line(watch.run.name)} ", "bold"),
         (f"{glyphs.states.get(outcome.state, '')} {outcome.state}", STATES.get(outcome.state, "bold")),
         f"  {one_line(outcome.message)}" if outcome.message else "",
+        f"  then {', '.join(map(one_line, waiting))}" if waiting else "",
     )
 
 
@@ -55,7 +59,7 @@ def notes(watch: RunWatch) -> list[str]:
 
 
 def progress_line(state: RunState, glyphs: Glyphs) -> Text:
-    """How far the present stage is, how fast, and what comes after it."""
+    """How far the present stage is, the time that is left, and how fast. A narrow screen shows the beginning."""
     stage = state.stages.get(state.stage)
     if stage is None:
         return Text("no stage has begun")
@@ -66,20 +70,28 @@ def progress_line(state: RunState, glyphs: Glyphs) -> Text:
         parts.append(f"step {stage.step:,}/{stage.steps or '?'}")
     elif stage.done is not None:
         parts.append(f"{count(stage.done)} {one_line(stage.unit)}")
-    for name, last in state.metrics.items():
-        if name in METRICS and METRICS[name].watched and last.stage == stage.name:
-            parts.append(f"{METRICS[name].label or name} {number(last.value)}")
     if left := stage.seconds_left:
         whole, complete = state.run_seconds_left() or (left, True)
-        ahead = f", {'' if complete else 'more than '}{duration(whole)} in the run" if whole > left else ""
-        parts.append(f"{duration(left)} left in this stage{ahead}")
-    if waiting := [each.name for each in state.stages.values() if each.state == "waiting"]:
-        parts.append(f"then {', '.join(map(one_line, waiting))}")
-    text = Text.assemble(
+        ahead = f" (the run {'' if complete else 'over '}{duration(whole)})" if whole > left else ""
+        parts.append(f"{duration(left)} left{ahead}")
+    parts += _measured(state, stage.name)
+    return Text.assemble(
         f"{one_line(stage.name)} ",
         (glyphs.bar * filled, "green"),
         ("." * (BAR_WIDTH - filled), "bright_black"),
         "  ".join(parts),
     )
-    text.no_wrap, text.overflow = True, "ellipsis"
-    return text
+
+
+def _measured(state: RunState, stage: str) -> list[str]:
+    """The newest values of a stage that a person watches."""
+    own = {name: last.value for name, last in state.metrics.items() if last.stage == stage}
+    found = []
+    for name, value in own.items():
+        if name == "loss":  # the language model's own, as the command line tells it
+            found.append(f"loss {number(language_loss(own) or value)}")
+        elif name == "tokens_per_second":
+            found.append(f"{count(value)} tok/s")
+        elif name in METRICS and METRICS[name].watched and name != "token_loss":
+            found.append(f"{METRICS[name].label or name} {number(value)}")
+    return found

@@ -13,11 +13,12 @@ from mccore.cli import main
 from mccore.config import HardwareConfig
 from mccore.errors import UsageError
 from mccore.eval.statistics import mean_and_stderr, share
+from mccore.events.metrics import language_loss
 from mccore.host import paths
 from mccore.host.env import FILE_NAME, apply_settings, parse_settings, read_settings
 from mccore.launch.command import child_environment
 from mccore.report.pages.words import accuracy_text
-from mccore.runs.series import comparable, language_loss, side_by_side
+from mccore.runs.series import comparable, side_by_side
 from mccore.units import count, share_interval, size
 
 # --- variables of other launchers: BF4 --------------------------------------------------------------------------------

@@ -47,9 +47,9 @@ def test_what_is_chosen_is_told_by_its_mark() -> None:
     async def marks() -> list[str]:
         async with Page().run_test() as pilot:
             lines = pilot.app.query_one(Choices)
-            return [ascii_of(lines.render_line(row).text)[:5] for row in range(2)]
+            return [lines.render_line(row).text[:3] for row in range(2)]
 
-    assert asyncio.run(marks()) == ["| |  ", "|X|  "]
+    assert asyncio.run(marks()) == ["[ ]", "[X]"]
 
 
 @pytest.mark.parametrize("behind", [(224, 224, 224), (198, 198, 198)])  # a light background, and a band's shade on it

@@ -9,7 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mccore.runs.live.trace import Trace
-from mccore.tui.drawing.canvas import Cell, Plot, PlotView, cursor_value, draw, format_position, format_value, scale_of
+from mccore.tui.drawing.canvas import (
+    Cell,
+    Plot,
+    PlotView,
+    Scale,
+    cursor_value,
+    draw,
+    format_position,
+    format_value,
+    row_of,
+    rows_of,
+    scale_of,
+)
 from mccore.tui.drawing.glyphs import ASCII, UNICODE, Glyphs
 
 
@@ -109,3 +121,9 @@ def test_positions() -> None:
     assert format_position(2.5e9, "tokens") == "2.5G"
     assert format_position(17, "step") == "17"
     assert len(format_position(1_700_000_000, "time")) == 8
+
+
+@given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), st.lists(st.floats(-2e9, 2e9), max_size=20), st.integers(1, 200))
+def test_many_values_are_placed_as_one_is(low: float, high: float, values: list[float], rows: int) -> None:
+    scale = Scale(low, high, False)
+    assert [rows_of(scale, rows)(value) for value in values] == [row_of(scale, value, rows) for value in values]

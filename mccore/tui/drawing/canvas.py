@@ -7,7 +7,7 @@ widget turns into a colour. With braille a cell has 2 x 4 dots, in ASCII one cha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -163,14 +163,15 @@ def _draw_curve(grid: list[list[Cell]], plot: Plot, scale: Scale, window: tuple[
     # The dots of each column as the bits of a number: a long run has hundreds of buckets, and each spans many dots.
     ranges, lines = [0] * columns, [0] * columns
     before: tuple[int, int] | None = None
+    row_at = rows_of(scale, rows)
     for bucket, mean in zip(plot.trace.buckets, means, strict=True):
         at = bucket.at(view.axis)
         if not view.start <= at <= view.stop:
             continue
         column = min(columns - 1, int((at - first) / (last - first) * columns))
-        row = row_of(scale, mean, rows)
+        row = row_at(mean)
         if not view.smooth and bucket.low < bucket.high:
-            ranges[column] |= bits_between(row_of(scale, bucket.high, rows), row_of(scale, bucket.low, rows))
+            ranges[column] |= bits_between(row_at(bucket.high), row_at(bucket.low))
         if before is not None and before[1] == column:
             lines[column] |= bits_between(*sorted((before[0], row)))
         else:
@@ -258,6 +259,20 @@ def format_position(at: float, axis: Axis) -> str:
         if abs(at) >= limit:
             return f"{at / (1e3 if unit == 'k' else limit):.4g}{unit}"
     return str(round(at))
+
+
+def rows_of(scale: Scale, rows: int) -> Callable[[float], int]:
+    """`row_of` for many values of one scale: a curve has hundreds of buckets, and is drawn while a person waits."""
+    low, spread = scale.low, scale.high - scale.low
+    if scale.log or spread <= 0:
+        return lambda value: row_of(scale, value, rows)
+
+    def row_at(value: float) -> int:
+        share = (value - low) / spread
+        row = int((1 - (0.0 if share < 0 else 1.0 if share > 1 else share)) * rows)
+        return row if row < rows else rows - 1
+
+    return row_at
 
 
 def row_of(scale: Scale, value: float, rows: int) -> int:

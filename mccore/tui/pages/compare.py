@@ -126,7 +126,7 @@ class CompareScreen(Screen[None]):
         if missing := [one_line(each.run.name) for each, own in zip(self._watches, curves, strict=True) if own is None]:
             words += f"; not told by {', '.join(missing)}"
         words += f"; {self._left_out} more marked, four fit" if self._left_out else ""
-        self.query_one("#compared", Static).update(Text(words, no_wrap=True, overflow="ellipsis"))
+        self.query_one("#compared", Static).update(Text(words))
         self.query_one("#overlay", PanelPane).show(lambda width, height: self._plot(curves, width, height))
         self._fill(curves)
 

@@ -97,7 +97,7 @@ class ChatScreen(RunScreen):
         self._changed, talk = False, self.conversation
         status = {"new": "", "starting": "reading the model", "ready": "", "answering": "answering (escape stops)"}
         words = status.get(talk.status, "ended; ctrl+r starts it again")
-        line = Text(f"{visible(talk.model)}  ", no_wrap=True, overflow="ellipsis").append(words, style="bold yellow")
+        line = Text(f"{visible(talk.model)}  ").append(words, style="bold yellow")
         self.query_one("#model", Static).update(line)
         self.query_one("#turns", Static).update(_turns(talk))
         self.query_one("#said", VerticalScroll).scroll_end(animate=False)

@@ -131,7 +131,7 @@ class LogsScreen(RunScreen):
         words += [one_line(window.book.problem or window.said)] if window.book.problem or window.said else []
         if not window.lines and not window.busy and not window.book.problem:
             words.append("no such lines")
-        self.query_one("#log-status", Static).update(Text("  ".join(words), no_wrap=True, overflow="ellipsis"))
+        self.query_one("#log-status", Static).update(Text("  ".join(words)))
         self.query_one(LogPane).version += 1
 
     # --- keys ---------------------------------------------------------------------------------------------------------

@@ -182,10 +182,8 @@ class MonitorScreen(ControlScreen):
     def _show_status(self) -> None:
         lines = [headline(self.watch, self._glyphs), progress_line(self.watch.state, self._glyphs)]
         if words := notes(self.watch):
-            lines.append(Text("; ".join(words), style="yellow", overflow="ellipsis", no_wrap=True))
-        words = Text("\n").join(lines)
-        words.no_wrap, words.overflow = True, "ellipsis"
-        self.query_one("#status", Static).update(words)
+            lines.append(Text("; ".join(words), style="yellow"))
+        self.query_one("#status", Static).update(Text("\n").join(lines))
 
     def metrics_of_stage(self) -> list[str]:
         """The metrics that can be plotted, the ones one looks at first in front."""

@@ -64,7 +64,7 @@ class ViewLine(Static):
         self._ends: list[tuple[int, str]] = []
 
     def on_mount(self) -> None:
-        line, self._ends = Text(no_wrap=True, overflow="ellipsis"), []
+        line, self._ends = Text(), []
         for place, (name, (word, _)) in enumerate(VIEWS.items(), 1):
             line.append(f" {place} {word} ", style="reverse bold" if name == self._view else "")
             self._ends.append((len(line), name))

@@ -16,9 +16,9 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Header, Input, Static
 
 from mccore.errors import MccoreError
+from mccore.events.metrics import language_loss
 from mccore.host.terminal import one_line
 from mccore.runs.rundir import RunDir, list_runs
-from mccore.runs.series import language_loss
 from mccore.tui.drawing.colours import LISTED_STATES
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
@@ -75,11 +75,13 @@ class RunsScreen(Screen[None]):
         for name in COLUMNS:
             table.add_column(name, key=name)
         table.focus()
+        self.reload()
         self.set_interval(REFRESH_SECONDS, self.reload)
 
     def on_screen_resume(self) -> None:
-        """It is shown, for the first time or again."""
-        self.reload()
+        """It is shown again. The first time comes before there are columns."""
+        if self.is_mounted:
+            self.reload()
 
     @work(exclusive=True, group="runs")
     @while_shown
@@ -205,6 +207,7 @@ def _row_of_run(run: RunDir) -> RunRow:
     except (MccoreError, OSError) as error:  # one damaged run doesn't hide the others
         state, stage, recipe, note = "unreadable", "", "", str(error)
     step = run.last_event("step")
+    loss = language_loss(step.metrics) if step else None
     words = (
         run.name,
         recipe,
@@ -212,7 +215,7 @@ def _row_of_run(run: RunDir) -> RunRow:
         stage,
         count(step.step) if step and step.step is not None else "",
         count(step.tokens) if step and step.tokens is not None else "",
-        number(loss) if step and (loss := language_loss(step.metrics)) is not None else "",
+        number(loss) if loss is not None else "",
         duration(max(0.0, time.time() - run.started)),
         note,
     )

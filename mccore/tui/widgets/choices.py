@@ -18,5 +18,5 @@ class Choices(SelectionList[str]):
         if index >= self.option_count:
             return strip
         chosen = self.get_option_at_index(index).value in self.selected
-        left, mark, *rest = strip
-        return Strip([left, Segment("X" if chosen else " ", mark.style), *rest])
+        _, _, _, *line = strip
+        return Strip([Segment("[X]" if chosen else "[ ]", line[0].style), *line])

@@ -42,8 +42,9 @@ class PanelPane(Widget):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._draw: Draw | None = None
-        self._drawn: tuple[int, int, int, Style] | None = None
+        self._drawn: tuple[int, int, int] | None = None
         self._rows: list[Strip] = []
+        self._base = Style.null()
 
     def show(self, draw: Draw | None) -> None:
         """Draw by this function from now on; nothing for None."""
@@ -63,13 +64,17 @@ class PanelPane(Widget):
 
     def render_line(self, y: int) -> Strip:
         width, height = self.size
-        base = self.rich_style
-        key = (self.version, width, height, base)
+        key = (self.version, width, height)
         if key != self._drawn:
+            base = self._base = self.rich_style
             lines = self._draw(width, height) if self._draw is not None and width > 0 and height > 0 else []
             self._rows = [strip_of(line, width, base) for line in lines]
             self._drawn = key
-        return self._rows[y] if y < len(self._rows) else Strip.blank(width, base)
+        return self._rows[y] if y < len(self._rows) else Strip.blank(width, self._base)
+
+    def notify_style_update(self) -> None:
+        self._drawn = None  # the theme may have changed
+        super().notify_style_update()
 
 
 def band_style(base: Style) -> Style:
