@@ -26,7 +26,8 @@ SIZES = [(80, 24), (120, 40), (200, 60)]
 
 
 def status(app: MonitorApp) -> str:
-    return str(app.screen.query_one("#status", Static).render())
+    """The lines below the names of the screens."""
+    return "\n".join(str(app.screen.query_one(name, Static).render()) for name in ("#status", "#notes"))
 
 
 @pytest.mark.parametrize("size", SIZES)

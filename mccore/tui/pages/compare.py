@@ -24,6 +24,7 @@ from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.drawing.overlay import ROLES, OverlayView, mark_of, overlay, spell_spent, value_under
 from mccore.tui.panels import Lines, spans_of
 from mccore.tui.widgets.panel import PanelPane
+from mccore.tui.widgets.table import Table
 from mccore.tui.workers import while_shown
 from mccore.units import number
 
@@ -64,7 +65,7 @@ class CompareScreen(Screen[None]):
         yield Header()
         yield Static("", id="compared")
         yield PanelPane(id="overlay")
-        yield DataTable(id="values", cursor_type="row")
+        yield Table(id="values", cursor_type="row")
         yield Footer()
 
     def on_mount(self) -> None:

@@ -19,6 +19,7 @@ from mccore.runs.rundir import RunDir
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
+from mccore.tui.widgets.table import Table
 from mccore.units import count, duration, size
 
 REFRESH_SECONDS = 2.0
@@ -43,7 +44,7 @@ class CheckpointsScreen(RunScreen):
     def compose(self) -> ComposeResult:
         yield ViewLine(self.run_dir, self.VIEW)
         yield Static("", id="checkpoint-status")
-        yield DataTable(id="checkpoints", cursor_type="row")
+        yield Table(id="checkpoints", cursor_type="row")
         yield Footer()
 
     def on_mount(self) -> None:

@@ -86,6 +86,7 @@ class MonitorScreen(ControlScreen):
     def compose(self) -> ComposeResult:
         yield ViewLine(self.run_dir, self.VIEW)
         yield Static("", id="status")
+        yield Static("", id="notes")
         with Container(id="plots"):
             for place in range(PLOTS):
                 yield PanelPane(id=f"plot{place}")
@@ -181,9 +182,10 @@ class MonitorScreen(ControlScreen):
 
     def _show_status(self) -> None:
         lines = [headline(self.watch, self._glyphs), progress_line(self.watch.state, self._glyphs)]
-        if words := notes(self.watch):
-            lines.append(Text("; ".join(words), style="yellow"))
         self.query_one("#status", Static).update(Text("\n").join(lines))
+        words, shown = notes(self.watch), self.query_one("#notes", Static)
+        shown.update(Text("; ".join(words), style="yellow"))
+        shown.display = bool(words)
 
     def metrics_of_stage(self) -> list[str]:
         """The metrics that can be plotted, the ones one looks at first in front."""

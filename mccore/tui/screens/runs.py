@@ -23,6 +23,7 @@ from mccore.tui.drawing.colours import LISTED_STATES
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
 from mccore.tui.screens.run_screen import DIGITS
+from mccore.tui.widgets.table import Table
 from mccore.tui.workers import while_shown
 from mccore.units import count, duration, number
 
@@ -66,7 +67,7 @@ class RunsScreen(Screen[None]):
         yield Header()
         yield Input(placeholder="filter", id="filter")
         yield Static("", id="empty")
-        yield DataTable(id="runs", cursor_type="row")
+        yield Table(id="runs", cursor_type="row")
         yield Footer()
 
     def on_mount(self) -> None:

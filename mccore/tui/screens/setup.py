@@ -16,6 +16,7 @@ from mccore.host.json_file import parse_json
 from mccore.host.terminal import one_line, visible
 from mccore.tui import actions
 from mccore.tui.drawing.colours import CHECKS
+from mccore.tui.widgets.table import Table
 from mccore.tui.workers import while_shown
 
 
@@ -35,7 +36,7 @@ class SetupScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Header()
         yield Static("", id="setup-status")
-        yield DataTable(id="checks", cursor_type="row")
+        yield Table(id="checks", cursor_type="row")
         yield Static("", id="setup-hint")
         yield Footer()
 

@@ -16,6 +16,7 @@ from mccore.host.terminal import one_line, visible
 from mccore.runs.live.state import Last, RunState
 from mccore.tui.drawing.colours import SERIES
 from mccore.tui.drawing.glyphs import Glyphs
+from mccore.tui.widgets.table import Table
 from mccore.units import number, size
 
 BAR_WIDTH = 60
@@ -52,13 +53,13 @@ class Details(Vertical):
             with TabPane("Log", id="tab-log"):
                 yield RichLog(id="log", max_lines=2000, wrap=False)
             with TabPane("Alerts", id="tab-alerts"):
-                yield DataTable(id="alerts", cursor_type="row")
+                yield Table(id="alerts", cursor_type="row")
             with TabPane("Samples", id="tab-samples"):
                 yield RichLog(id="samples", max_lines=500, wrap=True)
             with TabPane("Metrics", id="tab-metrics"):
-                yield DataTable(id="metrics", cursor_type="row")
+                yield Table(id="metrics", cursor_type="row")
             with TabPane("Machine", id="tab-machine"):
-                yield DataTable(id="machine", cursor_type="row")
+                yield Table(id="machine", cursor_type="row")
             with TabPane("Failure", id="tab-failure"):
                 yield VerticalScroll(Static("", id="failure"))
             with TabPane("Timings", id="tab-timings"):

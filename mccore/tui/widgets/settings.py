@@ -14,6 +14,7 @@ from textual.widgets import DataTable, Input, Label, Select, Static
 from mccore.config.inputs import SettingInput
 from mccore.host.terminal import one_line, visible
 from mccore.tui.form import group_of
+from mccore.tui.widgets.table import Table
 
 COLUMNS = (("setting", 34), ("value", 16), ("without it", 16), ("meaning", None))
 
@@ -55,7 +56,7 @@ class Settings(Vertical):
             yield Label("search the settings")
             yield Input(placeholder="a part of a name or a meaning", id="search", compact=True)
             yield Select([], prompt="all groups", id="group", compact=True)
-        yield DataTable(id="settings", cursor_type="row")
+        yield Table(id="settings", cursor_type="row")
         with Vertical(id="editor"):
             yield Static("", id="meaning")
             yield Input(id="value", compact=True)
