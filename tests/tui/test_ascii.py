@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -32,6 +35,19 @@ def test_no_column_is_lost(text: str) -> None:
     plain = ascii_of(text)
     assert plain.isascii()
     assert len(plain) == sum(cell_len(char) for char in text)
+
+
+@pytest.mark.parametrize(
+    ("named", "ascii_only"),
+    [({"LC_ALL": "C"}, True), ({"LANG": "POSIX"}, True), ({"LC_ALL": "C.UTF-8"}, False), ({}, False)],
+)
+def test_a_locale_that_is_called_c_gets_ascii(named: dict[str, str], ascii_only: bool) -> None:
+    code = "from mccore.tui.drawing.glyphs import ASCII, choose_glyphs; print(choose_glyphs() is ASCII)"
+    plain = {
+        name: value for name, value in os.environ.items() if name != "LANG" and not name.startswith(("LC_", "PYTHON"))
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=plain | named, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(ascii_only)
 
 
 def test_styles_stay() -> None:

@@ -20,7 +20,7 @@ from tests.tui.pilot import drive, until
 
 
 def status(app: MonitorApp) -> str:
-    return str(app.screen.query_one("#status", Static).render())
+    return "\n".join(str(app.screen.query_one(name, Static).render()) for name in ("#status", "#notes"))
 
 
 @pytest.fixture

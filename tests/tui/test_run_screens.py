@@ -47,7 +47,7 @@ def test_a_digit_leads_to_each_screen_and_escape_back(root: Path, run: RunDir) -
         assert isinstance(app.screen, SetupScreen)
         await pilot.press("escape", "escape")
         assert isinstance(app.screen, RunsScreen)
-        assert len(app.screen_stack) == 2  # none is left behind
+        assert len(app.screen_stack) == 1  # none is left behind
         await pilot.press("enter")
         await pilot.click("#views", offset=(15, 0))
         assert isinstance(app.screen, LogsScreen)

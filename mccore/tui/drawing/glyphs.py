@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+import os
 import sys
 from dataclasses import dataclass
 
@@ -46,9 +47,16 @@ ASCII = Glyphs(
 )
 
 
+def _asks_for_ascii() -> bool:
+    """Whether the locale was named C or POSIX. Python takes that for UTF-8 (PEP 538, PEP 540), so its encodings don't tell. One
+    that isn't named at all, as in many containers, is left to Python."""
+    named = os.environ.get("LC_ALL") or os.environ.get("LANG")
+    return named in ("C", "POSIX") and sys.flags.utf8_mode == 1  # with an LC_CTYPE that says more it isn't in that mode
+
+
 def choose_glyphs(ascii_only: bool | None = None) -> Glyphs:
     """ASCII when asked for, or when the locale or the output can't show more."""
     if ascii_only is None:
         encodings = (locale.getpreferredencoding(False), getattr(sys.stdout, "encoding", None) or "utf-8")
-        ascii_only = any("utf" not in encoding.lower() for encoding in encodings)
+        ascii_only = _asks_for_ascii() or any("utf" not in encoding.lower() for encoding in encodings)
     return ASCII if ascii_only else UNICODE

@@ -11,7 +11,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Header, Static
+from textual.widgets import DataTable, Header, Static
 
 from mccore.api import Span
 from mccore.events import METRICS
@@ -23,6 +23,7 @@ from mccore.tui.drawing.colours import STYLES
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.drawing.overlay import ROLES, OverlayView, mark_of, overlay, spell_spent, value_under
 from mccore.tui.panels import Lines, spans_of
+from mccore.tui.widgets.keys import Keys
 from mccore.tui.widgets.panel import PanelPane
 from mccore.tui.widgets.table import Table
 from mccore.tui.workers import while_shown
@@ -66,7 +67,7 @@ class CompareScreen(Screen[None]):
         yield Static("", id="compared")
         yield PanelPane(id="overlay")
         yield Table(id="values", cursor_type="row")
-        yield Footer()
+        yield Keys()
 
     def on_mount(self) -> None:
         self.sub_title = "comparison"

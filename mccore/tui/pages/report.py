@@ -9,11 +9,13 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import Footer, Header, MarkdownViewer
+from textual.widgets import Header, MarkdownViewer
 
 from mccore.host.json_file import BadJson, read_regular
 from mccore.host.terminal import visible
 from mccore.runs.rundir import RunDir
+from mccore.tui.widgets.keys import Keys
+from mccore.tui.widgets.markdown import show_markdown
 from mccore.tui.workers import while_shown
 
 
@@ -31,7 +33,7 @@ class ReportScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Header()
         yield MarkdownViewer("", show_table_of_contents=self.app.size.width >= 100, open_links=False)
-        yield Footer()
+        yield Keys()
 
     def on_mount(self) -> None:
         self.sub_title = self._path.parent.parent.name
@@ -47,5 +49,5 @@ class ReportScreen(Screen[None]):
         except (OSError, BadJson) as error:
             text = f"The report can't be read: {visible(str(error))}"
         viewer = self.query_one(MarkdownViewer)
-        await viewer.document.update(text)
         viewer.focus()
+        await show_markdown(viewer.document, text)

@@ -10,13 +10,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.events import Resize
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from mccore.host.terminal import visible
 from mccore.tui.conversation import STAGE, RunTalk
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.panels import StateView, load_panel
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
+from mccore.tui.widgets.keys import Keys
 from mccore.tui.widgets.panel import PanelPane
 from mccore.tui.workers import while_shown
 
@@ -68,7 +69,7 @@ class ChatScreen(RunScreen):
             with Vertical(id="context"):
                 yield PanelPane()
         yield Input(placeholder="say something", id="message")
-        yield Footer()
+        yield Keys()
 
     def on_mount(self) -> None:
         self.query_one("#message").focus()

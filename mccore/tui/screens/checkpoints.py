@@ -9,7 +9,7 @@ from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Static
 
 from mccore.errors import MccoreError
 from mccore.host.terminal import one_line
@@ -19,6 +19,7 @@ from mccore.runs.rundir import RunDir
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
+from mccore.tui.widgets.keys import Keys
 from mccore.tui.widgets.table import Table
 from mccore.units import count, duration, size
 
@@ -45,7 +46,7 @@ class CheckpointsScreen(RunScreen):
         yield ViewLine(self.run_dir, self.VIEW)
         yield Static("", id="checkpoint-status")
         yield Table(id="checkpoints", cursor_type="row")
-        yield Footer()
+        yield Keys()
 
     def on_mount(self) -> None:
         table = self.query_one(DataTable)

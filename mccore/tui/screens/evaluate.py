@@ -11,7 +11,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.widgets import Footer, Markdown, Static
+from textual.widgets import Markdown, Static
 
 from mccore.errors import MccoreError
 from mccore.events import Event
@@ -23,6 +23,8 @@ from mccore.runs.rundir import RunDir
 from mccore.tui import actions
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
+from mccore.tui.widgets.keys import Keys
+from mccore.tui.widgets.markdown import show_markdown
 from mccore.tui.workers import while_shown
 
 REFRESH_SECONDS = 2.0
@@ -54,7 +56,7 @@ class EvaluateScreen(RunScreen):
         yield Static("", id="measured")
         with VerticalScroll(id="page"):
             yield Markdown("", open_links=False)
-        yield Footer()
+        yield Keys()
 
     def on_mount(self) -> None:
         self.query_one("#measured").display = False
@@ -78,7 +80,7 @@ class EvaluateScreen(RunScreen):
         page = visible(await asyncio.to_thread(render_results, self.run_dir, kept))
         if page != self.page:
             self.page = page
-            await self.query_one(Markdown).update(page)
+            await show_markdown(self.query_one(Markdown), page)
 
     async def _read_on(self) -> None:
         """Take what the files have more, for a moment: a long history comes in between two looks at the results."""
@@ -118,4 +120,4 @@ class EvaluateScreen(RunScreen):
         finally:
             self._measuring = False
         words = visible(said if code == 0 else errors).strip()
-        shown.update(Text(words or f"it ended with exit code {code}", style="" if code == 0 else "red"))
+        shown.update(Text.assemble((words or f"it ended with exit code {code}", "" if code == 0 else "red")))

@@ -18,7 +18,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Button, Footer, Header, Input, Label, Select, SelectionList, Static, Switch
+from textual.widgets import Button, Header, Input, Label, Select, SelectionList, Static, Switch
 
 from mccore.config import STAGES
 from mccore.host.files import write_atomic
@@ -30,6 +30,7 @@ from mccore.tui import actions
 from mccore.tui.facts import Facts
 from mccore.tui.form import Form, settings
 from mccore.tui.widgets.choices import Choices
+from mccore.tui.widgets.keys import Keys
 from mccore.tui.widgets.settings import Settings
 from mccore.tui.workers import while_shown
 
@@ -97,7 +98,7 @@ class LaunchScreen(Screen[None]):
             yield Static("", id="plan")
         with Horizontal(id="buttons"):
             yield Button("Start (f5)", id="start", variant="success", compact=True)
-        yield Footer()
+        yield Keys()
 
     def on_mount(self) -> None:
         self.query_one("#stages", Input).tooltip = f"names with commas between: {', '.join(STAGES)}"
@@ -302,7 +303,7 @@ def _plan_words(said: str) -> Text:
         plan = parse_json(said)
         lines, differs = [str(line) for line in plan["words"]], dict(plan["differs"])
     except (BadJson, KeyError, TypeError, ValueError):
-        return Text("the plan can't be read", style="red")
+        return Text.assemble(("the plan can't be read", "red"))
     words = Text(visible("\n".join(lines)))
     if differs:
         shown = [

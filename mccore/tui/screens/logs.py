@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from mccore.host.terminal import one_line
 from mccore.runs.logs import LEVELS, LogBook, LogLine, Wanted
@@ -21,6 +21,7 @@ from mccore.runs.rundir import RunDir
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.log_window import LogWindow
 from mccore.tui.screens.run_screen import RunScreen, ViewLine
+from mccore.tui.widgets.keys import Keys
 from mccore.units import size
 
 POLL_SECONDS = 0.25
@@ -89,7 +90,7 @@ class LogsScreen(RunScreen):
         yield Static("", id="log-status")
         yield LogPane(self.window)
         yield Input(placeholder="search", id="log-search")
-        yield Footer()
+        yield Keys()
 
     def on_mount(self) -> None:
         self.query_one("#log-search").display = False

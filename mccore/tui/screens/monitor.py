@@ -17,7 +17,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.events import Resize
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from mccore.api import Span
 from mccore.events import METRICS
@@ -33,6 +33,7 @@ from mccore.tui.screens.panels import PanelList, PanelScreen
 from mccore.tui.screens.run_screen import ViewLine
 from mccore.tui.tail import LogTail
 from mccore.tui.widgets.details import Details
+from mccore.tui.widgets.keys import Keys
 from mccore.tui.widgets.panel import Draw, PanelPane
 from mccore.tui.words import headline, notes, progress_line
 from mccore.tui.workers import while_shown
@@ -92,7 +93,7 @@ class MonitorScreen(ControlScreen):
                 yield PanelPane(id=f"plot{place}")
         yield Container(id="wide")
         yield Details(self._glyphs, id="below")
-        yield Footer()
+        yield Keys()
 
     def on_mount(self) -> None:
         self._follow()
@@ -108,6 +109,8 @@ class MonitorScreen(ControlScreen):
     async def _follow(self) -> None:
         """Read on for ever: what may block in a thread, what takes the processor a few milliseconds at a time."""
         await asyncio.to_thread(self.watch.open)
+        for part in self._parts()[:-1]:  # the details come with their tabs, which take longer to mount than all else
+            part()
         while not self.query_one(Details).ready:
             await asyncio.sleep(0.01)
         self._refresh()
@@ -184,7 +187,9 @@ class MonitorScreen(ControlScreen):
         lines = [headline(self.watch, self._glyphs), progress_line(self.watch.state, self._glyphs)]
         self.query_one("#status", Static).update(Text("\n").join(lines))
         words, shown = notes(self.watch), self.query_one("#notes", Static)
-        shown.update(Text("; ".join(words), style="yellow"))
+        shown.update(
+            Text.assemble(("; ".join(words), "yellow"))
+        )  # a style of all of it would miss the theme's own yellow
         shown.display = bool(words)
 
     def metrics_of_stage(self) -> list[str]:

@@ -10,11 +10,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen, Screen
-from textual.widgets import Footer, Header, OptionList
+from textual.widgets import Header, OptionList
 from textual.widgets.option_list import Option
 
 from mccore.host.terminal import one_line
 from mccore.tui.panels import LoadedPanel, StateView
+from mccore.tui.widgets.keys import Keys
 from mccore.tui.widgets.panel import PanelPane
 
 DRAW_SECONDS = 0.5
@@ -58,7 +59,7 @@ class PanelScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Header()
         yield PanelPane()
-        yield Footer()
+        yield Keys()
 
     def on_mount(self) -> None:
         self.title = one_line(self._panel.name)

@@ -13,7 +13,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Header, Input, Static
+from textual.widgets import DataTable, Header, Input, Static
 
 from mccore.errors import MccoreError
 from mccore.events.metrics import language_loss
@@ -23,6 +23,7 @@ from mccore.tui.drawing.colours import LISTED_STATES
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.screens.confirm import ConfirmScreen
 from mccore.tui.screens.run_screen import DIGITS
+from mccore.tui.widgets.keys import Keys
 from mccore.tui.widgets.table import Table
 from mccore.tui.workers import while_shown
 from mccore.units import count, duration, number
@@ -68,7 +69,7 @@ class RunsScreen(Screen[None]):
         yield Input(placeholder="filter", id="filter")
         yield Static("", id="empty")
         yield Table(id="runs", cursor_type="row")
-        yield Footer()
+        yield Keys()
 
     def on_mount(self) -> None:
         self.query_one("#filter").display = False

@@ -10,12 +10,13 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Header, Static
+from textual.widgets import DataTable, Header, Static
 
 from mccore.host.json_file import parse_json
 from mccore.host.terminal import one_line, visible
 from mccore.tui import actions
 from mccore.tui.drawing.colours import CHECKS
+from mccore.tui.widgets.keys import Keys
 from mccore.tui.widgets.table import Table
 from mccore.tui.workers import while_shown
 
@@ -38,7 +39,7 @@ class SetupScreen(Screen[None]):
         yield Static("", id="setup-status")
         yield Table(id="checks", cursor_type="row")
         yield Static("", id="setup-hint")
-        yield Footer()
+        yield Keys()
 
     def on_mount(self) -> None:
         table = self.query_one(DataTable)
@@ -59,7 +60,7 @@ class SetupScreen(Screen[None]):
             checks = parse_json(said)["checks"]
             rows = [(str(each["state"]), str(each["name"]), str(each["detail"])) for each in checks]
         except (ValueError, KeyError, TypeError):
-            status.update(Text(f"mccore doctor failed ({code}): {visible(errors)[-2000:]}", style="red"))
+            status.update(Text.assemble((f"mccore doctor failed ({code}): {visible(errors)[-2000:]}", "red")))
             return
         self._checks = checks
         table = self.query_one(DataTable)
@@ -74,7 +75,7 @@ class SetupScreen(Screen[None]):
         self._hint()
 
     def _hint(self) -> None:
-        self.query_one("#setup-hint", Static).update(Text(self._advice(), style="yellow"))
+        self.query_one("#setup-hint", Static).update(Text.assemble((self._advice(), "yellow")))
 
     def _advice(self) -> str:
         place = self.query_one(DataTable).cursor_row
