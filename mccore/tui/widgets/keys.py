@@ -14,7 +14,7 @@ class Keys(Footer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown: list[tuple[str, str, bool]] = []
+        self._shown: list[tuple[str, str, bool]] | None = None
 
     def bindings_changed(self, screen: Screen[object]) -> None:
         active = screen.active_bindings.values()
