@@ -14,7 +14,6 @@ from textual.widgets import DataTable, Input, Label, Select, Static
 from mccore.config.inputs import SettingInput
 from mccore.host.terminal import one_line, visible
 from mccore.tui.form import group_of
-from mccore.tui.widgets.table import Table
 
 COLUMNS = (("setting", 34), ("value", 16), ("without it", 16), ("meaning", None))
 
@@ -50,13 +49,16 @@ class Settings(Vertical):
         self._blamed: frozenset[str] = frozenset()
         self._refusal = ""
         self._chosen: SettingInput | None = None
+        self._choices: tuple[str, ...] = ()  # that the editor offers
+        self._seen: str | None = None  # the value that it was given
+        self._told: str | None = None  # the value that it has told last
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="find"):
             yield Label("search the settings")
             yield Input(placeholder="a part of a name or a meaning", id="search", compact=True)
             yield Select([], prompt="all groups", id="group", compact=True)
-        yield Table(id="settings", cursor_type="row")
+        yield DataTable(id="settings", cursor_type="row")
         with Vertical(id="editor"):
             yield Static("", id="meaning")
             yield Input(id="value", compact=True)
@@ -101,17 +103,24 @@ class Settings(Vertical):
         group = self.query_one("#group", Select).value
         table = self.query_one("#settings", DataTable)
         at = self._chosen.path if self._chosen is not None else ""
-        table.clear()
-        for path, each in self._inputs.items():
-            if group not in (Select.NULL, group_of(path)):
-                continue
-            if wanted in path.lower() or wanted in each.description.lower():
-                without, meaning = one_line(self._without(each)), one_line(each.description)
-                table.add_row(Text(path), self._value(path), Text(without), Text(meaning), key=path)
-        if at in {str(key.value) for key in table.rows}:
-            table.move_cursor(row=table.get_row_index(at))
-        if not table.row_count:
-            self._choose(None)
+        with self.prevent(DataTable.RowHighlighted):  # rows that come and go under the cursor are nobody's choice
+            table.clear()
+            for path, each in self._inputs.items():
+                if group not in (Select.NULL, group_of(path)):
+                    continue
+                if wanted in path.lower() or wanted in each.description.lower():
+                    without, meaning = one_line(self._without(each)), one_line(each.description)
+                    table.add_row(Text(path), self._value(path), Text(without), Text(meaning), key=path)
+            if at in {str(key.value) for key in table.rows}:
+                table.move_cursor(row=table.get_row_index(at))
+        key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key if table.row_count else None
+        chosen = self._inputs.get(str(key.value)) if key is not None else None
+        same = chosen is not None and chosen.path == at and chosen.choices == self._choices
+        if same and self._values.get(at) in (self._seen, self._told):
+            self._chosen = chosen  # what is being typed stays
+            self._explain()
+        else:
+            self._choose(chosen)
 
     @on(DataTable.RowHighlighted, "#settings")
     def _row_chosen(self, event: DataTable.RowHighlighted) -> None:
@@ -128,20 +137,27 @@ class Settings(Vertical):
         value, choice = self.query_one("#value", Input), self.query_one("#choice", Select)
         choice.display = each is not None and bool(each.choices)
         value.display = each is not None and not each.choices
-        words = "no setting is called so"
+        self._choices = each.choices if each is not None else ()
         if each is not None:
-            about = "; ".join(filter(None, (each.bounds, f"without it {self._without(each) or 'derived or none'}")))
-            words = f"{each.path}: {each.description} ({about})"
-            now = self._values.get(each.path)
+            now = self._seen = self._told = self._values.get(each.path)
             with self.prevent(Input.Changed, Select.Changed):
                 if each.choices:
                     choice.set_options([(text or "(empty)", text) for text in each.choices])
                     choice.value = now if now in each.choices else Select.NULL
                 else:
                     value.value = now or ""
-                    value.placeholder = self._without(each) or {"number": "a number"}.get(each.widget, "")
-        self.query_one("#meaning", Static).update(Text(one_line(words)))
+        self._explain()
         self._show_problem()
+
+    def _explain(self) -> None:
+        """Say what the chosen setting means."""
+        each, words = self._chosen, "no setting is called so"
+        if each is not None:
+            about = "; ".join(filter(None, (each.bounds, f"without it {self._without(each) or 'derived or none'}")))
+            words = f"{each.path}: {each.description} ({about})"
+            shown = self._without(each) or {"number": "a number"}.get(each.widget, "")
+            self.query_one("#value", Input).placeholder = shown
+        self.query_one("#meaning", Static).update(Text(one_line(words)))
 
     def _show_problem(self) -> None:
         guilty = self._chosen is not None and self._chosen.path in self._blamed
@@ -158,6 +174,7 @@ class Settings(Vertical):
         self._tell(None if event.value is Select.NULL else str(event.value))
 
     def _tell(self, value: str | None) -> None:
+        self._told = value
         if self._chosen is not None and self._values.get(self._chosen.path) != value:
             self.post_message(self.Changed(self._chosen.path, value))
 
