@@ -74,7 +74,7 @@ def progress_line(state: RunState, glyphs: Glyphs) -> Text:
         whole, complete = state.run_seconds_left() or (left, True)
         ahead = f" (the run {'' if complete else 'over '}{duration(whole)})" if whole > left else ""
         parts.append(f"{duration(left)} left{ahead}")
-    parts += _measured(state, stage.name)
+    parts += _newest_values(state, stage.name)
     return Text.assemble(
         f"{one_line(stage.name)} ",
         (glyphs.bar * filled, "green"),
@@ -83,15 +83,15 @@ def progress_line(state: RunState, glyphs: Glyphs) -> Text:
     )
 
 
-def _measured(state: RunState, stage: str) -> list[str]:
+def _newest_values(state: RunState, stage: str) -> list[str]:
     """The newest values of a stage that a person watches."""
     own = {name: last.value for name, last in state.metrics.items() if last.stage == stage}
-    found = []
+    loss = language_loss(own)  # what the command line tells, too
+    found = [f"loss {number(loss)}"] if loss is not None else []
     for name, value in own.items():
-        if name == "loss":  # the language model's own, as the command line tells it
-            found.append(f"loss {number(language_loss(own) or value)}")
-        elif name == "tokens_per_second":
+        row = METRICS.get(name)
+        if name == "tokens_per_second":
             found.append(f"{count(value)} tok/s")
-        elif name in METRICS and METRICS[name].watched and name != "token_loss":
-            found.append(f"{METRICS[name].label or name} {number(value)}")
+        elif row is not None and row.watched and name != "loss":
+            found.append(f"{row.label or name} {number(value)}")
     return found

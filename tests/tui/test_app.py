@@ -86,37 +86,6 @@ def test_a_run_that_grows_is_followed(root: Path, run: RunDir) -> None:
     drive(app, steps)
 
 
-def test_keys_change_the_view(root: Path, run: RunDir) -> None:
-    app = make_monitor(root, run)
-
-    async def steps(pilot: Pilot[None]) -> None:
-        screen = app.screen
-        assert isinstance(screen, MonitorScreen)
-        await pilot.press("x", "l", "m", "comma")
-        assert (screen._view.axis, screen._view.log, screen._view.smooth) == ("tokens", True, True)
-        assert screen._view.cursor == 0.5
-        await pilot.press("plus")
-        narrow = screen._view.stop - screen._view.start
-        await pilot.press("minus", "minus", "minus")
-        assert screen._view.stop == float("inf") or screen._view.stop - screen._view.start > narrow
-        await pilot.click("#plot0", offset=(30, 4))
-        under = screen._view.cursor
-        assert under is not None
-        assert under < 0.5
-        await pilot.press("plus", "plus", "less_than_sign")
-        left = screen._view.start
-        await pilot.press("greater_than_sign")
-        assert screen._view.start > left
-        await pilot.press(*["less_than_sign"] * 20)
-        assert screen._view.start == pytest.approx(512)  # tokens of the first step
-        await pilot.press("left_square_bracket")
-        assert screen._scrub == 1
-        await pilot.press("right_square_bracket", "right_square_bracket")
-        assert screen._scrub == 0
-
-    drive(app, steps)
-
-
 def test_stopping_asks_first_and_makes_the_stop_file(root: Path, run: RunDir) -> None:
     app = make_monitor(root, run)
 

@@ -110,6 +110,32 @@ def test_plugins_bring_their_options(app: MonitorApp) -> None:
     drive(app, steps)
 
 
+def test_filling_the_table_again_chooses_nothing_and_shows_what_was_loaded(
+    app: MonitorApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plugins' answers fill it while a person types."""
+
+    async def steps(pilot: Pilot[None]) -> None:
+        screen = await form_of(pilot)
+        editor, table = screen.query_one(Settings), screen.query_one("#settings", DataTable)
+        value, chosen = screen.query_one("#value", Input), []
+        table.move_cursor(row=table.get_row_index("model.depth"))
+        await until(pilot, lambda: editor._chosen is not None and editor._chosen.path == "model.depth", "the row")
+        with monkeypatch.context() as watched:
+            watched.setattr(editor, "_choose", chosen.append)
+            for typed in ("1", "12"):
+                value.value = typed
+                screen._show_settings()
+                await until(pilot, lambda typed=typed: screen.form.sets == {"model.depth": typed}, "what was typed")
+            assert chosen == []
+        assert value.value == "12"
+        screen.form.sets["model.depth"] = "7"  # as a preset does
+        screen._show_settings()
+        await until(pilot, lambda: value.value == "7", "the loaded value")
+
+    drive(app, steps)
+
+
 def test_the_plan_says_in_what_it_differs(app: MonitorApp) -> None:
     async def steps(pilot: Pilot[None]) -> None:
         screen = await form_of(pilot)

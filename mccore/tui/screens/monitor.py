@@ -12,7 +12,7 @@ from functools import partial
 from typing import ClassVar
 
 from rich.text import Text
-from textual import on, work
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
@@ -25,13 +25,13 @@ from mccore.host.terminal import one_line
 from mccore.runs.live.watch import Pieces
 from mccore.runs.rundir import RunDir
 from mccore.tui import actions
-from mccore.tui.drawing.canvas import LABEL, Plot, PlotView, ends_of, window_of
+from mccore.tui.drawing.canvas import Plot
 from mccore.tui.drawing.glyphs import Glyphs
 from mccore.tui.panels import Lines, LoadedPanel, StateView, load_panels
-from mccore.tui.screens.control import ControlScreen
 from mccore.tui.screens.panels import PanelList, PanelScreen
 from mccore.tui.screens.run_screen import ViewLine
 from mccore.tui.tail import LogTail
+from mccore.tui.widgets.curves import CurveScreen
 from mccore.tui.widgets.details import Details
 from mccore.tui.widgets.keys import Keys
 from mccore.tui.widgets.panel import Draw, PanelPane
@@ -45,23 +45,13 @@ PART_SECONDS = 0.03  # between two parts of the picture: more than a frame, so t
 KEY_SECONDS = 0.05  # that a key has for itself
 PLOTS = 4
 NARROW = 100  # columns below which details and plots take turns
-AXES = ("step", "tokens", "time")
 
 
-class MonitorScreen(ControlScreen):
+class MonitorScreen(CurveScreen):
     """Watches a run. Everything it shows is read from the run's directory."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Runs", tooltip="Back to the list of runs"),
-        Binding("x", "axis", "Axis", show=False, tooltip="Steps, tokens or time"),
-        Binding("l", "log", "Log scale", show=False, tooltip="Logarithmic values"),
-        Binding("m", "smooth", "Smooth", show=False, tooltip="Smooth the curves"),
-        Binding("comma", "move(-1)", show=False, tooltip="Move the cursor that reads values to the left"),
-        Binding("full_stop", "move(1)", show=False, tooltip="Move the cursor that reads values to the right"),
-        Binding("plus,equals_sign", "zoom(0.5)", show=False, tooltip="Zoom in around the cursor"),
-        Binding("minus", "zoom(2.0)", show=False, tooltip="Zoom out"),
-        Binding("less_than_sign", "pan(-1)", show=False, tooltip="Move the window that was zoomed in to the left"),
-        Binding("greater_than_sign", "pan(1)", show=False, tooltip="Move the window that was zoomed in to the right"),
         Binding("p", "next_metrics", "Metrics", tooltip="Show the next four metrics"),
         Binding("v", "next_stage", "Stage", show=False, tooltip="Show the curves of another stage"),
         Binding("left_square_bracket", "scrub(-1)", show=False, tooltip="The Working Context one snapshot earlier"),
@@ -75,7 +65,6 @@ class MonitorScreen(ControlScreen):
     def __init__(self, run: RunDir, glyphs: Glyphs) -> None:
         super().__init__(run, glyphs)
         self._glyphs = glyphs
-        self._view = PlotView()
         self._page = 0
         self._stage: str | None = None  # chosen by hand
         self._scrub = 0  # snapshots back from the newest
@@ -210,7 +199,7 @@ class MonitorScreen(ControlScreen):
         found: list[str | LoadedPanel] = [*(by_metric.get(name, name) for name in self.metrics_of_stage()), *own]
         return [each for place, each in enumerate(found) if each not in found[:place]]
 
-    def _show_plots(self) -> None:
+    def show_curves(self) -> None:
         for place in range(PLOTS):
             self._show_plot(place)
 
@@ -243,64 +232,13 @@ class MonitorScreen(ControlScreen):
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
-    def action_axis(self) -> None:
-        self._view = PlotView(
-            AXES[(AXES.index(self._view.axis) + 1) % len(AXES)], smooth=self._view.smooth, log=self._view.log
-        )
-        self._show_plots()
-
-    def action_log(self) -> None:
-        self._view.log = not self._view.log
-        self._show_plots()
-
-    def action_smooth(self) -> None:
-        self._view.smooth = not self._view.smooth
-        self._show_plots()
-
-    def action_move(self, columns: int) -> None:
-        at = 0.5 if self._view.cursor is None else self._view.cursor + columns * 0.02
-        self._view.cursor = min(1.0, max(0.0, at))
-        self._show_plots()
-
-    def action_zoom(self, factor: float) -> None:
-        """Halve or double the window around the cursor; far enough out, all is shown."""
-        if (plot := self._first_plot()) is None:
-            return
-        first, last = window_of(plot)
-        middle = first + (self._view.cursor if self._view.cursor is not None else 1.0) * (last - first)
-        half = (last - first) * factor / 2
-        self._view.start, self._view.stop = middle - half, middle + half
-        begin, end = ends_of(plot)
-        if self._view.start <= begin and self._view.stop >= end:
-            self._view.start, self._view.stop = -math.inf, math.inf
-        self._show_plots()
-
-    def action_pan(self, quarters: int) -> None:
-        """Move the window by quarters of its width, not beyond the curve."""
-        view, plot = self._view, self._first_plot()
-        if plot is None or not math.isfinite(view.stop - view.start):
-            return
-        begin, end = ends_of(plot)
-        wanted = quarters * (view.stop - view.start) / 4
-        by = min(wanted, max(0.0, end - view.stop)) if quarters > 0 else max(wanted, min(0.0, begin - view.start))
-        view.start, view.stop = view.start + by, view.stop + by
-        self._show_plots()
-
-    def _first_plot(self) -> Plot | None:
-        """The curve whose ends bound the window."""
+    def first_curve(self) -> Plot | None:
         names = self.metrics_of_stage()
         return Plot(self.watch.state.traces[self.stage, names[0]], view=self._view) if names else None
 
-    @on(PanelPane.Touched, "#plots PanelPane")
-    def _touched(self, event: PanelPane.Touched) -> None:
-        """A click puts the cursor there, the wheel zooms around it."""
-        columns = event.pane.size.width - LABEL - 1
-        self._view.cursor = min(1.0, max(0.0, (event.column - LABEL - 1) / max(1, columns - 1)))
-        self.action_zoom(0.5 if event.turn > 0 else 2.0) if event.turn else self._show_plots()
-
     def action_next_metrics(self) -> None:
         self._page += 1
-        self._show_plots()
+        self.show_curves()
 
     def action_next_stage(self) -> None:
         stages = list(dict.fromkeys(stage for stage, _ in self.watch.state.traces))
