@@ -47,7 +47,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     row = 0
     with blaming(path, lambda: f" after row {row}"), open_regular(path) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
+        for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(batch_size=1024):
             for record in batch.to_pylist():
                 yield row, record
                 row += 1
@@ -190,7 +190,7 @@ def open_parquet(path: Path, field: str) -> Iterator[Any]:
 
     with open_regular(path) as file:
         try:
-            opened = pq.ParquetFile(file)
+            opened = pq.ParquetFile(file, pre_buffer=False)  # a buffer would keep the whole file until its end
             schema = opened.schema_arrow
         except Exception as error:
             why = " ".join(str(error).split())[:300]
