@@ -212,6 +212,8 @@ def _show(about: dict[str, Any], costs: ContextCosts) -> None:
         ["entries read per token", *(f"{cost.entries_per_token:.1f}" for cost in costs.histories), "1.0"],
         ["coarsest level", *(f"LOD{cost.max_lod}" for cost in costs.histories), ""],
         ["tree, bytes per token", *(f"{cost.tree_bytes_per_token:.1f}" for cost in costs.histories), ""],
+        ["index, bytes per token", *(f"{cost.index_bytes / cost.tokens:.1f}" for cost in costs.histories), ""],
+        ["keys and values", *(size(cost.cache_bytes) for cost in costs.histories), ""],
         ["memory before", *(_memory(cost.before_rss) for cost in costs.histories), ""],
         ["  highest until first token", *(_memory(cost.longest_rss) for cost in costs.histories), ""],
         ["to plain", *(_ratio(cost.to_plain) for cost in costs.histories), ""],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +18,12 @@ from mccore.host.files import FileExists, write_theirs
 from mccore.host.terminal import StatusLine, echo, echo_json
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mccore.eval.context.long_history import LongHistoryReport
     from mccore.eval.context.within_sequence import ContextReport
-    from mccore.runs.rundir import RunDir
+    from mccore.stages.memory.histories import Compared, Telling
 
-FIT_ROWS = 8  # of a document, for what conditions that look up are fitted to
-KIND_TOKENS = 256  # newest tokens of a row that say what kind of text it is
-
-RECALL_K = (1, 2, 8)  # most useful candidates, of which a choice is asked how many it has found
+_FOCUS = ("wc_length", "refocus_interval", "spans", "recent_tokens", "token_positions")  # options of sessions
+_SUITE = ("sizes", "twins", *_FOCUS)  # options that suites have
 
 
 @click.group("eval")
@@ -38,6 +33,15 @@ def evaluate() -> None:
 
 @evaluate.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--suite", type=click.Choice(["short", "full"]), help="Measure all there is, and keep it for the report.")
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(1024),
+    metavar="TOKENS",
+    help="Of histories that a suite asks questions in; default: 4,096 and 16,384, to 1,048,576 with full. Repeatable.",
+)
 @click.option("--rows", type=click.IntRange(2), help="Sequences or ends of histories; default: 128, or all there are.")
 @click.option(
     "--history", type=click.IntRange(2), metavar="TOKENS", help="Evaluate far behind in long documents instead."
@@ -82,6 +86,7 @@ def evaluate() -> None:
 def context(
     ctx: click.Context,
     runs: tuple[str, ...],
+    suite: str | None,
     rows: int | None,
     history: int | None,
     out: Path | None,
@@ -96,20 +101,28 @@ def context(
 
     Within the sequence length of training by default; with --history far behind in long documents, as sessions read them.
     Several runs are averaged row by row first. Standard errors go by document: rows of one document aren't independent.
+
+    With --suite each run is measured on all that a memory is for: held-out text, questions about histories (needles,
+    associations, copies, variables), names of other files, and what a token costs. The report of the run tells it, too.
     """
+    typed = [name for name in given if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    _check_options(ctx, typed, suite, history)
+    if suite is not None:
+        if rows is not None or out is not None:
+            raise UsageError("--rows and --out have no effect with --suite", hint="give --history in its place")
+        focus = {name: given[name] for name in _FOCUS if name in typed}
+        _suite(runs, given["twins"], suite, given["sizes"], {"wc_length": None, **focus}, as_json)
+        return
     if out is not None and out.is_file() and not force:  # said before hours of work
         raise FileExists(out)
     if history is None:
-        typed = [name for name in given if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
-        if typed:
-            option = next(o.opts[0] for o in ctx.command.params if o.name == typed[0])
-            raise UsageError(f"{option} has an effect with --history only", hint="give a history: --history 6000")
         about, reports = _within_sequence(runs, rows or 128)
     else:
-        about, reports = _far_behind(runs, rows, _Choices(history=history, **given))
+        about, reports = _far_behind(runs, rows, {**given, "history": history})
 
     from mccore.eval.context.catalogue import LONG_HISTORY, WITHIN_SEQUENCE
     from mccore.eval.context.summary import summarize_comparison
+    from mccore.stages.memory.histories import RECALL_K
 
     catalogue = WITHIN_SEQUENCE if history is None else LONG_HISTORY
     summary = {**about, **summarize_comparison(reports, catalogue, RECALL_K)}
@@ -122,43 +135,68 @@ def context(
             echo(line)
 
 
-@dataclass(frozen=True)
-class _Choices:
-    """The options of evaluations far behind in documents."""
+def _check_options(ctx: click.Context, typed: Sequence[str], suite: str | None, history: int | None) -> None:
+    """Raise UsageError for an option that has no effect on what is measured."""
+    if suite is not None and history is not None:
+        raise UsageError("a suite has histories of its own", hint="leave out --history, or --suite")
+    for name in typed:
+        option = next(o.opts[0] for o in ctx.command.params if o.name == name)
+        if suite is not None and name not in _SUITE:
+            raise UsageError(f"{option} has no effect with --suite", hint="give --history in its place")
+        if suite is None and name == "sizes":
+            raise UsageError(f"{option} has an effect with --suite only", hint="give a suite: --suite short")
+        if suite is None and history is None:
+            raise UsageError(f"{option} has an effect with --history only", hint="give a history: --history 6000")
 
-    history: int
-    horizon: int
-    twins: tuple[str, ...]
-    wc_length: int
-    refocus_interval: int
-    spans: int
-    recent_tokens: int
-    token_positions: str | None
-    every: int
-    offset: int
-    per_document: int
-    chunks: int
-    conditions: tuple[str, ...]
-    also: tuple[str, ...]
 
-    def wanted(self) -> list[str] | None:
-        """The conditions to evaluate; None for the usual ones."""
-        from mccore.eval.context.catalogue import LONG_HISTORY
+def _compared(runs: Sequence[str], twins: Sequence[str]) -> list[Compared]:
+    from mccore.stages.memory.histories import Compared
 
-        if not self.conditions and not self.also:
-            return None
-        usual = [each.name for each in LONG_HISTORY if not each.on_demand]
-        return [*(self.conditions or usual), *self.also]
+    if twins and len(twins) != len(runs):
+        raise UsageError(f"{len(twins)} twins for {len(runs)} runs", hint="give one for each run, in their order")
+    return [Compared(run, twins[number] if twins else None) for number, run in enumerate(runs)]
+
+
+def _telling(line: StatusLine) -> Telling:
+    from mccore.stages.memory.histories import Telling
+
+    return Telling(line.show, lambda text: echo(text, err=True))
+
+
+def _suite(
+    runs: Sequence[str], twins: Sequence[str], suite: str, sizes: Sequence[int], focus: dict[str, Any], as_json: bool
+) -> None:
+    """Measure runs one by one; each keeps what was found, and its report tells it when it is next written."""
+    from mccore.report.pages.suite import suite_lines
+    from mccore.report.suite import NAME
+    from mccore.stages.memory.histories import FocusChoices, base_of
+    from mccore.stages.memory.suite import PLANS, measure_suite
+
+    plan, line = PLANS[suite], StatusLine()
+    if sizes:
+        plan = replace(plan, sizes=tuple(sorted(set(sizes))))
+    every = []
+    for each in _compared(runs, twins):
+        found = measure_suite(each, suite, plan, FocusChoices(**focus), _telling(line))
+        line.clear()
+        base_of(each.run).write_result(NAME, found)
+        every.append(found)
+        if not as_json:
+            echo("\n\n".join(suite_lines(found)))
+            echo(f"\n`mccore report {each.run}` puts this into the report of the run, with pictures.")
+    if as_json:
+        echo_json(every)
 
 
 def _within_sequence(runs: Sequence[str], rows: int) -> tuple[dict[str, Any], list[ContextReport]]:
     from mccore.eval.context.summary import mean_of
     from mccore.runtime.runtime import look_at
     from mccore.stages.focus import compare_contexts
+    from mccore.stages.memory.histories import base_of
 
     reports, line = [], StatusLine()
     for name in runs:
-        run = _base_of(name)
+        run = base_of(name)
         runtime = look_at(run, TEXT_STAGE)
         opened = runtime.open_model(TEXT_STAGE, aux_dtype=runtime.aux_dtype)
         if opened.nets is None:
@@ -186,96 +224,16 @@ def _within_sequence(runs: Sequence[str], rows: int) -> tuple[dict[str, Any], li
 
 
 def _far_behind(
-    runs: Sequence[str], rows: int | None, choices: _Choices
+    runs: Sequence[str], rows: int | None, given: dict[str, Any]
 ) -> tuple[dict[str, Any], list[LongHistoryReport]]:
-    import numpy as np
+    from mccore.stages.memory.histories import FocusChoices, HistoryChoices, measure_far_behind
 
-    from mccore.eval.context.far.words import REPETITION, by_kind, by_place, places, repetition
-    from mccore.eval.context.summary import mean_of
-
-    if choices.twins and len(choices.twins) != len(runs):
-        raise UsageError(
-            f"{len(choices.twins)} twins for {len(runs)} runs", hint="give one for each run, in their order"
-        )
-    line = StatusLine()
-    found = [
-        _behind(name, choices.twins[number] if choices.twins else None, rows, choices)
-        for number, name in enumerate(runs)
-    ]
+    compared, line = _compared(runs, given["twins"]), StatusLine()
+    focus = FocusChoices(**{name: given[name] for name in _FOCUS})
+    choices = HistoryChoices(**{name: value for name, value in given.items() if name not in _SUITE})
+    found = measure_far_behind(compared, rows, choices, focus, _telling(line))
     line.clear()
-    reports, (ids, kinds) = [report for report, _, _ in found], found[0][1:]
-    first = reports[0]
-    mean = mean_of(reports)
-    place = places(ids, choices.horizon, choices.wc_length - choices.refocus_interval)
-    repeated = np.array([REPETITION[kind] for kind in repetition(ids, choices.horizon)])
-    return {
-        "runs": list(runs),
-        "history": choices.history,
-        "horizon": choices.horizon,
-        "entries": first.entries,
-        "far_tokens": first.far_tokens,
-        "tail": first.tail,
-        "by_place": by_place(mean.losses, place, mean.documents, "window"),
-        "by_kind": by_kind(mean.losses, {"text": kinds, "repetition": repeated}, mean.documents, "window"),
-    }, reports
-
-
-def _behind(
-    name: str, twin: str | None, limit: int | None, choices: _Choices
-) -> tuple[LongHistoryReport, NDArray[np.int64], NDArray[np.str_]]:
-    """One run, far behind in the held-out documents of its corpus that no lookup is fitted to: what was found, the rows, and
-    the kind of text that each ends in."""
-    import numpy as np
-
-    from mccore.config import Choice
-    from mccore.data.corpora.catalogue import open_corpus
-    from mccore.eval.context.far.row import LongHistoryOptions
-    from mccore.eval.context.far.words import text_kind
-    from mccore.eval.context.long_history import evaluate_long_histories
-    from mccore.eval.context.rows import HistoryRows
-    from mccore.host import paths
-    from mccore.runtime.open import find_checkpoint, open_model
-    from mccore.runtime.sessions import session_options
-    from mccore.stages.lookup import is_fitted_to
-
-    run, line = _base_of(name), StatusLine()
-    opened = open_model(find_checkpoint(run, TEXT_STAGE)[1])
-    options = session_options(
-        opened.config.megacontext,
-        allocator=Choice(name="spans", options={"spans": choices.spans, "recent_tokens": choices.recent_tokens}),
-        wc_length=choices.wc_length,
-        refocus_interval=choices.refocus_interval,
-        token_positions=choices.token_positions,
-        search="ngram",
-    )
-    sessions, tokenizer, other = opened.sessions(options), opened.tokenizer, None
-    if twin is not None:
-        of_twin = open_model(find_checkpoint(_base_of(twin), TEXT_STAGE)[1])
-        other = of_twin.gpt
-        if of_twin.meta.tokenizer != opened.meta.tokenizer:
-            raise UsageError(f"{twin} has another tokenizer than {name}", hint="train the twin on the run's tokenizer")
-    picked = HistoryRows(
-        choices.history, choices.horizon, choices.every, choices.offset, choices.per_document, choices.chunks
-    )
-    apart, others = [], []
-    for document in open_corpus(run.config.data.corpus, cache_dir=paths.cache_dir()).documents("val"):
-        (apart if is_fitted_to(document) else others).append(document.text)
-    ids, documents = picked.of(np.array([tokenizer.bos_id, *tokenizer.encode_to_array(text)]) for text in others)
-    few = replace(picked, per_document=FIT_ROWS, chunks=1)
-    fit_rows, _ = few.of(np.array([tokenizer.bos_id, *tokenizer.encode_to_array(text)]) for text in apart)
-    ids, documents = ids[:limit], documents[:limit]
-    kinds = np.array([text_kind(tokenizer.decode(row[-KIND_TOKENS:].tolist())) for row in ids])
-    if sessions.missing_lookup is not None:
-        echo(f"({name}: {sessions.missing_lookup})", err=True)
-    report = evaluate_long_histories(
-        sessions.model,
-        lambda: sessions.new().tree,
-        ids,
-        documents.tolist(),
-        LongHistoryOptions(choices.horizon, choices.wanted(), other, fit_rows, choices.spans),
-        on_progress=lambda done: line.show(f"{name}: {done} of {len(ids)} rows"),
-    )
-    return report, ids, kinds
+    return found
 
 
 @evaluate.command("fit-lookup")
@@ -307,15 +265,6 @@ def fit_lookup_command(name: str, stage: str | None) -> None:
         f"{name}: fitted to {found['tokens']:,} tokens of {found['documents']} documents; there "
         f"{found['nll']:.4f} -> {found['nll_with_lookup']:.4f} nats per token"
     )
-
-
-def _base_of(name: str) -> RunDir:
-    """A run with a base model. Raises UsageError, CheckpointError."""
-    from mccore.runtime.open import find_checkpoint, find_run
-
-    run = find_run(name)
-    find_checkpoint(run, TEXT_STAGE)
-    return run
 
 
 def _arrays(runs: Sequence[str], reports: Sequence[Any]) -> bytes:

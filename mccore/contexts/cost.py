@@ -79,9 +79,9 @@ class HistoryCost:
     """What a session with `tokens` of history costs. Times in seconds, or milliseconds where the name says so.
 
     ingest_seconds: tokens into the tree, gists made and flushed. first_token_seconds: from there to the logits of the first
-    token. token_ms: of each generated token, refocuses included. controller_ms: a refocus alone; refocus_token_ms: a token with
-    one, what was read again and the token itself included. entries_per_token: that the model read. longest_rss: resident
-    memory at its highest until the first token, of which `before_rss` was there before; None where the system doesn't tell.
+    token. index_bytes: of search and lookup. token_ms: of each generated token, refocuses included. controller_ms: a refocus
+    alone; refocus_token_ms: a token with one. entries_per_token: that the model read. longest_rss: resident memory at its
+    highest until the first token, of which `before_rss` was there before; None where the system doesn't tell.
     """
 
     tokens: int
@@ -91,6 +91,8 @@ class HistoryCost:
     first_token_seconds: float
     tree_bytes: int
     tree_bytes_per_token: float
+    index_bytes: int
+    cache_bytes: int
     before_rss: int | None
     longest_rss: int | None
     token_ms: Spread | None = None
@@ -146,16 +148,8 @@ def measure_context(
     for length in lengths:
         most = length + (rounds + 1) * round_tokens
         check_fits(most, model.limits(most), model.recent_tokens)
-    costs = ContextCosts(
-        options.wc_length,
-        options.refocus_interval,
-        options.kv_policy,
-        model.block_size,
-        model.recent_tokens,
-        len(text),
-        round_tokens,
-        rounds,
-    )
+    about = (options.wc_length, options.refocus_interval, options.kv_policy, model.block_size, model.recent_tokens)
+    costs = ContextCosts(*about, len(text), round_tokens, rounds)
     with ExitStack() as stack:
         place = None
         if sessions.in_files:
@@ -297,6 +291,8 @@ def _ingest(
         first_token_seconds=ended - ingested,
         tree_bytes=held,
         tree_bytes_per_token=held / tokens,
+        index_bytes=session.index.nbytes,
+        cache_bytes=session.working_context.nbytes,
         before_rss=before,
         longest_rss=peak,
     )

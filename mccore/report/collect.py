@@ -16,7 +16,8 @@ from mccore.events import Event, find_alerts
 from mccore.report.environment import changed_settings, describe_environment
 from mccore.report.evaluation import describe_samples
 from mccore.report.megacontext import collect_megacontext
-from mccore.report.shape import Absent, AlertEntry, OutcomeEntry, Reached, Report, RewardEntry, StageEntry
+from mccore.report.shape import Absent, AlertEntry, OutcomeEntry, Reached, Report, RewardEntry, StageEntry, SuiteEntry
+from mccore.report.suite import NAME, read_suite
 from mccore.runs.attempts import attempt_seconds, total_seconds
 from mccore.runs.rundir import RunDir
 from mccore.runs.series import (
@@ -47,6 +48,7 @@ def collect(run: RunDir, events: list[Event]) -> Report:
     steps = training_series(curves(events, step_metrics))
     megacontext = collect_megacontext(config, events, results, steps, refocuses)
     missing = _missing_results(run, results, damaged, events)
+    suite = _read_suite(run, missing)
     if megacontext is not None:
         # What a setting switches off is named in its own section alone.
         absent = [entry for entry in megacontext["missing"] if not entry["why"].startswith("megacontext.")]
@@ -76,6 +78,7 @@ def collect(run: RunDir, events: list[Event]) -> Report:
         "samples": describe_samples(events),
         "alerts": _alerts(run, events),
         "megacontext": megacontext,
+        "context_suite": suite,
         "missing": missing,
     }  # fmt: skip
 
@@ -226,6 +229,16 @@ def _missing_results(
     if not any(event.type == "step" for event in events):
         add("loss curves", "no training step was recorded")
     return missing
+
+
+def _read_suite(run: RunDir, missing: list[Absent]) -> SuiteEntry | None:
+    """What `mccore eval context --suite` found, where somebody asked for it; that it is damaged is `missing`."""
+    try:
+        found = run.read_result(NAME)
+    except RunError as error:
+        missing.append({"what": "the suite of Working Contexts", "why": error.message})
+        return None
+    return None if found is None else read_suite(found)
 
 
 def _missing_benchmarks(run: RunDir, results: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

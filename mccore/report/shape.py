@@ -178,6 +178,69 @@ class EvaluationEntry(TypedDict):
     notes: dict[str, Any]
 
 
+class PlaceEntry(TypedDict):
+    """One condition on held-out text: on all of it, on rows of a kind, or on tokens whose word stands at a place; `delta` to the
+    window."""
+
+    condition: str
+    place: str
+    share: float | None
+    nll: float | None
+    delta: float | None
+    stderr: float | None
+
+
+class AnswerEntry(TypedDict):
+    """Questions of a kind under one condition: the share of answers that are right, with its 95 % interval."""
+
+    condition: str
+    kind: str
+    size: float | None  # tokens of the histories
+    depth: float | None
+    n: float | None
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    right: float | None  # the share of an answer's parts
+    nll: float | None
+
+
+class CostEntry(TypedDict):
+    """What a session of a length costs: medians, and the mean of a token."""
+
+    tokens: float | None
+    token_ms: float | None
+    mean_ms: float | None
+    to_plain: float | None
+    first_token_seconds: float | None
+    ingest_seconds: float | None
+    tree_bytes: float | None
+    index_bytes: float | None
+    cache_bytes: float | None
+
+
+class SuiteEntry(TypedDict):
+    """What a suite of `mccore eval context` measured."""
+
+    suite: str
+    stage: str
+    entries: float | None
+    lookup: bool
+    history: float | None
+    rows: float | None
+    documents: float | None
+    conditions: list[PlaceEntry]
+    places: list[PlaceEntry]
+    kinds: list[PlaceEntry]  # of rows: code, data or prose, and how much of one was there before
+    answers: list[AnswerEntry]
+    depths: list[AnswerEntry]
+    names: list[AnswerEntry]
+    costs: list[CostEntry]
+    plain_ms: float | None
+    seconds: dict[str, float]
+    missing: list[Absent]
+
+
 class ContextEntry(TypedDict):
     """A Working Context in numbers, and as lines of text over its history."""
 
@@ -224,5 +287,6 @@ class Report(TypedDict):
     samples: dict[str, list[SampleEntry]]
     alerts: list[AlertEntry]
     megacontext: MegaContextEntry | None
+    context_suite: SuiteEntry | None
     missing: list[Absent]
     plots: NotRequired[list[str]]  # file names

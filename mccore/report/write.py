@@ -40,6 +40,7 @@ def write_report(run: RunDir) -> ReportPaths:
     from mccore.report.pages.summary import render_report
     from mccore.report.pages.words import UNREADABLE
     from mccore.report.plots.megacontext import draw_megacontext
+    from mccore.report.plots.suite import draw_suite
     from mccore.report.plots.training import draw_plots, draw_tokenizer
 
     events = read_events(run.events_dir)
@@ -50,6 +51,8 @@ def write_report(run: RunDir) -> ReportPaths:
         steps, refocuses = training_series(curves(events, step_metrics)), refocus_curves(events)
         contexts = snapshots(events, "working_context_snapshot")
         images |= draw_megacontext(steps, refocuses, data["megacontext"]["evaluations"], contexts)
+    if (suite := data["context_suite"]) is not None:
+        images |= draw_suite(suite)
     if measured := data["results"].get(stage_of_work("prepare.measure_tokenizer")):
         with contextlib.suppress(*UNREADABLE):  # its section says so
             images["tokenizer.png"] = draw_tokenizer(measured)

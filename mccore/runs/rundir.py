@@ -5,6 +5,7 @@ events/rank<N>.jsonl     what each rank did; events/launcher.jsonl what the laun
 logs/<stage>.log         standard output and error of a stage
 telemetry/               the run's identity, and what providers keep from one start to the next
 results/<stage>.json     what a stage found; it exists when the stage is complete
+results/context_suite.json   what `mccore eval context --suite` found
 checkpoints/<stage>/     tokenizer/     data/     report/
 lock, ranks              held by the launcher and its children, and by every rank
 stop                     exists while the run is asked to stop

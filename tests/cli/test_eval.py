@@ -12,7 +12,11 @@ import pytest
 
 from mccore.cli import main
 from mccore.config import RunConfig
+from mccore.report.suite import NAME
+from mccore.report.write import write_report
 from mccore.runs.rundir import RunDir
+from mccore.stages.memory.histories import HistoryChoices
+from mccore.stages.memory.suite import PLANS, SuitePlan
 from tests.support.small_run import BATCH, base_dir, in_process, make_config, new_run, one_thread, sources
 
 __all__ = ["base_dir", "in_process", "make_config", "new_run", "one_thread", "sources"]
@@ -118,6 +122,41 @@ def test_what_a_person_reads(evaluate: Command) -> None:
     assert "bm25" not in said
 
 
+SUITE = ("mc", "--suite", "short", "--wc-length", 128, "--recent-tokens", 8, "--spans", 1, "--refocus-interval", 48)
+
+
+@pytest.fixture
+def small_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    histories = HistoryChoices(150, horizon=8, every=40, per_document=2, fit_rows=2)
+    monkeypatch.setitem(PLANS, "short", SuitePlan((2048,), 1, 1, histories, 2, (2, 256), (256, 512), 48))
+
+
+@pytest.mark.usefixtures("small_suite")
+def test_a_suite_is_kept_and_the_report_tells_it(evaluate: Command, runs: dict[str, RunDir]) -> None:
+    code, said, _ = evaluate(*SUITE, "--twin", "plain", "--json")
+    assert code == 0
+    (found,) = json.loads(said)
+    assert found == runs["mc"].read_result(NAME)
+    assert (found["suite"], found["twin"], found["entries"]) == ("short", "plain", 128)
+    assert {"window", "sink_window", "twin", "context"} <= found["histories"]["nll"].keys()
+    rows = found["recall"]["by_size"]
+    assert {(row["size"], row["n"]) for row in rows} == {(2048, 1)}
+    assert {row["condition"] for row in rows} >= {"context", "window", "sink_window", "random", "bm25", "oracle"}
+    assert [cost["tokens"] for cost in found["costs"]["histories"]] == [256, 512]
+    assert [entry["what"] for entry in found["missing"]] == ["identifiers"]  # these texts have no names
+    page = write_report(runs["mc"]).markdown.read_text(encoding="utf-8")
+    assert "suite short" in page
+    assert "(context_recall.png)" in page
+
+
+@pytest.mark.usefixtures("small_suite")
+def test_a_suite_in_words_and_of_other_sizes(evaluate: Command) -> None:
+    code, said, _ = evaluate(*SUITE, "--size", 1600)
+    assert code == 0
+    assert "| needle multi-key | 1,600 | 1 |" in said
+    assert "mccore report mc" in said
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -127,6 +166,11 @@ def test_what_a_person_reads(evaluate: Command) -> None:
         (("mc", *FAR, "--twin", "plain", "--twin", "plain"), "2 twins for 1 runs"),
         (("mc", *FAR, "--condition", "everything"), "no condition 'everything'"),
         (("mc", "--history", 10**6), "no document has the"),
+        (("mc", "--suite", "short", "--history", 10**6), "a suite has histories of its own"),
+        (("mc", "--suite", "short", "--every", 10), "--every has no effect with --suite"),
+        (("mc", "--suite", "short", "--rows", 10), "--rows and --out have no effect"),
+        (("mc", "--size", 2048), "--size has an effect with --suite only"),
+        (("plain", "--suite", "short"), "trained without MegaContext"),
     ],
 )
 def test_refusals(evaluate: Command, args: tuple[object, ...], message: str) -> None:

@@ -44,7 +44,7 @@ ARROWS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "telemetry": (("api", "config", "events", "host", "plugins", "runs"), "guests can't slow a step"),
     "runtime": ((*SEAM, *KERNEL, *ENGINE, "telemetry"), "only here names become objects, allocators too"),
-    "stages": (("runtime", *SEAM, *KERNEL, *ENGINE, "report"), "an order of calls, no arithmetic"),
+    "stages": (("runtime", *SEAM, *KERNEL, *ENGINE, "contexts", "report"), "an order of calls, no arithmetic"),
     "contexts": (("runtime", "megacontext", "data", "runs", "host", "api", "config"), "saved contexts"),
     "serve": (
         ("config", "contexts", "data", "generate", "host", "megacontext", "runtime"),

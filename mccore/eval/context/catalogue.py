@@ -66,6 +66,7 @@ LONG_HISTORY = (
         "the session's Working Context, by its own allocator and search, without its lookup",
         (
             "window",
+            "sink_window",
             "window_full",
             "twin",
             "twin_full",
@@ -81,6 +82,7 @@ LONG_HISTORY = (
         ),
     ),
     Condition("window", "control", "the newest W - interval tokens: as many entries as `context`", ("full", "twin")),
+    Condition("sink_window", "control", "`window` with the first tokens in place of its oldest", ("window",)),
     Condition("window_full", "control", "the newest W tokens: more than `context` ever has"),
     Condition("tail", "control", "the raw tail of `context` alone"),
     Condition("nothing_found", "control", "a session whose search finds nothing: gists and a longer tail", ("window",)),

@@ -24,6 +24,7 @@ from torch import Tensor
 from mccore.errors import DataError
 from mccore.eval.context.far.lookups import LookupConditions
 from mccore.eval.context.far.row import LOOKUPS, HistoryRow, LongHistoryOptions, token_losses
+from mccore.eval.context.policies import with_sinks
 from mccore.eval.context.statistics import Comparison, Values
 from mccore.eval.context.within_sequence import swap_partners
 from mccore.megacontext.sessions.model import SessionModel
@@ -156,16 +157,19 @@ def _windows(
     """Losses of the conditions that read the newest tokens as they are."""
     horizon, budget = options.horizon, model.options.wc_length
     history, room = rows.shape[1] - horizon, budget - model.options.refocus_interval
+    newest = {kept: np.arange(history - kept, history) for kept in (room, budget, history)}
     windows = (
-        ("window", model.gpt, room),
-        ("window_full", model.gpt, budget),
-        ("full", model.gpt, history),
-        ("twin", options.twin, room),
-        ("twin_full", options.twin, budget),
+        ("window", model.gpt, newest[room]),
+        ("sink_window", model.gpt, with_sinks(history, room)),
+        ("window_full", model.gpt, newest[budget]),
+        ("full", model.gpt, newest[history]),
+        ("twin", options.twin, newest[room]),
+        ("twin_full", options.twin, newest[budget]),
     )
+    later = np.arange(history, rows.shape[1])
     return {
-        name: window_losses(gpt, rows[:, history - kept :], horizon)
-        for name, gpt, kept in windows
+        name: window_losses(gpt, rows[:, np.concatenate([shown, later])], horizon)
+        for name, gpt, shown in windows
         if gpt is not None and name in asked
     }
 

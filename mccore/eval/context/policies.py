@@ -11,6 +11,14 @@ from mccore.megacontext.search.ngram import FoundSpans
 # Okapi at TREC-3: a query is as long as a document here, so its frequent words must not count in proportion.
 K1, B, K3 = 1.2, 0.75, 8.0
 
+SINKS = 16  # first tokens that a window with sinks keeps (Xiao et al., "Efficient Streaming Language Models", 2023)
+
+
+def with_sinks(history: int, room: int) -> NDArray[np.int64]:
+    """The first tokens of a history and its newest ones, `room` in all."""
+    sinks = min(SINKS, room // 2)
+    return np.concatenate([np.arange(sinks), np.arange(history - room + sinks, history)])
+
 
 def bm25(query: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.float64]:
     """BM25 scores [J] of documents [J, n] for a query [m], both token ids; a negative id is padding.

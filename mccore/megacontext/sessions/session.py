@@ -58,9 +58,9 @@ class Session:
     def __init__(self, model: SessionModel, tree: Tree, *, seed: int = 0, search: HistorySearch | None = None) -> None:
         self.model, self.tree, self.seed = model, tree, seed
         self.history = History(tree, model.gpt.config.vocab_size)
-        index = BigramIndex()
-        self.search = search or model.new_search(index)
-        self.lookup = None if model.mixer is None else SessionLookup(self.history, index)
+        self.index = BigramIndex()  # of the history, as far as somebody has searched it or looked it up
+        self.search = search or model.new_search(self.index)
+        self.lookup = None if model.mixer is None else SessionLookup(self.history, self.index)
         self.working_context = WorkingContextCache(model.gpt, model.nets, model.options.wc_length)
         self.reading = Reading(FocusState(self.working_context.cut, np.zeros(0, dtype=np.int32)))
         self.directory: Path | None = None  # where it lives, when it is saved

@@ -10,6 +10,7 @@ from mccore.report.pages.evaluation import benchmark_lines, chat_lines, core_lin
 from mccore.report.pages.markdown import table
 from mccore.report.pages.megacontext import render_megacontext
 from mccore.report.pages.rewards import reward_lines
+from mccore.report.pages.suite import section_lines
 from mccore.report.pages.tokenizer import tokenizer_lines
 from mccore.report.pages.training import training_lines
 from mccore.report.pages.words import accuracy_text, code_text, duration_text, percent_text, section
@@ -36,8 +37,14 @@ def render_report(data: Report) -> str:
         *section("the benchmarks", lambda: benchmark_lines(results)),
         *section("the samples", lambda: sample_lines(results, data["samples"])),
         *section("MegaContext", lambda: render_megacontext(data)),
+        *section("the suite of Working Contexts", lambda: _suite(data)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _suite(data: Report) -> Iterable[str]:
+    found = data["context_suite"]
+    return () if found is None else section_lines(found, data.get("plots", ()))
 
 
 def render_summary(data: Report) -> str:
