@@ -17,6 +17,8 @@ FOUND = [
     pytest.param("tokenizers", 1000779, id="a pattern with half a surrogate pair"),
     pytest.param("runs", 5000242, id="a width that is null"),
     pytest.param("runs", 5000297, id="a stage whose name no file can have"),
+    pytest.param("runs", 2000329, id="a report of a width that is null"),
+    pytest.param("contexts", 2002758, id="rows of terabytes in a header: a fault for each block of them"),
 ]
 
 

@@ -147,19 +147,26 @@ class LevelFile:
             raise failure("read", self.path, error) from error
 
     def damage(self) -> Iterator[TreeDamage]:
-        """Every block that doesn't match its checksum, in order. Raises RunError where a file can't be read at all."""
+        """Every block that doesn't match its checksum, in order; what lies beyond the end of the file is one of them.
+
+        Raises RunError where a file can't be read at all.
+        """
         try:
             stored = read_up_to(self._sums, 4 * self._committed_blocks, 0)
             sums = [*np.frombuffer(stored[: len(stored) // 4 * 4], dtype="<u4").tolist()]
-            lacking = self._committed_blocks - len(sums)
-            expected: list[int | None] = [*sums, *[None] * lacking, *self._pending, self._tail_sum]
-            for block, crc in enumerate(expected):
+            later = [*self._pending, self._tail_sum]
+            for block in range(self._committed_blocks + len(later)):
                 start = block * BLOCK_BYTES
                 stop = min(start + BLOCK_BYTES, self._bytes)
                 data = read_up_to(self._file, stop - start, start)
-                if len(data) < stop - start:
-                    yield self._damaged(start, stop, f"the file ends at byte {start + len(data)}")
-                elif crc is None:
+                if len(data) < stop - start:  # a damaged header can claim terabytes: no row for each block of them
+                    yield self._damaged(start, self._bytes, f"the file ends at byte {start + len(data)}")
+                    return
+                if block >= self._committed_blocks:
+                    crc: int | None = later[block - self._committed_blocks]
+                else:
+                    crc = sums[block] if block < len(sums) else None
+                if crc is None:
                     yield self._damaged(start, stop, f"their checksum is missing in {self._sums_path.name}")
                 elif zlib.crc32(data) != crc:
                     yield self._damaged(start, stop, "they don't match their checksum")
