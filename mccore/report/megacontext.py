@@ -119,7 +119,10 @@ def _settings(mc: MegaContextConfig) -> dict[str, Any]:
 
 
 def _derived(config: RunConfig) -> dict[str, Any] | None:
-    if not config.megacontext.enabled or not config.model.n_embd:
+    mc = config.megacontext
+    if (
+        not mc.enabled or not config.model.n_embd or mc.train_wc_length is None
+    ):  # not derived: written by hand, or damaged
         return None
     parameters, flops = megacontext_parameters(config), megacontext_flops(config)
     return {

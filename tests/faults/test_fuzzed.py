@@ -18,6 +18,7 @@ FOUND = [
     pytest.param("runs", 5000242, id="a width that is null"),
     pytest.param("runs", 5000297, id="a stage whose name no file can have"),
     pytest.param("runs", 2000329, id="a report of a width that is null"),
+    pytest.param("runs", 2003501, id="a report of a configuration that wasn't derived"),
     pytest.param("contexts", 2002758, id="rows of terabytes in a header: a fault for each block of them"),
 ]
 
