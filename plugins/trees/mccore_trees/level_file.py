@@ -147,25 +147,19 @@ class LevelFile:
             raise failure("read", self.path, error) from error
 
     def damage(self) -> Iterator[TreeDamage]:
-        """Every block that doesn't match its checksum, in order; what lies beyond the end of the file is one of them.
-
-        Raises RunError where a file can't be read at all.
-        """
+        """Blocks that don't match their checksums, and all beyond the file's end as one. RunError where one can't be read."""
         try:
             stored = read_up_to(self._sums, 4 * self._committed_blocks, 0)
             sums = [*np.frombuffer(stored[: len(stored) // 4 * 4], dtype="<u4").tolist()]
-            later = [*self._pending, self._tail_sum]
-            for block in range(self._committed_blocks + len(later)):
+            for block in range(self._committed_blocks + len(self._pending) + 1):
                 start = block * BLOCK_BYTES
                 stop = min(start + BLOCK_BYTES, self._bytes)
                 data = read_up_to(self._file, stop - start, start)
                 if len(data) < stop - start:  # a damaged header can claim terabytes: no row for each block of them
                     yield self._damaged(start, self._bytes, f"the file ends at byte {start + len(data)}")
                     return
-                if block >= self._committed_blocks:
-                    crc: int | None = later[block - self._committed_blocks]
-                else:
-                    crc = sums[block] if block < len(sums) else None
+                late = block - self._committed_blocks
+                crc = [*self._pending, self._tail_sum][late] if late >= 0 else [*sums[block : block + 1], None][0]
                 if crc is None:
                     yield self._damaged(start, stop, f"their checksum is missing in {self._sums_path.name}")
                 elif zlib.crc32(data) != crc:
