@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mccore_telemetry.opensearch import OpenSearchOptions, OpenSearchTelemetry
+from mccore_telemetry.opensearch.answers import ForeignAnswer, refusals
 from mccore_telemetry.opensearch.bulk import DataStream
 from mccore_telemetry.opensearch.dead_letters import read_dead_letters
 
@@ -64,6 +65,12 @@ def test_its_answers_store_nothing_and_lose_nothing_unseen(foreign: str, create:
     assert lost.value.count == 12
     kept = read_dead_letters(tmp_path / "telemetry/opensearch-rank0-unsent.jsonl")
     assert [event.step for event, _ in kept] == list(range(12))
+
+
+@pytest.mark.parametrize("answer", [{}, {"errors": True}, {"errors": True, "items": []}, {"errors": None}, "", []])
+def test_no_document_counts_as_stored_by_an_answer_that_doesnt_say_so(answer: object) -> None:
+    with pytest.raises(ForeignAnswer):
+        refusals(answer, 1)
 
 
 def test_a_fault_of_our_own_is_told_as_one_and_counted(
