@@ -17,7 +17,7 @@ from mccore.host import paths
 from mccore.megacontext.focus.abilities import reads
 from mccore.megacontext.sessions.options import SessionOptions
 from mccore.resolve.draft import FINDER
-from mccore.runtime.allocators import allocator_builder
+from mccore.runtime.allocators import Build, allocator_builder
 from mccore.units import size
 
 if TYPE_CHECKING:
@@ -117,13 +117,26 @@ def build_sessions(
 
     nets = copy.copy(nets)  # the same networks, in the places that these sessions have
     nets.config = nets.config.model_copy(update={"token_positions": options.token_positions})
-    # An allocator's recent tokens are made for large Working Contexts: in a small one they would leave nothing to allocate.
-    allocator = allocator_builder(options.allocator, options.wc_length // 4)
+    allocator = _allocator(options)
     stored = getattr(torch, _STORED[options.gist_dtype])
     _check_memory(gpt, options)
     model = SessionModel(gpt, nets, allocator, options, identity=identity, stored=stored)
     model.look_up_with(mixer)
     return Sessions(model, TreeBuilder(options.tree))
+
+
+def check_sessions(config: MegaContextConfig) -> None:
+    """Raise FocusError for a configuration whose sessions could never refocus, before a model is trained for them."""
+    from mccore.megacontext.sessions.model import check_room
+
+    options = SessionOptions.of(config)
+    allocator = _allocator(options)(AllocatorSpec(config.block_size, config.max_lod, 0))
+    check_room(options, config, allocator.recent_tokens)
+
+
+def _allocator(options: SessionOptions) -> Build:
+    # An allocator's recent tokens are made for large Working Contexts: in a small one they would leave nothing to allocate.
+    return allocator_builder(options.allocator, options.wc_length // 4)
 
 
 def _check_memory(gpt: GPT, options: SessionOptions) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from mccore.config import TRAINING_STAGES, stage_spec
-from mccore.config.stages import ENCODED_STAGES
+from mccore.config.stages import ENCODED_STAGES, evaluations
 from mccore.data.corpora.document import Corpus, Document, Split
 from mccore.data.tokenizer.evaluate import Encodes, evaluate_tokenizer, present_vocabularies
 from mccore.data.tokenizer.tokenizer import Tokenizer
 from mccore.errors import DataError, Interrupted, MccoreError
 from mccore.runs.rundir import list_runs
 from mccore.runtime.runtime import Runtime
+from mccore.runtime.sessions import check_sessions
 
 Results = dict[str, Any]
 
@@ -30,6 +31,9 @@ _PACKED = 3  # characters of text in a byte of a compressed shard, roughly: what
 
 def find_corpus(runtime: Runtime) -> Results:
     """Find the corpus and say what it is; fetch what the tokenizer needs of one that is elsewhere."""
+    config = runtime.config
+    if config.megacontext.enabled and any(spec.name in config.stages for spec in evaluations(chat=True)):
+        check_sessions(config.megacontext)  # in which the chat model will be asked, hours from now
     corpus = runtime.corpus
     corpus.fetch(
         lambda done, total: runtime.progress(done, total, "bytes"), size=runtime.config.tokenizer.max_chars // _PACKED

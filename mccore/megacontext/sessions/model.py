@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from mccore.api import Allocator, AllocatorSpec
+from mccore.config import MegaContextConfig
 from mccore.megacontext.focus.state import FocusError, Limits
 from mccore.megacontext.networks.networks import MegaContextNets
 from mccore.megacontext.search.bigram_index import BigramIndex
@@ -55,14 +56,7 @@ class SessionModel:
         self.block_size = nets.config.block_size
         self.recent_tokens = self.allocator(nets.config.max_lod, 0).recent_tokens
         self.levels = tree_levels(self.block_size, nets.config.max_lod)
-        shortest = self._shortest(LONGER * options.wc_length) + options.refocus_interval
-        if options.refocus_interval < 1 or options.wc_length < shortest:
-            raise FocusError(
-                f"a Working Context of {options.wc_length} entries is too small for a history {LONGER} times as long: "
-                f"{self.recent_tokens} recent tokens, {options.refocus_interval} until the next refocus and gists of "
-                f"{self.block_size} take up to {shortest}",
-                hint="raise megacontext.wc_length, or lower the allocator's recent_tokens or megacontext.refocus_interval",
-            )
+        check_room(options, nets.config, self.recent_tokens)
         self.encoder = BlockEncoder(gpt.embed, nets.gistnet, max_lod=self.levels, stored=stored, compute=nets.dtype)
 
     def look_up_with(self, mixer: LookupMixer | None) -> None:
@@ -72,13 +66,6 @@ class SessionModel:
     def allocator(self, max_lod: int, seed: int) -> Allocator:
         """An allocator for one refocus: whatever it draws depends on the seed alone."""
         return self._allocator(AllocatorSpec(self.block_size, max_lod, seed))
-
-    def _shortest(self, tokens: int) -> int:
-        """Entries that the shortest cut of so many tokens has at most: of every level the siblings that fill no parent."""
-        return self.recent_tokens + min(
-            (level + 1) * (self.block_size - 1) + tokens // self.block_size**level
-            for level in range(min(self.nets.config.max_lod, self.levels), self.levels + 1)
-        )
 
     def new_search(self, index: BigramIndex | None = None) -> HistorySearch | None:
         """A search of one history, where sessions have one; `index` is that of the history, where there is one already."""
@@ -101,6 +88,23 @@ class SessionModel:
         """The limits of a history of so many tokens."""
         options = self.options
         return Limits(options.wc_length, self.block_size, self.levels_for(tokens), options.refocus_interval)
+
+
+def check_room(options: SessionOptions, networks: MegaContextConfig, recent_tokens: int) -> None:
+    """Raise FocusError where the Working Context leaves no room for a refocus; recent_tokens: those of the allocator."""
+    size, max_lod = networks.block_size, networks.max_lod
+    levels, tokens = tree_levels(size, max_lod), LONGER * options.wc_length
+    # Entries that the shortest cut of so many tokens has at most: of every level the siblings that fill no parent.
+    shortest = recent_tokens + min(
+        (level + 1) * (size - 1) + tokens // size**level for level in range(min(max_lod, levels), levels + 1)
+    )
+    if options.refocus_interval < 1 or options.wc_length < shortest + options.refocus_interval:
+        raise FocusError(
+            f"a Working Context of {options.wc_length} entries is too small for a history {LONGER} times as long: "
+            f"{recent_tokens} recent tokens, {options.refocus_interval} until the next refocus and gists of "
+            f"{size} take up to {shortest + options.refocus_interval}",
+            hint="raise megacontext.wc_length, or lower the allocator's recent_tokens or megacontext.refocus_interval",
+        )
 
 
 def tree_levels(block_size: int, least: int) -> int:
