@@ -59,7 +59,7 @@ REACHED: dict[str, tuple[str, ...]] = {
     "stages/test_train.py": (
         "runtime/emitting", "stages/evaluate", "stages/focus", "stages/observers/focus", "stages/observers/resources",
         "stages/observers/samples", "stages/observers/steps", "stages/observers/timings",
-        "stages/observers/validation", "stages/prepare", "runtime/stores",
+        "stages/observers/validation", "runtime/stores",
     ),
     "tasks/benchmarks/test_benchmarks.py": (
         "runtime/benchmarks", "tasks/benchmarks/identity", "tasks/benchmarks/letters", "tasks/benchmarks/words",
