@@ -93,7 +93,7 @@ def refuse_misfits(model: ModelConfig, kind: str) -> None:
         found += ["squared ReLU behind normed queries and keys"]
         found += ["capped logits (model.logit_softcap)"] if model.logit_softcap else []
         raise UsageError(
-            f"no architecture of llama.cpp computes this model; it has no place for {', '.join(found)}",
+            f"no GGUF is written of this model: llama and its kin in llama.cpp have no place for {', '.join(found)}",
             hint="export it with --format safetensors, or transformers",
         )
     if found:
