@@ -414,10 +414,11 @@ def test_the_contracts_can_be_met_by_plain_classes() -> None:
 
 # --- docs/plugins.md -----------------------------------------------------------------------------------------------------
 
-DOCS = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
+PAGES = Path(__file__).parents[2] / "docs"
+DOCS = (PAGES / "plugins.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", DOCS + (PAGES / "benchmarks.md").read_text(encoding="utf-8"), re.S)
 EXAMPLES = {
-    kind.name: next(block for block in re.findall(r"```python\n(.*?)```", DOCS, re.S) if f"def {kind.hook}()" in block)
-    for kind in plugins.KINDS.values()
+    kind.name: next(block for block in BLOCKS if f"def {kind.hook}()" in block) for kind in plugins.KINDS.values()
 }
 
 

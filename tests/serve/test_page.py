@@ -91,6 +91,7 @@ def test_regenerate_and_edit_go_on_in_branches(page: Page) -> None:
 
 def test_an_answer_is_stopped(page: Page) -> None:
     page.run("document.querySelector('#max_tokens').value = '5000'")
+    page.run("document.querySelector('#temperature').value = '0'")  # repeats itself, and so never draws an end
     page.click("#question")
     page.type("go on for ever")
     page.press(*ENTER)
@@ -99,6 +100,7 @@ def test_an_answer_is_stopped(page: Page) -> None:
     page.wait(IDLE)
     assert "stopped" in page.run("[...document.querySelectorAll('article.assistant footer')].pop().textContent")
     page.run("document.querySelector('#max_tokens').value = '12'")
+    page.run("document.querySelector('#temperature').value = ''")
 
 
 def test_a_file_is_dropped_and_the_strip_shows_the_history(page: Page) -> None:
