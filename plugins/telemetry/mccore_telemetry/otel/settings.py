@@ -50,9 +50,12 @@ class OtelOptions(Options):
 
 
 def signals(options: OtelOptions) -> tuple[Signal, ...]:
-    """The signals that are sent: not those whose OTEL_..._EXPORTER is none, and none at all where OTEL_SDK_DISABLED says so."""
+    """The signals that are sent: not those whose OTEL_..._EXPORTER is none.
+
+    Raises ConfigError where OTEL_SDK_DISABLED turns all off: else everything would count as sent, and nothing be.
+    """
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return ()
+        raise ConfigError("OTEL_SDK_DISABLED is true, so nothing is sent", hint="unset it, or choose another provider")
     return tuple(
         signal
         for signal in SIGNALS

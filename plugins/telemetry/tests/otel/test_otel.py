@@ -19,7 +19,7 @@ from mccore.events import METRICS, Event
 from mccore.testing import TelemetryProviderSuite
 
 from ..collectors import Answer, Received, ToldCollector, attributes, collector, received
-from ..events import BEGAN, RUN_ID, every_metric, run_events, spec, step
+from ..events import BEGAN, RUN_ID, every_metric, run_events, spec
 from ..servers import free_port, wait_for
 from .conftest import events_lost, provider_of
 
@@ -235,13 +235,12 @@ def test_an_event_for_which_nothing_is_sent_is_no_fault(tmp_path: Path) -> None:
     provider.close()
 
 
-def test_the_sdk_can_be_disabled_by_its_own_variable(
+def test_a_disabled_sdk_is_told_and_never_counts_as_sent(
     tmp_path: Path, told: ToldCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    provider = provider_of(told.address, tmp_path)
-    provider.record(step())
-    provider.close()
+    with pytest.raises(ConfigError, match="nothing is sent"):
+        provider_of(told.address, tmp_path)
     assert not told.requests
 
 

@@ -94,7 +94,8 @@ def test_signals_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     assert signals(OtelOptions()) == ("traces", "metrics")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "TRUE")
-    assert signals(OtelOptions()) == ()
+    with pytest.raises(ConfigError, match="OTEL_SDK_DISABLED is true, so nothing is sent"):
+        signals(OtelOptions())
 
 
 @pytest.mark.parametrize(("text", "said"), [("GZIP", "gzip"), ("None", ""), ("", "")])
